@@ -1,0 +1,38 @@
+# torchlora_target(NAME): the compile options that every target of the project
+# has and that its users do not get.
+function(torchlora_target name)
+  target_compile_options(${name} PRIVATE -Wall -Wextra -Wshadow -Wnon-virtual-dtor)
+  if(TORCHLORA_WERROR)
+    target_compile_options(${name} PRIVATE -Werror)
+  endif()
+  set_target_properties(
+    ${name} PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
+                       CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    # ccache and precompiled headers: no time stamp in the header
+    target_compile_options(${name} PRIVATE "SHELL:-Xclang -fno-pch-timestamp")
+  endif()
+  # A precompiled header is shared only between targets that are both PIC.
+  target_compile_options(${name} PRIVATE -fPIC)
+endfunction()
+
+# torchlora_library(NAME SOURCES … LINK … PRIVATE_LINK …): one component.
+function(torchlora_library component)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK;PRIVATE_LINK" ${ARGN})
+  set(name torchlora_${component})
+  add_library(${name} ${ARG_SOURCES})
+  add_library(torchlora::${component} ALIAS ${name})
+  target_link_libraries(${name} PUBLIC ${ARG_LINK})
+  foreach(lib IN LISTS ARG_PRIVATE_LINK)
+    target_link_libraries(${name} PRIVATE $<BUILD_INTERFACE:${lib}>)
+  endforeach()
+  target_compile_features(${name} PUBLIC cxx_std_20)
+  target_include_directories(
+    ${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
+                   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  set_target_properties(
+    ${name} PROPERTIES POSITION_INDEPENDENT_CODE ON EXPORT_NAME ${component}
+                       VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+  torchlora_target(${name})
+endfunction()

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <torch/nn/module.h>
+
+#include <torchlora/io/safetensors.h>
+
+namespace torchlora::io {
+
+/// The weights of a Hugging Face folder: `model.safetensors`, or
+/// `model.safetensors.index.json` with its shards.
+class TORCHLORA_API Checkpoint {
+ public:
+  /// DataError if there is no checkpoint, a shard is missing or the index and
+  /// the shards disagree.
+  explicit Checkpoint(const std::filesystem::path& directory);
+
+  const std::filesystem::path& directory() const {
+    return directory_;
+  }
+  const std::vector<std::string>& keys() const {
+    return keys_;
+  }
+  bool contains(const std::string& key) const;
+  const SafetensorsFile& file_of(const std::string& key) const;
+  const std::vector<std::shared_ptr<SafetensorsFile>>& files() const {
+    return files_;
+  }
+  at::Tensor tensor(const std::string& key) const;
+
+ private:
+  std::filesystem::path directory_;
+  std::vector<std::shared_ptr<SafetensorsFile>> files_;
+  std::vector<std::string> keys_;
+  std::unordered_map<std::string, size_t> file_index_;
+};
+
+/// Writes a Hugging Face folder like `source` with the parameters and buffers
+/// of `model` in place of the tensors of the same names (in the checkpoint's
+/// dtype) and every other tensor and file carried over, so that the folder
+/// stays whole: what `model` did not load is still there. Same shards as the
+/// source. `model` must not be adapted (merge and unload first). Tensors of
+/// `model` without a counterpart in the checkpoint are an error.
+TORCHLORA_API void save_pretrained(
+    const torch::nn::Module& model,
+    const std::filesystem::path& source,
+    const std::filesystem::path& destination);
+
+} // namespace torchlora::io

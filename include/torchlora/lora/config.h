@@ -1,0 +1,119 @@
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <torch/arg.h>
+
+#include <torchlora/export.h>
+
+namespace torchlora {
+
+/// PEFT's `list[str] | str | None`: names of modules (matched exactly or
+/// behind a dot), a regular expression in Python's syntax that must match the
+/// whole name, or nothing. As `target_modules` the string "all-linear" is
+/// special.
+class TORCHLORA_API ModuleNames {
+ public:
+  ModuleNames() = default;
+  ModuleNames(const char* regex) : value_(std::string(regex)) {}
+  ModuleNames(std::string regex) : value_(std::move(regex)) {}
+  ModuleNames(std::vector<std::string> names) : value_(std::move(names)) {}
+  ModuleNames(std::initializer_list<std::string> names)
+      : value_(std::vector<std::string>(names)) {}
+
+  bool is_none() const {
+    return std::holds_alternative<std::monostate>(value_);
+  }
+  bool is_regex() const {
+    return std::holds_alternative<std::string>(value_);
+  }
+  bool is_list() const {
+    return std::holds_alternative<std::vector<std::string>>(value_);
+  }
+  const std::string& regex() const {
+    return std::get<std::string>(value_);
+  }
+  const std::vector<std::string>& list() const {
+    return std::get<std::vector<std::string>>(value_);
+  }
+  /// Equal, ignoring case, to "all-linear".
+  bool is_all_linear() const;
+
+  friend bool operator==(const ModuleNames&, const ModuleNames&) = default;
+
+ private:
+  std::variant<std::monostate, std::string, std::vector<std::string>> value_;
+};
+
+/// PEFT's `init_lora_weights`: true (A Kaiming-uniform, B zero), false (both
+/// random; for tests) or the name of an initialiser ("gaussian").
+class TORCHLORA_API InitLoraWeights {
+ public:
+  InitLoraWeights(bool value = true) : value_(value) {}
+  InitLoraWeights(const char* name) : value_(std::string(name)) {}
+  InitLoraWeights(std::string name) : value_(std::move(name)) {}
+
+  bool is_name() const {
+    return std::holds_alternative<std::string>(value_);
+  }
+  bool flag() const {
+    return std::get<bool>(value_);
+  }
+  const std::string& name() const {
+    return std::get<std::string>(value_);
+  }
+  friend bool operator==(const InitLoraWeights&, const InitLoraWeights&) =
+      default;
+
+ private:
+  std::variant<bool, std::string> value_;
+};
+
+/// Configuration of one LoRA adapter; the names and defaults of PEFT's
+/// `LoraConfig`.
+///
+///     auto config = torchlora::LoraConfig(16)
+///                       .lora_alpha(32)
+///                       .target_modules({"q_proj", "v_proj"});
+struct TORCHLORA_API LoraConfig {
+  /// pattern → value, in the order of the file or of the calls: first match
+  /// wins. A pattern is a regular expression that must match the end of the
+  /// module name behind a dot; `^` anchors it at the start.
+  using Pattern = std::vector<std::pair<std::string, double>>;
+
+  LoraConfig(int64_t r = 8) : r_(r) {}
+
+  /// Rank.
+  TORCH_ARG(int64_t, r);
+  /// The update is scaled by lora_alpha / r (by lora_alpha / √r with rsLoRA).
+  TORCH_ARG(double, lora_alpha) = 8;
+  /// Probability of dropping an element of the update's input in training.
+  TORCH_ARG(double, lora_dropout) = 0;
+  TORCH_ARG(bool, use_rslora) = false;
+  TORCH_ARG(InitLoraWeights, init_lora_weights) = true;
+  /// Which modules to adapt; none: the default for the model's type, if PEFT
+  /// has one.
+  TORCH_ARG(ModuleNames, target_modules);
+  /// Modules to leave out. Unlike in PEFT a listed name also leaves out
+  /// everything below a module of that name.
+  TORCH_ARG(ModuleNames, exclude_modules);
+  /// Layer indices to adapt (empty: all) and the name of the module list that
+  /// holds the layers (empty: the first number in the module name).
+  TORCH_ARG(std::vector<int64_t>, layers_to_transform);
+  TORCH_ARG(std::vector<std::string>, layers_pattern);
+  TORCH_ARG(Pattern, rank_pattern);
+  TORCH_ARG(Pattern, alpha_pattern);
+  /// "CAUSAL_LM" …, written to the file; empty: none.
+  TORCH_ARG(std::string, task_type);
+  TORCH_ARG(std::string, base_model_name_or_path);
+  TORCH_ARG(std::string, revision);
+  TORCH_ARG(bool, inference_mode) = false;
+};
+
+} // namespace torchlora

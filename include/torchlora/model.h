@@ -1,0 +1,135 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <torch/nn/module.h>
+#include <torch/ordered_dict.h>
+
+#include <torchlora/lora/config.h>
+
+namespace torchlora {
+
+class LoraLayer;
+
+/// Switches adapters off for its lifetime and restores what was before: the
+/// counterpart of PEFT's `with model.disable_adapter():`. Nests.
+class TORCHLORA_API DisableAdapterGuard {
+ public:
+  explicit DisableAdapterGuard(torch::nn::Module& model);
+  ~DisableAdapterGuard();
+  DisableAdapterGuard(const DisableAdapterGuard&) = delete;
+  DisableAdapterGuard& operator=(const DisableAdapterGuard&) = delete;
+
+ private:
+  std::vector<std::pair<std::shared_ptr<LoraLayer>, bool>> saved_;
+};
+
+/// The handle that `get_peft_model` returns: what belongs to the whole model
+/// and not to a layer (configurations by adapter name, active adapters). A
+/// shared pointer inside; it holds no tensors and is in nobody's call path:
+/// go on calling your own model's `forward`. PEFT's `PeftModel`.
+class TORCHLORA_API PeftModel {
+ public:
+  struct State;
+  explicit PeftModel(std::shared_ptr<State> state) : state_(std::move(state)) {}
+
+  /// The user's module, adapted in place.
+  torch::nn::Module& base_model() const;
+  std::vector<std::string> adapter_names() const;
+  const std::vector<std::string>& active_adapters() const;
+  /// The configuration of an adapter, its targets resolved.
+  const LoraConfig& peft_config(
+      const std::string& adapter_name = "default") const;
+  /// The LoRA layers with the names of the modules they replaced.
+  std::vector<std::pair<std::string, std::shared_ptr<LoraLayer>>> layers()
+      const;
+
+  /// Adds a second adapter; it stays inactive and frozen until `set_adapter`.
+  void add_adapter(const std::string& adapter_name, const LoraConfig& config);
+  /// Makes these adapters active (their updates add up) and, unless
+  /// `inference_mode`, trainable; all others frozen.
+  void set_adapter(
+      const std::vector<std::string>& adapter_names,
+      bool inference_mode = false);
+  void set_adapter(const std::string& adapter_name) {
+    set_adapter(std::vector<std::string>{adapter_name});
+  }
+  void delete_adapter(const std::string& adapter_name);
+  DisableAdapterGuard disable_adapter() const {
+    return DisableAdapterGuard(base_model());
+  }
+
+  /// Adds the update to the base weights, in place; the layers stay.
+  /// `safe_merge`: nothing is written if a merged value is not finite.
+  void merge_adapter(
+      bool safe_merge = false,
+      const std::vector<std::string>& adapter_names = {});
+  void unmerge_adapter();
+  /// Merges and puts the base layers back into the tree. The handle is empty
+  /// afterwards.
+  void merge_and_unload(bool safe_merge = false);
+  /// Puts the base layers back without merging.
+  void unload();
+
+  /// (trainable, all) numbers of parameters.
+  std::pair<int64_t, int64_t> get_nb_trainable_parameters() const;
+  /// PEFT's line "trainable params: 64 || all params: 324 || trainable%:
+  /// 19.7531".
+  std::string trainable_parameters_line() const;
+  void print_trainable_parameters() const;
+  /// The parameters an optimizer takes: those that require a gradient.
+  std::vector<torch::Tensor> trainable_parameters() const;
+
+  /// Tensors of an adapter under the names of PEFT's file
+  /// (`base_model.model.….lora_A.weight`). io/peft.h
+  torch::OrderedDict<std::string, torch::Tensor> state_dict(
+      const std::string& adapter_name = "default") const;
+  /// Writes adapter_config.json and adapter_model.safetensors as PEFT does:
+  /// "default" into `directory`, other adapters into a folder of their name
+  /// below it. Empty `selected_adapters`: all.
+  void save_pretrained(
+      const std::filesystem::path& directory,
+      const std::vector<std::string>& selected_adapters = {}) const;
+  /// Loads a further adapter from a folder that PEFT or torchlora wrote.
+  /// DataError on missing, unexpected or mis-shaped tensors.
+  void load_adapter(
+      const std::filesystem::path& directory,
+      const std::string& adapter_name,
+      bool is_trainable = false);
+  /// Adapts `model` with an adapter from a folder.
+  static PeftModel from_pretrained(
+      torch::nn::Module& model,
+      const std::filesystem::path& directory,
+      const std::string& adapter_name = "default",
+      bool is_trainable = false);
+
+  State& state() const {
+    return *state_;
+  }
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+/// Freezes `model`, replaces its targeted layers by LoRA layers and returns
+/// the handle. `model` must be owned by a shared_ptr (every module holder
+/// is). `autocast_adapter_dtype`: adapters of bf16 and fp16 layers are fp32.
+/// Transactional: on any error the model is as before.
+TORCHLORA_API PeftModel get_peft_model(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::string& adapter_name = "default",
+    bool autocast_adapter_dtype = true);
+
+/// The same without a handle: adapters have the base layers' dtype. Returns
+/// the LoRA layers.
+TORCHLORA_API std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::string& adapter_name = "default");
+
+} // namespace torchlora

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include <torch/nn/module.h>
+
+#include <torchlora/nn/redirect.h>
+
+namespace torchlora::nn {
+
+/// A drop-in type for the LibTorch layer `Base` (an `XxxImpl` with
+/// `Tensor forward(const Tensor&)`) that a LoRA layer can take over. Not
+/// adapted it is `Base`; adapted, its forward is the LoRA layer's. The cost of
+/// not being adapted is one null check.
+///
+/// `clone()` gives an `Adaptable` that is not redirected.
+template <class Base>
+class Adaptable : public Base, public Redirectable {
+ public:
+  using Base::Base;
+  explicit Adaptable(const Base& base) : Base(base) {}
+
+  at::Tensor forward(const at::Tensor& input) {
+    return redirected_forward(input);
+  }
+
+  at::Tensor base_forward(const at::Tensor& input) override {
+    return Base::forward(input);
+  }
+
+  std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device =
+          std::nullopt) const override {
+    return std::make_shared<Adaptable>(
+        *std::dynamic_pointer_cast<Base>(Base::clone(device)));
+  }
+};
+
+} // namespace torchlora::nn

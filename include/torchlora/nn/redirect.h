@@ -1,0 +1,54 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <torchlora/export.h>
+
+namespace torchlora::nn {
+
+/// Where an adapted layer sends its forward: a LoRA layer.
+class TORCHLORA_API ForwardTarget {
+ public:
+  virtual ~ForwardTarget() = default;
+  virtual at::Tensor forward(const at::Tensor& input) = 0;
+};
+
+/// A layer whose forward can be redirected. A typed member of the user's
+/// module keeps pointing at the layer while the module tree holds the LoRA
+/// layer that replaced it; the redirection makes both the same function.
+///
+/// The target is not owned: the LoRA layer owns the redirected layer (its
+/// `base_layer`) and ends the redirection when it is destroyed. A copy of the
+/// layer is not redirected.
+class TORCHLORA_API Redirectable {
+ public:
+  virtual ~Redirectable() = default;
+
+  /// The layer's own function, never redirected.
+  virtual at::Tensor base_forward(const at::Tensor& input) = 0;
+
+  /// Sends every following forward to `target`; nullptr ends the redirection.
+  void redirect_to(ForwardTarget* target) noexcept {
+    target_ = target;
+  }
+
+  ForwardTarget* redirect_target() const noexcept {
+    return target_;
+  }
+
+ protected:
+  Redirectable() = default;
+  Redirectable(const Redirectable& /*other*/) noexcept {}
+  Redirectable& operator=(const Redirectable& /*other*/) noexcept {
+    return *this;
+  }
+
+  at::Tensor redirected_forward(const at::Tensor& input) {
+    return target_ ? target_->forward(input) : base_forward(input);
+  }
+
+ private:
+  ForwardTarget* target_ = nullptr;
+};
+
+} // namespace torchlora::nn
