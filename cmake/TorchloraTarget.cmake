@@ -23,8 +23,14 @@ function(torchlora_library component)
   add_library(${name} ${ARG_SOURCES})
   add_library(torchlora::${component} ALIAS ${name})
   target_link_libraries(${name} PUBLIC ${ARG_LINK})
+  # Users of the static library link its compiled dependencies too; header-only
+  # ones stay out of the package.
   foreach(lib IN LISTS ARG_PRIVATE_LINK)
-    target_link_libraries(${name} PRIVATE $<BUILD_INTERFACE:${lib}>)
+    if(lib MATCHES "^PkgConfig::|^Threads::")
+      target_link_libraries(${name} PRIVATE ${lib})
+    else()
+      target_link_libraries(${name} PRIVATE $<BUILD_INTERFACE:${lib}>)
+    endif()
   endforeach()
   target_compile_features(${name} PUBLIC cxx_std_20)
   target_include_directories(

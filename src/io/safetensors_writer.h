@@ -1,0 +1,28 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace torchlora::io {
+
+/// A tensor to write that is made when its turn comes.
+struct LazyTensor {
+  std::string key;
+  at::ScalarType dtype;
+  std::vector<int64_t> sizes;
+  /// Of these sizes; any dtype, converted to `dtype`.
+  std::function<at::Tensor()> get;
+};
+
+/// `save_safetensors` that holds one converted tensor at a time.
+void save_safetensors(
+    const std::filesystem::path& path,
+    const std::vector<LazyTensor>& tensors,
+    const std::map<std::string, std::string>& metadata);
+
+} // namespace torchlora::io
