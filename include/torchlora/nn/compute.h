@@ -3,6 +3,7 @@
 #include <optional>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
 
 #include <torchlora/export.h>
 
@@ -17,23 +18,34 @@ enum class ComputeRoute {
   kUpcast,
 };
 
-/// The route in force on the CPU: the forced one, else native where the
-/// hardware multiplies bf16 (AVX512-BF16, AMX), else upcast. Layers on other
-/// devices and fp32 and fp64 layers are always native.
-TORCHLORA_API ComputeRoute compute_route();
+/// The route of a CPU layer whose weight has `dtype`: the forced one, else
+/// native where the hardware multiplies that dtype (bf16: AVX512-BF16, which
+/// every CPU with AMX has; fp16: AVX512-FP16), else upcast. fp32 and fp64 are
+/// always native, and so are layers on other devices.
+TORCHLORA_API ComputeRoute
+compute_route(at::ScalarType dtype = at::ScalarType::BFloat16);
 
 /// Forces a route for the process; `nullopt` goes back to the CPU's own.
 /// The environment variable TORCHLORA_COMPUTE_ROUTE (`native` or `upcast`)
-/// does the same.
+/// does the same; ValueError on first use if it is anything else.
 TORCHLORA_API void set_compute_route(std::optional<ComputeRoute> route);
 
 /// y = x Wᵀ + b by the route in force. `input` [*, in], `weight` [out, in],
 /// `bias` [out] or undefined; the output [*, out] has the input's dtype.
 /// Same values as `torch::nn::functional::linear` to the rounding of the
-/// input's dtype; differentiable in all three.
+/// input's dtype; differentiable (once) in all three. A half-precision weight
+/// on the CPU takes an input of any other floating dtype too, by upcast on
+/// either route.
 TORCHLORA_API at::Tensor linear(
     const at::Tensor& input,
     const at::Tensor& weight,
     const at::Tensor& bias = {});
+
+/// g W by the route in force: the gradient of `linear` with respect to its
+/// input, for autograd functions that hold such a product. `grad_output`
+/// [*, out]; the result [*, in] has its dtype. Not differentiable itself.
+TORCHLORA_API at::Tensor linear_backward_input(
+    const at::Tensor& grad_output,
+    const at::Tensor& weight);
 
 } // namespace torchlora::nn

@@ -1,0 +1,195 @@
+#include <torchlora/nn/compute.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <string_view>
+
+#include <torch/autograd.h>
+#include <torch/types.h>
+
+namespace torchlora::nn {
+
+namespace {
+
+/// Rows of the weight that are upcast at a time.
+constexpr int64_t kBlockRows = 512;
+
+/// Whether LibTorch's matrix products in `dtype` are fast here. Elsewhere than
+/// on x86 this is not asked: upcast is never much slower than fp32.
+bool cpu_multiplies([[maybe_unused]] at::ScalarType dtype) {
+#if defined(__x86_64__)
+  return dtype == at::kBFloat16 ? __builtin_cpu_supports("avx512bf16") != 0
+                                : __builtin_cpu_supports("avx512fp16") != 0;
+#else
+  return false;
+#endif
+}
+
+std::optional<ComputeRoute> route_of_environment() {
+  const char* value = std::getenv("TORCHLORA_COMPUTE_ROUTE");
+  const std::string_view name = value ? value : "";
+  TORCH_CHECK_VALUE(
+      name.empty() || name == "native" || name == "upcast",
+      "[compute_route] the environment variable TORCHLORA_COMPUTE_ROUTE must "
+      "be native or upcast, found ",
+      name);
+  if (name.empty()) {
+    return std::nullopt;
+  }
+  return name == "native" ? ComputeRoute::kNative : ComputeRoute::kUpcast;
+}
+
+std::atomic<int> forced_route{-1};
+
+/// fp32 matrix product with a half-precision weight that is upcast block by
+/// block. `visit(begin, rows)` receives W[begin : begin + n] in fp32.
+template <class Visit>
+void for_each_block(const at::Tensor& weight, const Visit& visit) {
+  const auto rows = weight.size(0);
+  auto scratch = at::empty(
+      {std::min(rows, kBlockRows), weight.size(1)},
+      weight.options().dtype(at::kFloat));
+  for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
+    const auto n = std::min(kBlockRows, rows - begin);
+    auto block = scratch.narrow(0, 0, n);
+    block.copy_(weight.narrow(0, begin, n));
+    visit(begin, block);
+  }
+}
+
+/// x Wᵀ in fp32; `x` [T, in] of any floating dtype.
+at::Tensor upcast_product(const at::Tensor& x, const at::Tensor& weight) {
+  const auto x32 = x.to(at::kFloat);
+  auto out = at::empty({x.size(0), weight.size(0)}, x32.options());
+  for_each_block(weight, [&](int64_t begin, const at::Tensor& block) {
+    auto columns = out.narrow(1, begin, block.size(0));
+    at::mm_out(columns, x32, block.t());
+  });
+  return out;
+}
+
+/// g W in fp32; `g` [T, out] of any floating dtype.
+at::Tensor upcast_product_transposed(
+    const at::Tensor& g,
+    const at::Tensor& weight) {
+  const auto g32 = g.to(at::kFloat);
+  auto out = at::empty({g.size(0), weight.size(1)}, g32.options());
+  for_each_block(weight, [&](int64_t begin, const at::Tensor& block) {
+    out.addmm_(
+        g32.narrow(1, begin, block.size(0)), block, begin == 0 ? 0.0 : 1.0);
+  });
+  return out;
+}
+
+at::Tensor rows_of(const at::Tensor& tensor) {
+  return tensor.reshape({-1, tensor.size(-1)});
+}
+
+at::Tensor
+with_last_size(const at::Tensor& rows, const at::Tensor& like, int64_t size) {
+  auto sizes = like.sizes().vec();
+  sizes.back() = size;
+  return rows.view(sizes);
+}
+
+bool is_half(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 || dtype == at::kHalf;
+}
+
+bool takes_upcast(const at::Tensor& input, const at::Tensor& weight) {
+  const auto dtype = weight.scalar_type();
+  return is_half(dtype) && weight.is_cpu() &&
+      (input.scalar_type() != dtype ||
+       compute_route(dtype) == ComputeRoute::kUpcast);
+}
+
+struct UpcastLinear : torch::autograd::Function<UpcastLinear> {
+  static at::Tensor forward(
+      torch::autograd::AutogradContext* ctx,
+      const at::Tensor& input,
+      const at::Tensor& weight,
+      const std::optional<at::Tensor>& bias) {
+    // The input is needed for the gradient of the weight only, which is
+    // frozen as a rule.
+    ctx->save_for_backward(
+        {weight.requires_grad() ? input : at::Tensor(), weight});
+    auto out = upcast_product(rows_of(input), weight);
+    if (bias) {
+      out.add_(*bias);
+    }
+    ctx->saved_data["has_bias"] = bias.has_value();
+    return with_last_size(out.to(input.scalar_type()), input, weight.size(0));
+  }
+
+  static torch::autograd::variable_list backward(
+      torch::autograd::AutogradContext* ctx,
+      torch::autograd::variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto& weight = saved[1];
+    const auto g = rows_of(grads[0]);
+    at::Tensor grad_input, grad_weight, grad_bias;
+    if (ctx->needs_input_grad(0)) {
+      grad_input = with_last_size(
+          upcast_product_transposed(g, weight).to(g.scalar_type()),
+          grads[0],
+          weight.size(1));
+    }
+    if (ctx->needs_input_grad(1)) {
+      grad_weight =
+          at::mm(g.to(at::kFloat).t(), rows_of(saved[0]).to(at::kFloat))
+              .to(weight.scalar_type());
+    }
+    if (ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2)) {
+      grad_bias = g.sum(0, /*keepdim=*/false, at::kFloat);
+    }
+    return {grad_input, grad_weight, grad_bias};
+  }
+};
+
+} // namespace
+
+ComputeRoute compute_route(at::ScalarType dtype) {
+  if (!is_half(dtype)) {
+    return ComputeRoute::kNative;
+  }
+  const int forced = forced_route.load(std::memory_order_relaxed);
+  if (forced >= 0) {
+    return static_cast<ComputeRoute>(forced);
+  }
+  static const auto from_environment = route_of_environment();
+  if (from_environment) {
+    return *from_environment;
+  }
+  return cpu_multiplies(dtype) ? ComputeRoute::kNative : ComputeRoute::kUpcast;
+}
+
+void set_compute_route(std::optional<ComputeRoute> route) {
+  forced_route = route ? static_cast<int>(*route) : -1;
+}
+
+at::Tensor linear(
+    const at::Tensor& input,
+    const at::Tensor& weight,
+    const at::Tensor& bias) {
+  const auto optional_bias =
+      bias.defined() ? std::make_optional(bias) : std::nullopt;
+  return takes_upcast(input, weight)
+      ? UpcastLinear::apply(input, weight, optional_bias)
+      : at::linear(input, weight, optional_bias);
+}
+
+at::Tensor linear_backward_input(
+    const at::Tensor& grad_output,
+    const at::Tensor& weight) {
+  if (!takes_upcast(grad_output, weight)) {
+    return at::matmul(grad_output, weight);
+  }
+  return with_last_size(
+      upcast_product_transposed(rows_of(grad_output), weight)
+          .to(grad_output.scalar_type()),
+      grad_output,
+      weight.size(1));
+}
+
+} // namespace torchlora::nn
