@@ -1,0 +1,29 @@
+#pragma once
+
+#include <torchlora/lora/layer.h>
+
+namespace torchlora {
+
+/// LoRA for layers that compute y = W x + b:
+///
+///     y = W x + b + Σ scaling · B A dropout(x)
+///
+/// Serves every base layer whose accessor gives W and b, in any layout. The
+/// input of an update has the factors' dtype, the result the base product's.
+/// One autograd function: of the activations it keeps x and A x only, the
+/// dropout is drawn again from its seed. Differentiable once.
+/// PEFT's `lora.Linear`; Hu et al. 2021, arXiv:2106.09685.
+class TORCHLORA_API LoraLinear : public LoraLayer {
+ public:
+  using LoraLayer::LoraLayer;
+
+  at::Tensor delta_weight(const std::string& adapter_name) const override;
+
+ protected:
+  init::Factors construct_factors(int64_t r) const override;
+  at::Tensor adapted_forward(
+      const at::Tensor& input,
+      const std::vector<Term>& terms) override;
+};
+
+} // namespace torchlora

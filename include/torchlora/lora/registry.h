@@ -1,0 +1,73 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <torchlora/lora/layer.h>
+
+namespace torchlora {
+
+/// A base layer type that can be adapted.
+struct LoraLayerType {
+  /// As error messages call it, for example "torchlora::nn::Linear".
+  std::string name;
+  std::function<bool(torch::nn::Module&)> matches;
+  BaseWeightAccessor base_weight;
+  std::function<std::shared_ptr<LoraLayer>(
+      const std::shared_ptr<torch::nn::Module>&,
+      BaseWeightAccessor)>
+      create;
+};
+
+/// Which LoRA layer a base layer gets: the first type that matches, types
+/// that users add before the built-in ones, the latest first. PEFT's
+/// dispatchers. May be used from several threads.
+class TORCHLORA_API LoraRegistry {
+ public:
+  static LoraRegistry& global();
+
+  /// Adapts `Base` (an `XxxImpl` that is `nn::Redirectable`) by `Layer`,
+  /// which is constructed from the base layer and the accessor:
+  ///
+  ///     LoraRegistry::global().add<MyImpl, torchlora::LoraLinear>(
+  ///         "My", [](MyImpl& m) { return BaseWeight(m.weight, m.bias); });
+  ///
+  /// `LoraLinear` serves every layer that computes W x + b.
+  template <class Base, class Layer>
+  void add(std::string name, std::function<BaseWeight(Base&)> base_weight) {
+    add(
+        {std::move(name),
+         [](torch::nn::Module& module) {
+           return dynamic_cast<Base*>(&module) != nullptr &&
+               dynamic_cast<nn::Redirectable*>(&module) != nullptr;
+         },
+         [base_weight = std::move(base_weight)](torch::nn::Module& module) {
+           return base_weight(dynamic_cast<Base&>(module));
+         },
+         [](const std::shared_ptr<torch::nn::Module>& base_layer,
+            BaseWeightAccessor accessor) -> std::shared_ptr<LoraLayer> {
+           return std::make_shared<Layer>(base_layer, std::move(accessor));
+         }});
+  }
+  void add(LoraLayerType type);
+
+  /// nullptr if no type matches.
+  std::shared_ptr<const LoraLayerType> find(torch::nn::Module& module) const;
+  /// The LoRA layer of `module`, without adapters. ValueError names the
+  /// module and its type, what is supported and how to register it.
+  std::shared_ptr<LoraLayer> create(
+      const std::string& module_name,
+      const std::shared_ptr<torch::nn::Module>& module) const;
+  /// Names of the types, in the order in which they are tried.
+  std::vector<std::string> names() const;
+
+ private:
+  LoraRegistry();
+  mutable std::mutex mutex_;
+  std::vector<std::shared_ptr<const LoraLayerType>> types_;
+};
+
+} // namespace torchlora

@@ -1,0 +1,309 @@
+#include <torchlora/io/peft.h>
+
+#include <cmath>
+
+#include <nlohmann/json.hpp>
+
+#include <torchlora/error.h>
+#include <torchlora/io/atomic_file.h>
+
+namespace torchlora::io {
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr auto kConfigFile = "adapter_config.json";
+constexpr auto kPeftVersion = "0.21.2";
+
+/// PEFT's keys that this library does not act on, with the values that ask
+/// for nothing. The first is what is written.
+const json& neutral_values() {
+  static const json values = json::parse(R"({
+    "alora_invocation_tokens": [null],
+    "arrow_config": [null],
+    "bias": ["none"],
+    "corda_config": [null],
+    "ensure_weight_tying": [false],
+    "eva_config": [null],
+    "fan_in_fan_out": [false],
+    "kasa_config": [null],
+    "layer_replication": [null],
+    "loftq_config": [{}, null],
+    "lora_bias": [false],
+    "lora_ga_config": [null],
+    "megatron_config": [null],
+    "modules_to_save": [null, []],
+    "monteclora_config": [null],
+    "target_parameters": [null, []],
+    "trainable_token_indices": [null],
+    "use_bdlora": [null, false],
+    "use_dora": [false],
+    "use_qalora": [false],
+    "velora_config": [null]})");
+  return values;
+}
+
+/// Keys whose value makes no difference here, with what is written.
+const json& indifferent_values() {
+  static const json values = json::parse(R"({
+    "auto_mapping": null,
+    "megatron_core": "megatron.core",
+    "peft_version": null,
+    "qalora_group_size": 16,
+    "runtime_config": null})");
+  return values;
+}
+
+/// Initialisers after which the base weight is not the checkpoint's.
+bool changes_the_base(const std::string& name) {
+  return name.rfind("pissa", 0) == 0 || name == "olora" || name == "corda" ||
+      name == "loftq" || name == "lora_ga";
+}
+
+class Reader {
+ public:
+  Reader(const json& values, std::string file)
+      : values_(values), file_(std::move(file)) {}
+
+  const json* find(const char* key) const {
+    const auto found = values_.find(key);
+    return found == values_.end() || found->is_null() ? nullptr : &*found;
+  }
+
+  [[noreturn]] void refuse(const char* key, const char* expected) const {
+    TORCHLORA_CHECK_DATA(
+        false,
+        "[load_adapter_config] ",
+        file_,
+        ": ",
+        key,
+        " must be ",
+        expected,
+        ", found ",
+        values_[key].dump());
+  }
+
+  template <class T>
+  void read(const char* key, const char* expected, T& target) const {
+    if (const auto* value = find(key)) {
+      try {
+        target = value->get<T>();
+      } catch (const json::exception&) {
+        refuse(key, expected);
+      }
+    }
+  }
+
+  void read(const char* key, double& target) const {
+    if (const auto* value = find(key)) {
+      if (!value->is_number()) {
+        refuse(key, "a number");
+      }
+      target = value->get<double>();
+    }
+  }
+
+  void read(const char* key, ModuleNames& target) const {
+    const auto* value = find(key);
+    if (value && value->is_string()) {
+      target = value->get<std::string>();
+    } else if (value) {
+      std::vector<std::string> names;
+      read(key, "a list of names, a regular expression or null", names);
+      target = names;
+    }
+  }
+
+  void read(const char* key, LoraConfig::Pattern& target) const {
+    if (const auto* value = find(key)) {
+      if (!value->is_object()) {
+        refuse(key, "an object");
+      }
+      for (const auto& [pattern, number] : value->items()) {
+        if (!number.is_number()) {
+          refuse(key, "an object of numbers");
+        }
+        target.emplace_back(pattern, number.get<double>());
+      }
+    }
+  }
+
+  /// A list, or one element alone.
+  template <class T>
+  void read_list(const char* key, const char* expected, std::vector<T>& target)
+      const {
+    if (const auto* value = find(key); value && !value->is_array()) {
+      T single{};
+      read(key, expected, single);
+      target = {single};
+    } else {
+      read(key, expected, target);
+    }
+  }
+
+ private:
+  const json& values_;
+  std::string file_;
+};
+
+void check_supported(const json& values, const std::string& file) {
+  for (const auto& [key, neutral] : neutral_values().items()) {
+    const auto found = values.find(key);
+    TORCHLORA_CHECK_DATA(
+        found == values.end() ||
+            std::find(neutral.begin(), neutral.end(), *found) != neutral.end(),
+        "[load_adapter_config] ",
+        file,
+        ": ",
+        key,
+        " = ",
+        found == values.end() ? "" : found->dump(),
+        " asks for a feature that torchlora does not support");
+  }
+}
+
+/// An integer where the number is one, as PEFT's files have it.
+json number(double value) {
+  return value == std::floor(value) && std::abs(value) < 1e15
+      ? json(static_cast<int64_t>(value))
+      : json(value);
+}
+
+json names(const ModuleNames& value) {
+  return value.is_none() ? json()
+      : value.is_regex() ? json(value.regex())
+                         : json(value.list());
+}
+
+json pattern(const LoraConfig::Pattern& value) {
+  json object = json::object();
+  for (const auto& [key, entry] : value) {
+    object[key] = number(entry);
+  }
+  return object;
+}
+
+template <class T>
+json or_null(const T& value) {
+  return value.empty() ? json() : json(value);
+}
+
+} // namespace
+
+LoraConfig load_adapter_config(const fs::path& directory) {
+  const auto path = directory / kConfigFile;
+  std::error_code error;
+  TORCHLORA_CHECK_DATA(
+      fs::exists(path, error),
+      "[load_adapter_config] Can't find '",
+      kConfigFile,
+      "' at '",
+      directory.string(),
+      "'");
+  const auto file = path.string();
+  // NOTE: ordered, for the first pattern that matches wins.
+  nlohmann::ordered_json ordered;
+  json values;
+  try {
+    const auto text = read_file(path);
+    ordered = nlohmann::ordered_json::parse(text);
+    values = json::parse(text);
+  } catch (const json::exception& e) {
+    TORCHLORA_CHECK_DATA(false, file, " is not JSON: ", e.what());
+  }
+  TORCHLORA_CHECK_DATA(
+      values.is_object() && values.value("peft_type", "") == "LORA",
+      "[load_adapter_config] ",
+      file,
+      ": peft_type must be \"LORA\", found ",
+      values.is_object() && values.contains("peft_type")
+          ? values["peft_type"].dump()
+          : "none");
+  check_supported(values, file);
+
+  LoraConfig config;
+  const Reader reader(values, file);
+  reader.read("r", "a number", config.r());
+  reader.read("lora_alpha", config.lora_alpha());
+  reader.read("lora_dropout", config.lora_dropout());
+  reader.read("use_rslora", "true or false", config.use_rslora());
+  reader.read("target_modules", config.target_modules());
+  reader.read("exclude_modules", config.exclude_modules());
+  reader.read_list(
+      "layers_to_transform",
+      "a number or a list of numbers",
+      config.layers_to_transform());
+  reader.read_list(
+      "layers_pattern", "a name or a list of names", config.layers_pattern());
+  for (auto [key, target] :
+       {std::pair{"rank_pattern", &config.rank_pattern()},
+        std::pair{"alpha_pattern", &config.alpha_pattern()}}) {
+    reader.read(key, *target);
+    if (!target->empty()) {
+      target->clear();
+      for (const auto& [regex, value] : ordered[key].items()) {
+        target->emplace_back(regex, value.get<double>());
+      }
+    }
+  }
+  reader.read("task_type", "a string", config.task_type());
+  reader.read(
+      "base_model_name_or_path", "a string", config.base_model_name_or_path());
+  reader.read("revision", "a string", config.revision());
+  reader.read("inference_mode", "true or false", config.inference_mode());
+  if (const auto* value = reader.find("init_lora_weights")) {
+    const bool is_name = value->is_string();
+    TORCHLORA_CHECK_DATA(
+        !is_name || !changes_the_base(value->get<std::string>()),
+        "[load_adapter_config] ",
+        file,
+        ": the adapter was initialised by ",
+        value->dump(),
+        ", which changed the base weights as well; save it with PEFT's "
+        "path_initial_model_for_weight_conversion, then it fits the original "
+        "base");
+    if (value->is_boolean()) {
+      config.init_lora_weights(value->get<bool>());
+    }
+  }
+
+  const auto known = json::parse(adapter_config_json(LoraConfig()));
+  for (const auto& [key, value] : values.items()) {
+    if (!known.contains(key) && key != "runtime_config") {
+      TORCH_WARN(
+          "[load_adapter_config] ", file, ": the key ", key, " is not known");
+    }
+  }
+  return config;
+}
+
+std::string adapter_config_json(const LoraConfig& config) {
+  json values = indifferent_values();
+  values.erase("runtime_config");
+  for (const auto& [key, neutral] : neutral_values().items()) {
+    values[key] = neutral[0];
+  }
+  values["peft_type"] = "LORA";
+  values["peft_version"] = kPeftVersion;
+  values["task_type"] = or_null(config.task_type());
+  values["base_model_name_or_path"] = or_null(config.base_model_name_or_path());
+  values["revision"] = or_null(config.revision());
+  values["inference_mode"] = config.inference_mode();
+  values["r"] = config.r();
+  values["lora_alpha"] = number(config.lora_alpha());
+  values["lora_dropout"] = config.lora_dropout();
+  values["use_rslora"] = config.use_rslora();
+  const auto& init = config.init_lora_weights();
+  values["init_lora_weights"] =
+      init.is_name() ? json(init.name()) : json(init.flag());
+  values["target_modules"] = names(config.target_modules());
+  values["exclude_modules"] = names(config.exclude_modules());
+  values["layers_to_transform"] = or_null(config.layers_to_transform());
+  values["layers_pattern"] = or_null(config.layers_pattern());
+  values["rank_pattern"] = pattern(config.rank_pattern());
+  values["alpha_pattern"] = pattern(config.alpha_pattern());
+  return values.dump(2) + "\n";
+}
+
+} // namespace torchlora::io

@@ -1,0 +1,201 @@
+#include <algorithm>
+#include <set>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/types.h>
+
+#include <torchlora/error.h>
+#include <torchlora/io/atomic_file.h>
+#include <torchlora/io/peft.h>
+#include <torchlora/io/safetensors.h>
+#include <torchlora/model.h>
+
+#include "io/saved_config.h"
+#include "model_state.h"
+
+namespace torchlora {
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr auto kWeightsFile = "adapter_model.safetensors";
+constexpr auto kPrefix = "base_model.model.";
+constexpr const char* kFactors[] = {"lora_A", "lora_B"};
+
+std::string file_key(const std::string& module, const std::string& factor) {
+  return kPrefix + module + "." + factor + ".weight";
+}
+
+io::SafetensorsFile open_weights(const fs::path& directory) {
+  std::error_code error;
+  TORCHLORA_CHECK_DATA(
+      fs::exists(directory / kWeightsFile, error) ||
+          !fs::exists(directory / "adapter_model.bin", error),
+      "[load_adapter] ",
+      directory.string(),
+      " has its weights in adapter_model.bin only; save it again with PEFT to "
+      "get ",
+      kWeightsFile);
+  return io::SafetensorsFile(directory / kWeightsFile);
+}
+
+/// The tensors of a file for a plan's layers: [2 i] is A, [2 i + 1] is B.
+std::vector<at::Tensor> match_tensors(
+    const io::SafetensorsFile& file,
+    const InjectionPlan& plan) {
+  std::vector<at::Tensor> tensors;
+  std::vector<std::string> missing, misshaped;
+  std::set<std::string> unexpected(file.keys().begin(), file.keys().end());
+  for (const auto& target : plan.targets) {
+    const auto& site = target.site;
+    const auto weight = site.layer ? site.layer->base_weight()
+                                   : site.type->base_weight(*site.module);
+    for (const auto* factor : kFactors) {
+      auto key = file_key(site.peft_name, factor);
+      if (!file.contains(key) && file.contains(file_key(site.name, factor))) {
+        key = file_key(site.name, factor);
+      }
+      if (!file.contains(key)) {
+        missing.push_back(key);
+        continue;
+      }
+      unexpected.erase(key);
+      const std::vector<int64_t> sizes = factor == kFactors[0]
+          ? std::vector<int64_t>{target.r, weight.in_features()}
+          : std::vector<int64_t>{weight.out_features(), target.r};
+      if (file.sizes(key) != sizes) {
+        misshaped.push_back(fmt::format(
+            "{} is [{}], expected [{}]",
+            key,
+            fmt::join(file.sizes(key), ", "),
+            fmt::join(sizes, ", ")));
+        continue;
+      }
+      tensors.push_back(file.tensor(key));
+    }
+  }
+  const auto list = [](const auto& keys, const char* what) {
+    std::vector<std::string> shown(
+        keys.begin(),
+        std::next(
+            keys.begin(),
+            std::min<std::ptrdiff_t>(
+                8, static_cast<std::ptrdiff_t>(keys.size()))));
+    return keys.empty() ? std::string()
+                        : fmt::format(
+                              "\n  {} ({}): {}{}",
+                              what,
+                              keys.size(),
+                              fmt::join(shown, ", "),
+                              keys.size() > shown.size() ? ", …" : "");
+  };
+  TORCHLORA_CHECK_DATA(
+      missing.empty() && misshaped.empty() && unexpected.empty(),
+      "[load_adapter] ",
+      file.path().string(),
+      " does not fit this model and its adapter_config.json:",
+      list(missing, "missing"),
+      list(unexpected, "unexpected"),
+      list(misshaped, "of other sizes"));
+  return tensors;
+}
+
+/// Adds the adapter of a folder, inactive and frozen.
+LoraConfig inject_from_folder(
+    torch::nn::Module& model,
+    const fs::path& directory,
+    const std::string& adapter_name,
+    bool autocast_adapter_dtype) {
+  auto config = io::load_adapter_config(directory);
+  const auto file = open_weights(directory);
+  auto plan = plan_injection(model, config, adapter_name);
+  const auto tensors = match_tensors(file, plan);
+  const auto layers = inject(plan, adapter_name, autocast_adapter_dtype);
+  torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto* adapter = layers[i]->find_adapter(adapter_name);
+    adapter->lora_A->weight.copy_(tensors[2 * i]);
+    adapter->lora_B->weight.copy_(tensors[2 * i + 1]);
+  }
+  return plan.config;
+}
+
+} // namespace
+
+torch::OrderedDict<std::string, torch::Tensor> PeftModel::state_dict(
+    const std::string& adapter_name) const {
+  state_->at(adapter_name);
+  torch::OrderedDict<std::string, torch::Tensor> tensors;
+  for (const auto& site : lora_sites(*state_->model)) {
+    if (const auto* adapter = site.layer->find_adapter(adapter_name)) {
+      tensors.insert(
+          file_key(site.peft_name, kFactors[0]), adapter->lora_A->weight);
+      tensors.insert(
+          file_key(site.peft_name, kFactors[1]), adapter->lora_B->weight);
+    }
+  }
+  return tensors;
+}
+
+void PeftModel::save_pretrained(
+    const fs::path& directory,
+    const std::vector<std::string>& selected_adapters) const {
+  for (const auto& name :
+       selected_adapters.empty() ? adapter_names() : selected_adapters) {
+    const auto& adapter = state_->at(name);
+    const auto folder = name == "default" ? directory : directory / name;
+    std::error_code error;
+    fs::create_directories(folder, error);
+    TORCH_CHECK(
+        !error,
+        "[save_pretrained] cannot make the folder ",
+        folder.string(),
+        ": ",
+        error.message());
+    std::vector<std::pair<std::string, at::Tensor>> tensors;
+    for (const auto& item : state_dict(name)) {
+      tensors.emplace_back(item.key(), item.value());
+    }
+    std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
+      return a.first < b.first;
+    });
+    auto config = io::saved_config(*state_->model, adapter);
+    config.inference_mode(true);
+    io::save_safetensors(folder / kWeightsFile, tensors);
+    io::write_file_atomic(
+        folder / "adapter_config.json", io::adapter_config_json(config));
+  }
+}
+
+void PeftModel::load_adapter(
+    const fs::path& directory,
+    const std::string& adapter_name,
+    bool is_trainable) {
+  TORCH_CHECK_VALUE(
+      !state_->find(adapter_name),
+      "[load_adapter] Adapter with name '",
+      adapter_name,
+      "' already exists.");
+  auto config = inject_from_folder(
+      *state_->model, directory, adapter_name, state_->autocast_adapter_dtype);
+  config.inference_mode(!is_trainable);
+  state_->adapters.push_back({adapter_name, std::move(config)});
+}
+
+PeftModel PeftModel::from_pretrained(
+    torch::nn::Module& model,
+    const fs::path& directory,
+    const std::string& adapter_name,
+    bool is_trainable) {
+  auto peft = adapt(model, adapter_name, [&] {
+    return inject_from_folder(
+        model, directory, adapter_name, /*autocast_adapter_dtype=*/true);
+  });
+  peft.state_->adapters.back().config.inference_mode(!is_trainable);
+  peft.set_adapter({adapter_name}, /*inference_mode=*/!is_trainable);
+  model.train(is_trainable);
+  return peft;
+}
+
+} // namespace torchlora

@@ -1,0 +1,103 @@
+#include "io/saved_config.h"
+
+#include <set>
+
+#include <torchlora/lora/targets.h>
+#include <torchlora/nn/pretrained.h>
+
+namespace torchlora::io {
+
+namespace {
+
+/// All modules as PEFT would see them: an adapted layer is its base layer.
+std::set<std::string> modules_of_the_checkpoint(
+    torch::nn::Module& model,
+    const std::vector<ModuleSite>& sites) {
+  std::set<std::string> names;
+  for (const auto& site : sites) {
+    names.insert(site.name);
+    names.insert(site.peft_name);
+  }
+  if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
+    const auto unloaded = pretrained->unloaded_modules();
+    names.insert(unloaded.begin(), unloaded.end());
+  }
+  return names;
+}
+
+bool resolves_to(
+    const LoraConfig& config,
+    const std::set<std::string>& modules,
+    const std::set<std::string>& adapted) {
+  const TargetMatcher matcher(config, TargetRules::kPeft);
+  std::set<std::string> matched;
+  for (const auto& name : modules) {
+    if (matcher.match(name) == TargetMatch::kTargeted) {
+      matched.insert(name);
+    }
+  }
+  return matched == adapted;
+}
+
+bool gives(
+    const LoraConfig::Pattern& pattern,
+    double otherwise,
+    const LoraConfig::Pattern& wanted) {
+  const PatternTable table(pattern);
+  for (const auto& [name, value] : wanted) {
+    if (table.find(name).value_or(otherwise) != value) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// The entries of `wanted` that differ from the rest.
+LoraConfig::Pattern exceptions(
+    const LoraConfig::Pattern& wanted,
+    double otherwise) {
+  LoraConfig::Pattern pattern;
+  for (const auto& [name, value] : wanted) {
+    if (value != otherwise) {
+      pattern.emplace_back("^" + name, value);
+    }
+  }
+  return pattern;
+}
+
+} // namespace
+
+LoraConfig saved_config(
+    torch::nn::Module& model,
+    const PeftModel::State::Adapter& adapter) {
+  auto config = adapter.config;
+  std::vector<std::string> names;
+  LoraConfig::Pattern ranks, alphas;
+  const auto sites = module_sites(model);
+  for (const auto& site : sites) {
+    const auto* found =
+        site.layer ? site.layer->find_adapter(adapter.name) : nullptr;
+    if (found) {
+      names.push_back(site.peft_name);
+      ranks.emplace_back(site.peft_name, static_cast<double>(found->r));
+      alphas.emplace_back(site.peft_name, found->lora_alpha);
+    }
+  }
+  const std::set<std::string> adapted(names.begin(), names.end());
+  if (!resolves_to(config, modules_of_the_checkpoint(model, sites), adapted)) {
+    config.target_modules(names);
+    config.exclude_modules(ModuleNames());
+    config.layers_to_transform({});
+    config.layers_pattern({});
+  }
+  const auto r = static_cast<double>(config.r());
+  if (!gives(config.rank_pattern(), r, ranks)) {
+    config.rank_pattern(exceptions(ranks, r));
+  }
+  if (!gives(config.alpha_pattern(), config.lora_alpha(), alphas)) {
+    config.alpha_pattern(exceptions(alphas, config.lora_alpha()));
+  }
+  return config;
+}
+
+} // namespace torchlora::io

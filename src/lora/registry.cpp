@@ -1,0 +1,79 @@
+#include <torchlora/lora/registry.h>
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/nn/modules/linear.h>
+
+#include <torchlora/lora/clippable_linear.h>
+#include <torchlora/lora/linear.h>
+#include <torchlora/nn/linear.h>
+
+namespace torchlora {
+
+LoraRegistry& LoraRegistry::global() {
+  static LoraRegistry registry;
+  return registry;
+}
+
+// The built-in layer types; the last one is tried first.
+LoraRegistry::LoraRegistry() {
+  add<torch::nn::LinearImpl, LoraLinear>(
+      "torchlora::nn::Linear", [](torch::nn::LinearImpl& module) {
+        return BaseWeight(module.weight, module.bias);
+      });
+  add<nn::ClippableLinearImpl, LoraClippableLinear>(
+      "torchlora::nn::ClippableLinear", [](nn::ClippableLinearImpl& module) {
+        return BaseWeight(module.linear->weight, {}, "linear");
+      });
+}
+
+void LoraRegistry::add(LoraLayerType type) {
+  std::lock_guard lock(mutex_);
+  types_.insert(
+      types_.begin(), std::make_shared<const LoraLayerType>(std::move(type)));
+}
+
+std::shared_ptr<const LoraLayerType> LoraRegistry::find(
+    torch::nn::Module& module) const {
+  std::lock_guard lock(mutex_);
+  for (const auto& type : types_) {
+    if (type->matches(module)) {
+      return type;
+    }
+  }
+  return nullptr;
+}
+
+std::shared_ptr<LoraLayer> LoraRegistry::create(
+    const std::string& module_name,
+    const std::shared_ptr<torch::nn::Module>& module) const {
+  if (const auto type = find(*module)) {
+    return type->create(module, type->base_weight);
+  }
+  const auto hint = module->as<torch::nn::LinearImpl>()
+      ? "Use torchlora::nn::Linear in its place, which is a torch::nn::Linear "
+        "whose forward can be redirected"
+      : "Derive the layer from torchlora::nn::Adaptable and register it with "
+        "torchlora::LoraRegistry::global().add<Base, Layer>()";
+  TORCH_CHECK_VALUE(
+      false,
+      fmt::format(
+          "[get_peft_model] target module \"{}\" is a {}, which is not "
+          "supported; supported are {}. {}.",
+          module_name,
+          module->name(),
+          fmt::join(names(), ", "),
+          hint));
+}
+
+std::vector<std::string> LoraRegistry::names() const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::string> names;
+  for (const auto& type : types_) {
+    names.push_back(type->name);
+  }
+  return names;
+}
+
+} // namespace torchlora

@@ -1,0 +1,308 @@
+#include <torchlora/model.h>
+
+#include <algorithm>
+#include <iostream>
+#include <locale>
+#include <unordered_set>
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/nn/modules/embedding.h>
+#include <torch/nn/modules/linear.h>
+
+#include <torchlora/nn/pretrained.h>
+
+#include "model_state.h"
+
+namespace torchlora {
+namespace {
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+/// 1234567 → "1,234,567".
+std::string with_commas(int64_t value) {
+  auto text = std::to_string(value);
+  for (auto i = static_cast<int64_t>(text.size()) - 3; i > 0; i -= 3) {
+    text.insert(static_cast<size_t>(i), ",");
+  }
+  return text;
+}
+
+/// Puts the base layers back into the tree.
+void remove_layers(torch::nn::Module& model) {
+  for (const auto& site : lora_sites(model)) {
+    site.layer->unbind();
+    site.parent->replace_module(site.child_name, site.layer->base_layer());
+  }
+}
+
+std::vector<LoraLayer*> raw(const std::vector<ModuleSite>& sites) {
+  std::vector<LoraLayer*> layers;
+  for (const auto& site : sites) {
+    layers.push_back(site.layer.get());
+  }
+  return layers;
+}
+
+} // namespace
+
+DisableAdapterGuard::DisableAdapterGuard(torch::nn::Module& model) {
+  for (const auto& site : lora_sites(model)) {
+    saved_.emplace_back(site.layer, site.layer->adapters_enabled());
+    site.layer->enable_adapters(false);
+  }
+}
+
+DisableAdapterGuard::~DisableAdapterGuard() {
+  for (const auto& [layer, enabled] : saved_) {
+    layer->enable_adapters(enabled);
+  }
+}
+
+PeftModel::State::Adapter* PeftModel::State::find(
+    const std::string& adapter_name) {
+  for (auto& adapter : adapters) {
+    if (adapter.name == adapter_name) {
+      return &adapter;
+    }
+  }
+  return nullptr;
+}
+
+PeftModel::State::Adapter& PeftModel::State::at(
+    const std::string& adapter_name) {
+  auto* adapter = find(adapter_name);
+  TORCH_CHECK_VALUE(
+      adapter, "[PeftModel] Adapter ", adapter_name, " not found.");
+  return *adapter;
+}
+
+PeftModel adapt(
+    torch::nn::Module& model,
+    const std::string& adapter_name,
+    const std::function<LoraConfig()>& inject_first) {
+  const auto shared = model.weak_from_this().lock();
+  TORCH_CHECK_VALUE(
+      shared,
+      "[get_peft_model] the model must be owned by a shared_ptr, as every "
+      "module holder's is");
+  const auto adapted = lora_sites(model);
+  TORCH_CHECK_VALUE(
+      adapted.empty(),
+      "[get_peft_model] module \"",
+      adapted.empty() ? "" : adapted.front().name,
+      "\" is adapted already; use add_adapter of its PeftModel, or unload it");
+  auto state = std::make_shared<PeftModel::State>();
+  state->model = shared;
+  state->adapters.push_back({adapter_name, inject_first()});
+  auto& config = state->adapters.back().config;
+  if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
+    config.base_model_name_or_path(pretrained->name_or_path());
+  }
+  for (const auto& item : model.named_parameters()) {
+    item.value().set_requires_grad(false);
+  }
+  PeftModel peft(std::move(state));
+  peft.set_adapter({adapter_name}, config.inference_mode());
+  return peft;
+}
+
+PeftModel get_peft_model(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::string& adapter_name,
+    bool autocast_adapter_dtype) {
+  auto peft = adapt(model, adapter_name, [&] {
+    auto plan = plan_injection(model, config, adapter_name);
+    inject(plan, adapter_name, autocast_adapter_dtype);
+    return std::move(plan.config);
+  });
+  peft.state().autocast_adapter_dtype = autocast_adapter_dtype;
+  return peft;
+}
+
+torch::nn::Module& PeftModel::base_model() const {
+  return *state_->model;
+}
+
+std::vector<std::string> PeftModel::adapter_names() const {
+  std::vector<std::string> names;
+  for (const auto& adapter : state_->adapters) {
+    names.push_back(adapter.name);
+  }
+  return names;
+}
+
+const std::vector<std::string>& PeftModel::active_adapters() const {
+  return state_->active;
+}
+
+const LoraConfig& PeftModel::peft_config(
+    const std::string& adapter_name) const {
+  return state_->at(adapter_name).config;
+}
+
+std::vector<std::pair<std::string, std::shared_ptr<LoraLayer>>>
+PeftModel::layers() const {
+  std::vector<std::pair<std::string, std::shared_ptr<LoraLayer>>> layers;
+  for (const auto& site : lora_sites(*state_->model)) {
+    layers.emplace_back(site.name, site.layer);
+  }
+  return layers;
+}
+
+void PeftModel::add_adapter(
+    const std::string& adapter_name,
+    const LoraConfig& config) {
+  TORCH_CHECK_VALUE(
+      !state_->find(adapter_name),
+      "[add_adapter] Adapter with name '",
+      adapter_name,
+      "' already exists.");
+  auto plan = plan_injection(*state_->model, config, adapter_name);
+  inject(plan, adapter_name, state_->autocast_adapter_dtype);
+  plan.config.base_model_name_or_path(
+      state_->adapters.empty()
+          ? config.base_model_name_or_path()
+          : state_->adapters.front().config.base_model_name_or_path());
+  state_->adapters.push_back({adapter_name, std::move(plan.config)});
+}
+
+void PeftModel::set_adapter(
+    const std::vector<std::string>& adapter_names,
+    bool inference_mode) {
+  for (const auto& name : adapter_names) {
+    state_->at(name);
+  }
+  const auto sites = lora_sites(*state_->model);
+  if (std::any_of(sites.begin(), sites.end(), [](const auto& site) {
+        return site.layer->merged();
+      })) {
+    TORCH_WARN(
+        "Adapter cannot be set when the model is merged. Unmerging the model "
+        "first.");
+    unmerge_adapter();
+  }
+  for (const auto& site : sites) {
+    site.layer->set_adapter(adapter_names, inference_mode);
+  }
+  state_->active = adapter_names;
+}
+
+void PeftModel::delete_adapter(const std::string& adapter_name) {
+  TORCH_CHECK_VALUE(
+      state_->find(adapter_name),
+      "[delete_adapter] Adapter ",
+      adapter_name,
+      " does not exist");
+  const auto sites = lora_sites(*state_->model);
+  for (const auto& site : sites) {
+    TORCH_CHECK_VALUE(
+        !contains(site.layer->merged_adapters(), adapter_name),
+        "[delete_adapter] Cannot delete adapter(s) ['",
+        adapter_name,
+        "'] while they are merged. Please unmerge them first.");
+  }
+  for (const auto& site : sites) {
+    site.layer->delete_adapter(adapter_name);
+  }
+  std::erase_if(state_->adapters, [&](const auto& adapter) {
+    return adapter.name == adapter_name;
+  });
+  if (std::erase(state_->active, adapter_name) && state_->active.empty() &&
+      !state_->adapters.empty()) {
+    auto names = adapter_names();
+    const auto& next = *std::min_element(names.begin(), names.end());
+    TORCH_WARN(
+        "Adapter ",
+        adapter_name,
+        " was active which is now deleted. Setting active adapter to ",
+        next,
+        ".");
+    set_adapter(next);
+  }
+}
+
+void PeftModel::merge_adapter(
+    bool safe_merge,
+    const std::vector<std::string>& adapter_names) {
+  for (const auto& name : adapter_names) {
+    state_->at(name);
+  }
+  const auto sites = lora_sites(*state_->model);
+  check_not_tied(*state_->model, sites);
+  merge_layers(raw(sites), safe_merge, adapter_names);
+}
+
+void PeftModel::unmerge_adapter() {
+  bool any = false;
+  for (const auto& site : lora_sites(*state_->model)) {
+    if (site.layer->merged()) {
+      site.layer->unmerge();
+      any = true;
+    }
+  }
+  if (!any) {
+    TORCH_WARN("Already unmerged. Nothing to do.");
+  }
+}
+
+void PeftModel::merge_and_unload(bool safe_merge) {
+  const auto sites = lora_sites(*state_->model);
+  // Layers that hold the whole update already are left out.
+  if (!std::all_of(sites.begin(), sites.end(), [&](const auto& site) {
+        return site.layer->merged();
+      })) {
+    merge_adapter(safe_merge);
+  }
+  unload();
+}
+
+void PeftModel::unload() {
+  remove_layers(*state_->model);
+  state_->adapters.clear();
+  state_->active.clear();
+}
+
+std::vector<torch::Tensor> PeftModel::trainable_parameters() const {
+  std::vector<torch::Tensor> result;
+  std::unordered_set<at::TensorImpl*> seen;
+  for (const auto& parameter : state_->model->parameters()) {
+    if (parameter.requires_grad() &&
+        seen.insert(parameter.unsafeGetTensorImpl()).second) {
+      result.push_back(parameter);
+    }
+  }
+  return result;
+}
+
+std::pair<int64_t, int64_t> PeftModel::get_nb_trainable_parameters() const {
+  int64_t trainable = 0, all = 0;
+  std::unordered_set<at::TensorImpl*> seen;
+  for (const auto& parameter : state_->model->parameters()) {
+    if (seen.insert(parameter.unsafeGetTensorImpl()).second) {
+      all += parameter.numel();
+      trainable += parameter.requires_grad() ? parameter.numel() : 0;
+    }
+  }
+  return {trainable, all};
+}
+
+std::string PeftModel::trainable_parameters_line() const {
+  const auto [trainable, all] = get_nb_trainable_parameters();
+  return fmt::format(
+      "trainable params: {} || all params: {} || trainable%: {:.4f}",
+      with_commas(trainable),
+      with_commas(all),
+      100.0 * static_cast<double>(trainable) /
+          static_cast<double>(std::max<int64_t>(all, 1)));
+}
+
+void PeftModel::print_trainable_parameters() const {
+  std::cout << trainable_parameters_line() << std::endl;
+}
+
+} // namespace torchlora

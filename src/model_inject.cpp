@@ -1,0 +1,323 @@
+#include <algorithm>
+#include <cmath>
+#include <unordered_set>
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/nn/modules/linear.h>
+
+#include <torchlora/lora/targets.h>
+#include <torchlora/nn/pretrained.h>
+
+#include "model_state.h"
+
+namespace torchlora {
+namespace {
+
+/// `{'a', 'b'}` or `'regex'`, as PEFT's messages have it.
+std::string repr(const ModuleNames& names) {
+  if (names.is_regex()) {
+    return fmt::format("'{}'", names.regex());
+  }
+  return names.is_list()
+      ? fmt::format("{{'{}'}}", fmt::join(names.list(), "', '"))
+      : "None";
+}
+
+void visit(
+    torch::nn::Module& parent,
+    const std::string& prefix,
+    std::unordered_set<torch::nn::Module*>& seen,
+    std::vector<ModuleSite>& sites) {
+  for (const auto& child : parent.named_children()) {
+    const auto& module = child.value();
+    if (!seen.insert(module.get()).second) {
+      continue;
+    }
+    ModuleSite site{
+        prefix + child.key(),
+        module,
+        &parent,
+        child.key(),
+        nullptr,
+        nullptr,
+        ""};
+    site.layer = std::dynamic_pointer_cast<LoraLayer>(module);
+    site.type = site.layer ? nullptr : LoraRegistry::global().find(*module);
+    const auto path = site.layer ? site.layer->base_weight().path()
+        : site.type              ? site.type->base_weight(*module).path()
+                                 : "";
+    site.peft_name = path.empty() ? site.name : site.name + "." + path;
+    const bool is_leaf = site.layer || site.type;
+    sites.push_back(std::move(site));
+    if (!is_leaf) {
+      visit(*module, prefix + child.key() + ".", seen, sites);
+    }
+  }
+}
+
+bool is_linear(const ModuleSite& site) {
+  torch::nn::Module* owner =
+      site.layer ? site.layer->base_layer().get() : site.module.get();
+  if (site.peft_name != site.name) {
+    const auto* inner = owner->named_children().find(
+        site.peft_name.substr(site.name.size() + 1));
+    owner = inner ? inner->get() : owner;
+  }
+  return owner->as<torch::nn::LinearImpl>() != nullptr;
+}
+
+ModuleNames all_linear(
+    torch::nn::Module& model,
+    const std::vector<ModuleSite>& sites,
+    const std::string& task_type) {
+  std::vector<std::string> left_out{"lm_head"};
+  if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
+    left_out = pretrained->output_embeddings();
+    const auto routers = pretrained->routers();
+    left_out.insert(left_out.end(), routers.begin(), routers.end());
+  } else if (task_type == "SEQ_CLS") {
+    left_out.insert(left_out.end(), {"score", "classifier"});
+  }
+  std::vector<std::string> names;
+  for (const auto& site : sites) {
+    const bool is_left_out =
+        std::any_of(left_out.begin(), left_out.end(), [&](const auto& entry) {
+          return names_module(entry, site.name);
+        });
+    if (is_linear(site) && !is_left_out) {
+      names.push_back(site.peft_name);
+    }
+  }
+  return names;
+}
+
+ModuleNames resolve_targets(
+    torch::nn::Module& model,
+    const std::vector<ModuleSite>& sites,
+    const LoraConfig& config) {
+  if (config.target_modules().is_all_linear()) {
+    return all_linear(model, sites, config.task_type());
+  }
+  if (!config.target_modules().is_none()) {
+    return config.target_modules();
+  }
+  const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model);
+  const auto defaults = pretrained
+      ? default_target_modules(pretrained->model_type())
+      : ModuleNames();
+  TORCH_CHECK_VALUE(
+      !defaults.is_none(),
+      "[get_peft_model] Please specify `target_modules`: there is no default "
+      "for ",
+      pretrained ? "model_type \"" + pretrained->model_type() + "\""
+                 : "a model that does not tell its model_type");
+  return defaults;
+}
+
+[[noreturn]] void refuse_no_match(
+    const LoraConfig& config,
+    bool any_excluded,
+    bool any_unmatched) {
+  std::string message;
+  if (any_excluded && !any_unmatched) {
+    message =
+        "All modules were excluded. This is likely unintended. Check your "
+        "`target_modules` and `exclude_modules` configuration.";
+  } else if (!any_excluded) {
+    message = fmt::format(
+        "Target modules {} not found in the base model. Please check the "
+        "target modules and try again.",
+        repr(config.target_modules()));
+    if (!config.layers_to_transform().empty()) {
+      message += fmt::format(
+          " Note: You specified 'layers_to_transform': [{}].",
+          fmt::join(config.layers_to_transform(), ", "));
+    }
+    if (!config.layers_pattern().empty()) {
+      message += fmt::format(
+          " You also specified 'layers_pattern': ['{}'].",
+          fmt::join(config.layers_pattern(), "', '"));
+    }
+  } else {
+    message = fmt::format(
+        "No modules were targeted for adaptation. This might be caused by a "
+        "combination of mismatched target modules and excluded modules. "
+        "Please check your `target_modules` ({}) and `exclude_modules` ({}) "
+        "configuration.",
+        repr(config.target_modules()),
+        repr(config.exclude_modules()));
+  }
+  TORCH_CHECK_VALUE(false, "[get_peft_model] ", message);
+}
+
+std::vector<std::string> both_names(const std::vector<ModuleSite>& sites) {
+  std::vector<std::string> names;
+  for (const auto& site : sites) {
+    names.push_back(site.name);
+    names.push_back(site.lora_name());
+  }
+  return names;
+}
+
+void warn_unused(
+    const char* field,
+    const std::vector<std::string>& entries,
+    const char* what) {
+  if (!entries.empty()) {
+    TORCH_WARN(fmt::format(
+        "The following {} {}: ['{}']",
+        field,
+        what,
+        fmt::join(entries, "', '")));
+  }
+}
+
+/// The value for a module under either of its names.
+double lookup(
+    const PatternTable& table,
+    const ModuleSite& site,
+    double default_value) {
+  const auto value = table.find(site.name);
+  return value ? *value : table.find(site.lora_name()).value_or(default_value);
+}
+
+} // namespace
+
+std::vector<ModuleSite> module_sites(torch::nn::Module& model) {
+  std::vector<ModuleSite> sites;
+  std::unordered_set<torch::nn::Module*> seen{&model};
+  visit(model, "", seen, sites);
+  return sites;
+}
+
+std::vector<ModuleSite> lora_sites(torch::nn::Module& model) {
+  auto sites = module_sites(model);
+  std::erase_if(sites, [](const auto& site) { return !site.layer; });
+  return sites;
+}
+
+InjectionPlan plan_injection(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::string& adapter_name) {
+  TORCH_CHECK_VALUE(
+      !adapter_name.empty() && adapter_name.find('.') == std::string::npos,
+      "[get_peft_model] an adapter name must not be empty or contain a dot, "
+      "got \"",
+      adapter_name,
+      "\"");
+  const auto sites = module_sites(model);
+  InjectionPlan plan{config, {}};
+  plan.config.target_modules(resolve_targets(model, sites, config));
+
+  const TargetMatcher matcher(plan.config);
+  const PatternTable ranks(config.rank_pattern());
+  const PatternTable alphas(config.alpha_pattern());
+  std::vector<ModuleSite> adapted;
+  bool any_excluded = false, any_unmatched = false;
+  for (const auto& site : sites) {
+    const auto match = matcher.match(site.name);
+    const auto peft_match = matcher.match(site.lora_name());
+    if (match == TargetMatch::kExcluded ||
+        peft_match == TargetMatch::kExcluded) {
+      any_excluded = true;
+    } else if (
+        match == TargetMatch::kTargeted ||
+        peft_match == TargetMatch::kTargeted) {
+      const double r = lookup(ranks, site, static_cast<double>(config.r()));
+      TORCH_CHECK_VALUE(
+          r == std::floor(r),
+          "[get_peft_model] `rank_pattern` must give integers, got ",
+          r,
+          " for module ",
+          site.name);
+      plan.targets.push_back(
+          {site,
+           static_cast<int64_t>(r),
+           lookup(alphas, site, config.lora_alpha())});
+      adapted.push_back(site);
+    } else {
+      any_unmatched = true;
+    }
+  }
+  if (plan.targets.empty()) {
+    refuse_no_match(plan.config, any_excluded, any_unmatched);
+  }
+
+  const auto names = both_names(adapted);
+  if (plan.config.target_modules().is_list()) {
+    auto entries = plan.config.target_modules().list();
+    std::erase_if(entries, [&](const auto& entry) {
+      return std::any_of(names.begin(), names.end(), [&](const auto& name) {
+        return names_module(entry, name);
+      });
+    });
+    warn_unused("target_modules", entries, "matched no adapted module");
+  }
+  const char* ignored =
+      "keys did not match any targeted module and were ignored";
+  warn_unused("rank_pattern", ranks.unused(names), ignored);
+  warn_unused("alpha_pattern", alphas.unused(names), ignored);
+  if (!config.exclude_modules().is_none() && !any_excluded) {
+    TORCH_WARN(
+        "You have passed exclude_modules=",
+        repr(config.exclude_modules()),
+        " but no modules were excluded. Please check that exclude_modules was "
+        "set correctly.");
+  }
+  return plan;
+}
+
+std::vector<std::shared_ptr<LoraLayer>> inject(
+    const InjectionPlan& plan,
+    const std::string& adapter_name,
+    bool autocast_adapter_dtype) {
+  std::vector<std::shared_ptr<LoraLayer>> layers;
+  try {
+    for (const auto& [site, r, lora_alpha] : plan.targets) {
+      auto layer = site.layer
+          ? site.layer
+          : LoraRegistry::global().create(site.name, site.module);
+      layer->update_layer(
+          adapter_name, r, lora_alpha, plan.config, autocast_adapter_dtype);
+      layers.push_back(std::move(layer));
+    }
+  } catch (...) {
+    for (const auto& layer : layers) {
+      layer->delete_adapter(adapter_name);
+    }
+    throw;
+  }
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto& site = plan.targets[i].site;
+    if (!site.layer) {
+      site.parent->replace_module(
+          site.child_name,
+          std::static_pointer_cast<torch::nn::Module>(layers[i]));
+      layers[i]->bind();
+    }
+  }
+  return layers;
+}
+
+std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::string& adapter_name) {
+  const auto plan = plan_injection(model, config, adapter_name);
+  const bool is_first = lora_sites(model).empty();
+  auto layers = inject(plan, adapter_name, /*autocast_adapter_dtype=*/false);
+  if (is_first) {
+    for (auto& parameter : model.parameters()) {
+      parameter.set_requires_grad(false);
+    }
+  }
+  for (const auto& layer : layers) {
+    layer->set_adapter({adapter_name}, config.inference_mode());
+  }
+  return layers;
+}
+
+} // namespace torchlora

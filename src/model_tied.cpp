@@ -1,0 +1,76 @@
+#include <c10/util/Exception.h>
+#include <torch/nn/modules/embedding.h>
+#include <torch/nn/modules/linear.h>
+
+#include <torchlora/nn/pretrained.h>
+
+#include "model_state.h"
+
+namespace torchlora {
+namespace {
+
+struct Owner {
+  std::string name;
+  at::Tensor tensor;
+};
+
+/// Whether the tensors share memory.
+bool overlap(const at::Tensor& a, const at::Tensor& b) {
+  if (!a.defined() || !b.defined() || !a.has_storage() || !b.has_storage() ||
+      a.numel() == 0 || b.numel() == 0 || a.device() != b.device()) {
+    return false;
+  }
+  // The storages of tensors from one mapped file may be one; the bytes are
+  // not.
+  const auto* a_data = static_cast<const char*>(a.const_data_ptr());
+  const auto* b_data = static_cast<const char*>(b.const_data_ptr());
+  return a_data < b_data + b.nbytes() && b_data < a_data + a.nbytes();
+}
+
+/// Every tensor a module may compute with: its parameters, the `weight`
+/// members that were assigned past the registry, and the head.
+std::vector<Owner> owners(torch::nn::Module& model) {
+  std::vector<Owner> result;
+  for (const auto& item : model.named_modules("", /*include_self=*/true)) {
+    const auto prefix = item.key().empty() ? "" : item.key() + ".";
+    for (const auto& parameter :
+         item.value()->named_parameters(/*recurse=*/false)) {
+      result.push_back({prefix + parameter.key(), parameter.value()});
+    }
+    if (const auto* linear = item.value()->as<torch::nn::LinearImpl>()) {
+      result.push_back({prefix + "weight", linear->weight});
+    }
+    if (const auto* table = item.value()->as<torch::nn::EmbeddingImpl>()) {
+      result.push_back({prefix + "weight", table->weight});
+    }
+  }
+  if (auto* causal = dynamic_cast<nn::CausalLM*>(&model)) {
+    result.push_back({"the model's output head", causal->lm_head().weight});
+  }
+  return result;
+}
+
+} // namespace
+
+void check_not_tied(
+    torch::nn::Module& model,
+    const std::vector<ModuleSite>& sites) {
+  const auto all = owners(model);
+  for (const auto& site : sites) {
+    const auto weight = site.layer->base_weight();
+    const auto own = site.name + ".";
+    for (const auto& owner : all) {
+      TORCH_CHECK_VALUE(
+          owner.name.starts_with(own) ||
+              !overlap(owner.tensor, weight.weight()),
+          "[merge_adapter] the weight of \"",
+          site.name,
+          "\" is tied to \"",
+          owner.name,
+          "\", which a merge would change too; give one of them a copy of its "
+          "own first");
+    }
+  }
+}
+
+} // namespace torchlora

@@ -1,0 +1,313 @@
+#include <filesystem>
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <torchlora/lora/layer.h>
+#include <torchlora/model.h>
+
+#include "lora/layer_types.h"
+
+namespace torchlora::test {
+namespace {
+namespace fs = std::filesystem;
+
+using at::Tensor;
+
+/// Every adaptable layer type. A new one joins here.
+using LayerTypes = testing::Types<LinearType, ClippableLinearType>;
+
+/// Makes the update of each layer a tenth of its weight's norm.
+void fill_update(PeftModel& peft, const std::string& adapter = "default") {
+  torch::NoGradGuard no_grad;
+  for (auto& [name, layer] : peft.layers()) {
+    const auto* found = layer->find_adapter(adapter);
+    found->lora_B->weight.normal_();
+    const auto weight = layer->base_weight().weight();
+    found->lora_B->weight.mul_(
+        0.1 * weight.norm() / layer->delta_weight(adapter).norm());
+  }
+}
+
+template <class Type>
+class LoraLayers : public testing::Test {
+ protected:
+  LoraLayers() {
+    torch::manual_seed(7);
+    model_ = std::make_shared<PairImpl<Type>>();
+    x_ = Type::input();
+  }
+  PeftModel adapt(LoraConfig config = LoraConfig(4)) {
+    return get_peft_model(*model_, config.target_modules({"target", "other"}));
+  }
+  Tensor run() {
+    torch::NoGradGuard no_grad;
+    return model_->forward(x_);
+  }
+  double difference(const Tensor& a, const Tensor& b) {
+    return (a - b).abs().max().template item<double>();
+  }
+
+  std::shared_ptr<PairImpl<Type>> model_;
+  Tensor x_;
+};
+TYPED_TEST_SUITE(LoraLayers, LayerTypes);
+
+TYPED_TEST(LoraLayers, AFreshAdapterChangesNothing) {
+  const auto before = this->run();
+  this->adapt();
+  EXPECT_TRUE(torch::equal(this->run(), before));
+}
+
+TYPED_TEST(LoraLayers, InitFalseChangesTheOutput) {
+  const auto before = this->run();
+  this->adapt(LoraConfig(4).init_lora_weights(false));
+  EXPECT_GT(this->difference(this->run(), before), 1e-3);
+}
+
+TYPED_TEST(LoraLayers, MergedEqualsUnmergedAndUnmergeRestores) {
+  auto peft = this->adapt();
+  fill_update(peft);
+  std::vector<Tensor> weights;
+  for (auto& [name, layer] : peft.layers()) {
+    weights.push_back(layer->base_weight().weight().clone());
+  }
+  const auto unmerged = this->run();
+  peft.merge_adapter();
+  EXPECT_LT(this->difference(this->run(), unmerged), 1e-5);
+  peft.unmerge_adapter();
+  size_t i = 0;
+  for (auto& [name, layer] : peft.layers()) {
+    EXPECT_LT(
+        this->difference(layer->base_weight().weight(), weights[i++]), 1e-6);
+  }
+  EXPECT_LT(this->difference(this->run(), unmerged), 1e-5);
+}
+
+TYPED_TEST(LoraLayers, MergedEqualsUnmergedInDouble) {
+  this->model_->to(torch::kDouble);
+  this->x_ = this->x_.to(torch::kDouble);
+  auto peft = this->adapt();
+  fill_update(peft);
+  const auto unmerged = this->run();
+  peft.merge_adapter();
+  EXPECT_LT(this->difference(this->run(), unmerged), 1e-12);
+}
+
+TYPED_TEST(LoraLayers, OnlyTheFactorsTrainAndTheirGradientsAreRight) {
+  this->model_->to(torch::kDouble);
+  this->x_ = this->x_.to(torch::kDouble).requires_grad_();
+  auto peft = this->adapt(LoraConfig(4).use_rslora(true));
+  fill_update(peft);
+  for (const auto& item : this->model_->named_parameters()) {
+    EXPECT_EQ(
+        item.value().requires_grad(),
+        item.key().find("lora_") != std::string::npos)
+        << item.key();
+  }
+  EXPECT_EQ(peft.trainable_parameters().size(), 4U);
+  this->model_->forward(this->x_).square().sum().backward();
+
+  // The same by the dense weight.
+  const auto layer = peft.layers()[0].second;
+  const auto* adapter = layer->find_adapter("default");
+  auto A = adapter->lora_A->weight.detach().clone().requires_grad_();
+  auto B = adapter->lora_B->weight.detach().clone().requires_grad_();
+  EXPECT_DOUBLE_EQ(adapter->scaling, 8 / std::sqrt(4.0));
+  const auto W = layer->base_weight().weight().detach();
+  auto x = this->x_.detach().clone().requires_grad_();
+  const auto with = [&](Tensor weight) {
+    auto base = layer->base_layer();
+    if (auto* clipped = base->template as<nn::ClippableLinearImpl>()) {
+      return clipped->clamp_output(at::linear(clipped->clamp_input(x), weight));
+    }
+    return at::linear(x, weight, base->template as<nn::LinearImpl>()->bias);
+  };
+  auto other = this->model_->other->forward(x);
+  (with(W + adapter->scaling * at::mm(B, A)) - other.sin())
+      .square()
+      .sum()
+      .backward();
+  EXPECT_LT(this->difference(A.grad(), adapter->lora_A->weight.grad()), 1e-10);
+  EXPECT_LT(this->difference(B.grad(), adapter->lora_B->weight.grad()), 1e-10);
+  EXPECT_LT(this->difference(x.grad(), this->x_.grad()), 1e-10);
+  EXPECT_GT(A.grad().abs().max().template item<double>(), 1e-6);
+}
+
+TYPED_TEST(LoraLayers, DropoutActsInTrainingOnlyAndItsBackwardUsesTheSameMask) {
+  this->model_->to(torch::kDouble);
+  this->x_ = this->x_.to(torch::kDouble);
+  auto peft = this->adapt(LoraConfig(4).lora_dropout(0.5));
+  fill_update(peft);
+  this->model_->eval();
+  const auto eval = this->run();
+  EXPECT_TRUE(torch::equal(this->run(), eval));
+  this->model_->train();
+  EXPECT_GT(this->difference(this->run(), eval), 1e-3);
+
+  // d loss / d B by a difference quotient: the draw is repeated by its seed.
+  auto B = peft.layers()[0].second->find_adapter("default")->lora_B->weight;
+  const auto loss = [&] {
+    torch::manual_seed(3);
+    return this->model_->forward(this->x_).square().sum();
+  };
+  loss().backward();
+  const double step = 1e-6;
+  torch::NoGradGuard no_grad;
+  B[0][0] += step;
+  const auto above = loss().template item<double>();
+  B[0][0] -= 2 * step;
+  const auto below = loss().template item<double>();
+  EXPECT_NEAR(
+      B.grad()[0][0].template item<double>(),
+      (above - below) / (2 * step),
+      1e-5);
+}
+
+TYPED_TEST(LoraLayers, DisablingNestsAndSurvivesExceptions) {
+  const auto base = this->run();
+  auto peft = this->adapt();
+  fill_update(peft);
+  const auto adapted = this->run();
+  {
+    auto outer = peft.disable_adapter();
+    EXPECT_TRUE(torch::equal(this->run(), base));
+    try {
+      auto inner = peft.disable_adapter();
+      throw std::runtime_error("out of the block");
+    } catch (const std::runtime_error&) {
+    }
+    EXPECT_TRUE(torch::equal(this->run(), base));
+  }
+  EXPECT_TRUE(torch::equal(this->run(), adapted));
+  peft.merge_adapter();
+  {
+    auto guard = peft.disable_adapter();
+    EXPECT_LT(this->difference(this->run(), base), 1e-5);
+  }
+  EXPECT_LT(this->difference(this->run(), adapted), 1e-5);
+}
+
+TYPED_TEST(LoraLayers, TwoActiveAdaptersAddUpAndMergeTogether) {
+  auto peft = this->adapt();
+  fill_update(peft);
+  peft.add_adapter("second", LoraConfig(2).target_modules({"target", "other"}));
+  EXPECT_EQ(peft.active_adapters(), std::vector<std::string>{"default"});
+  fill_update(peft, "second");
+  const auto first = this->run();
+  peft.set_adapter("second");
+  const auto second = this->run();
+  EXPECT_GT(this->difference(first, second), 1e-3);
+  peft.set_adapter(std::vector<std::string>{"default", "second"});
+  const auto both = this->run();
+  peft.merge_adapter();
+  EXPECT_LT(this->difference(this->run(), both), 1e-5);
+  peft.unmerge_adapter();
+  peft.delete_adapter("second");
+  EXPECT_LT(this->difference(this->run(), first), 1e-5);
+  EXPECT_THROW(peft.delete_adapter("second"), c10::ValueError);
+}
+
+TYPED_TEST(LoraLayers, MergeAndUnloadLeavesAPlainModel) {
+  std::vector<std::string> names;
+  for (const auto& item : this->model_->named_modules()) {
+    names.push_back(item.key());
+  }
+  auto peft = this->adapt();
+  fill_update(peft);
+  const auto adapted = this->run();
+  peft.merge_and_unload(/*safe_merge=*/true);
+  EXPECT_LT(this->difference(this->run(), adapted), 1e-5);
+  std::vector<std::string> after;
+  for (const auto& item : this->model_->named_modules()) {
+    after.push_back(item.key());
+  }
+  EXPECT_EQ(after, names);
+}
+
+TYPED_TEST(LoraLayers, UnloadRestoresTheBaseExactly) {
+  const auto base = this->run();
+  auto peft = this->adapt();
+  fill_update(peft);
+  peft.unload();
+  EXPECT_TRUE(torch::equal(this->run(), base));
+}
+
+TYPED_TEST(LoraLayers, ASafeMergeOfABrokenAdapterWritesNothing) {
+  auto peft = this->adapt();
+  fill_update(peft);
+  const auto layers = peft.layers();
+  const auto first = layers[0].second->base_weight().weight().clone();
+  torch::NoGradGuard no_grad;
+  layers[1].second->find_adapter("default")->lora_B->weight[0][0] = NAN;
+  EXPECT_THROW(peft.merge_adapter(/*safe_merge=*/true), c10::Error);
+  EXPECT_TRUE(torch::equal(layers[0].second->base_weight().weight(), first));
+  EXPECT_FALSE(layers[0].second->merged());
+}
+
+TYPED_TEST(LoraLayers, SaveAndLoadIsBitExact) {
+  auto peft = this->adapt(LoraConfig(4).lora_alpha(12));
+  fill_update(peft);
+  const auto adapted = this->run();
+  const auto folder = fs::path(testing::TempDir()) / "lora_layers_adapter";
+  fs::remove_all(folder);
+  peft.save_pretrained(folder);
+  const auto saved = peft.state_dict();
+  peft.unload();
+  auto loaded = PeftModel::from_pretrained(*this->model_, folder);
+  for (const auto& item : loaded.state_dict()) {
+    EXPECT_TRUE(torch::equal(item.value(), saved[item.key()]));
+    EXPECT_FALSE(item.value().requires_grad());
+  }
+  EXPECT_FALSE(this->model_->is_training());
+  EXPECT_TRUE(torch::equal(this->run(), adapted));
+}
+
+TYPED_TEST(LoraLayers, ABf16BaseHasFp32FactorsAndBf16Output) {
+  this->model_->to(torch::kBFloat16);
+  this->x_ = this->x_.to(torch::kBFloat16);
+  auto peft = this->adapt();
+  fill_update(peft);
+  for (const auto& parameter : peft.trainable_parameters()) {
+    EXPECT_EQ(parameter.scalar_type(), torch::kFloat);
+    if (parameter.size(0) == 4) { // A was rounded to the base's dtype
+      EXPECT_TRUE(torch::equal(
+          parameter, parameter.to(torch::kBFloat16).to(torch::kFloat)));
+    }
+  }
+  const auto output = this->run();
+  EXPECT_EQ(output.scalar_type(), torch::kBFloat16);
+  peft.merge_adapter();
+  EXPECT_LT(
+      this->difference(this->run().to(torch::kFloat), output.to(torch::kFloat)),
+      0.03);
+}
+
+TYPED_TEST(LoraLayers, MovingTheModelMovesTheAdapterAndKeepsItAttached) {
+  auto peft = this->adapt();
+  fill_update(peft);
+  const auto before = this->run();
+  this->model_->to(torch::kDouble);
+  this->x_ = this->x_.to(torch::kDouble);
+  EXPECT_LT(this->difference(this->run(), before.to(torch::kDouble)), 1e-5);
+}
+
+TYPED_TEST(LoraLayers, AnAdaptedModelDoesNotClone) {
+  auto peft = this->adapt();
+  EXPECT_THROW(peft.layers()[0].second->clone(), c10::Error);
+}
+
+TYPED_TEST(LoraLayers, NamesAreThoseOfPeft) {
+  this->adapt();
+  const auto parameters = this->model_->named_parameters();
+  EXPECT_TRUE(parameters.contains("block.other.lora_A.default.weight"));
+  EXPECT_TRUE(parameters.contains("block.other.lora_B.default.weight"));
+  bool has_base = false;
+  for (const auto& item : parameters) {
+    has_base |= item.key().rfind("block.other.base_layer.", 0) == 0;
+  }
+  EXPECT_TRUE(has_base);
+}
+
+} // namespace
+} // namespace torchlora::test
