@@ -9,55 +9,63 @@
 
 namespace torchlora::gemma4 {
 
+/// Rotary position embedding of one kind of attention layer.
 struct RopeParameters {
   double rope_theta = 10000;
-  /// "default" or "proportional".
+  /// "default", or "proportional": only the first
+  /// `partial_rotary_factor` of the frequencies rotate.
   std::string rope_type = "default";
   double partial_rotary_factor = 1;
+  /// Divides the frequencies.
   double factor = 1;
 };
 
-/// `text_config` of a Gemma 4 config.json, both dialects resolved: head_dim
-/// and num_key_value_heads are given for each layer.
-struct TORCHLORA_API TextConfig {
-  int64_t vocab_size = 0;
-  int64_t hidden_size = 0;
-  int64_t intermediate_size = 0;
-  int64_t num_hidden_layers = 0;
-  int64_t num_attention_heads = 0;
-  double rms_norm_eps = 1e-6;
-  double final_logit_softcapping = 0;
-  int64_t sliding_window = 0;
-  int64_t num_kv_shared_layers = 0;
-  int64_t hidden_size_per_layer_input = 0;
-  int64_t vocab_size_per_layer_input = 0;
-  bool use_double_wide_mlp = false;
-  bool attention_k_eq_v = false;
-  int64_t pad_token_id = 0;
-  RopeParameters sliding_rope, full_rope;
-
+/// `text_config` of a Gemma 4 config.json, both dialects resolved: what
+/// differs between layers is given for each layer.
+struct TextConfig {
   struct Layer {
     bool is_sliding = true;
     int64_t head_dim = 0;
     int64_t num_key_value_heads = 0;
     int64_t intermediate_size = 0;
-    /// Layer whose keys and values this one reads; -1: its own.
+    /// The layer whose keys and values this one reads; -1: it has its own.
     int64_t kv_source = -1;
-    /// The value is the key projection (no v_proj).
+    /// The value is the key projection: there is no v_proj.
     bool k_eq_v = false;
   };
+
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t num_attention_heads = 0;
+  double rms_norm_eps = 1e-6;
+  /// 0: no soft-capping.
+  double final_logit_softcapping = 0;
+  int64_t sliding_window = 0;
+  /// 0: no per-layer inputs.
+  int64_t hidden_size_per_layer_input = 0;
+  int64_t vocab_size_per_layer_input = 0;
+  int64_t pad_token_id = 0;
+  RopeParameters sliding_rope, full_rope;
   std::vector<Layer> layers;
 };
 
 struct TORCHLORA_API Config {
-  /// "gemma4" (conditional) or "gemma4_text" (causal).
+  /// "gemma4" (text, vision and audio) or "gemma4_text".
   std::string model_type;
+  /// "Gemma4ForConditionalGeneration" or "Gemma4ForCausalLM".
   std::string architecture;
   TextConfig text_config;
-  bool has_vision = false, has_audio = false;
+  /// Tokens that stand for images, sound and video; without features they
+  /// are embedded as padding.
+  std::vector<int64_t> placeholder_token_ids;
 
-  /// Reads `directory`/config.json. DataError names the key that is missing,
-  /// of the wrong type or not supported (mixture of experts, for now).
+  bool is_conditional() const {
+    return model_type == "gemma4";
+  }
+
+  /// Reads `directory`/config.json, as the hub has it or as transformers
+  /// saves it again. DataError names the key that is missing, of the wrong
+  /// type or that asks for what is not supported.
   static Config from_pretrained(const std::filesystem::path& directory);
 };
 

@@ -1,0 +1,51 @@
+#include <torchlora/models/gemma4/model.h>
+
+#include <torch/types.h>
+
+#include <torchlora/nn/compute.h>
+
+namespace torchlora::gemma4 {
+
+Gemma4ForCausalLMImpl::Gemma4ForCausalLMImpl(
+    const TensorSource& source,
+    Config config,
+    std::string name_or_path,
+    std::vector<std::string> unloaded_modules)
+    : config_(std::move(config)),
+      name_or_path_(std::move(name_or_path)),
+      unloaded_modules_(std::move(unloaded_modules)) {
+  if (config_.is_conditional()) {
+    auto model =
+        register_module("model", std::make_shared<torch::nn::Module>("model"));
+    language_model_ = model->register_module(
+        "language_model",
+        TextModel(source["model"]["language_model"], config_));
+  } else {
+    language_model_ =
+        register_module("model", TextModel(source["model"], config_));
+  }
+}
+
+at::Tensor Gemma4ForCausalLMImpl::hidden_states(
+    const at::Tensor& input_ids,
+    const at::Tensor& attention_mask) {
+  return language_model_(input_ids, attention_mask);
+}
+
+nn::LmHead Gemma4ForCausalLMImpl::lm_head() const {
+  return {
+      language_model_->embed_tokens->weight,
+      config_.text_config.final_logit_softcapping};
+}
+
+at::Tensor Gemma4ForCausalLMImpl::forward(
+    const at::Tensor& input_ids,
+    const at::Tensor& attention_mask) {
+  const auto head = lm_head();
+  const auto logits =
+      nn::linear(hidden_states(input_ids, attention_mask), head.weight);
+  const auto cap = head.final_logit_softcapping;
+  return cap > 0 ? at::tanh(logits / cap) * cap : logits;
+}
+
+} // namespace torchlora::gemma4

@@ -1,0 +1,151 @@
+#include "tokenizer/bpe.h"
+
+#include <cstdio>
+#include <queue>
+#include <tuple>
+
+#include <torchlora/error.h>
+
+#include "tokenizer/unicode.h"
+
+namespace torchlora::detail {
+
+namespace {
+
+constexpr int32_t kNone = -1;
+
+uint64_t pair_key(uint32_t left, uint32_t right) {
+  return (static_cast<uint64_t>(left) << 32) | right;
+}
+
+} // namespace
+
+Bpe::Bpe(
+    std::unordered_map<std::string, int64_t> vocab,
+    const std::vector<std::pair<std::string, std::string>>& merges,
+    Options options)
+    : vocab_(std::move(vocab)),
+      byte_ids_(256, kNone),
+      fuse_unk_(options.fuse_unk) {
+  const auto id_of = [&](const std::string& token) {
+    const auto found = vocab_.find(token);
+    TORCHLORA_CHECK_DATA(
+        found != vocab_.end(),
+        "[tokenizer] the token \"",
+        token,
+        "\" of a merge is not in the vocabulary");
+    return static_cast<uint32_t>(found->second);
+  };
+  merges_.reserve(merges.size());
+  for (uint32_t rank = 0; rank < merges.size(); ++rank) {
+    const auto& [left, right] = merges[rank];
+    merges_.emplace(
+        pair_key(id_of(left), id_of(right)), Merge{rank, id_of(left + right)});
+  }
+  if (options.byte_fallback) {
+    for (unsigned byte = 0; byte < 256; ++byte) {
+      char name[8];
+      std::snprintf(name, sizeof(name), "<0x%02X>", byte);
+      const auto found = vocab_.find(name);
+      byte_ids_[byte] = found == vocab_.end() ? kNone : found->second;
+    }
+  }
+  if (!options.unk_token.empty()) {
+    unk_id_ = id_of(options.unk_token);
+  }
+}
+
+const Bpe::Merge* Bpe::find_merge(uint32_t left, uint32_t right) const {
+  const auto found = merges_.find(pair_key(left, right));
+  return found == merges_.end() ? nullptr : &found->second;
+}
+
+std::vector<uint32_t> Bpe::initial_symbols(std::string_view word) const {
+  std::vector<uint32_t> symbols;
+  symbols.reserve(word.size());
+  bool last_is_unk = false;
+  std::string character;
+  for (size_t i = 0; i < word.size();) {
+    const auto length = utf8_length(word, i);
+    character.assign(word, i, length);
+    i += length;
+    const auto found = vocab_.find(character);
+    if (found != vocab_.end()) {
+      symbols.push_back(static_cast<uint32_t>(found->second));
+      last_is_unk = false;
+      continue;
+    }
+    bool has_bytes = true;
+    for (const auto c : character) {
+      has_bytes &= byte_ids_[static_cast<unsigned char>(c)] != kNone;
+    }
+    if (has_bytes) {
+      for (const auto c : character) {
+        symbols.push_back(
+            static_cast<uint32_t>(byte_ids_[static_cast<unsigned char>(c)]));
+      }
+      last_is_unk = false;
+    } else if (unk_id_ != kNone && !(fuse_unk_ && last_is_unk)) {
+      symbols.push_back(static_cast<uint32_t>(unk_id_));
+      last_is_unk = true;
+    }
+  }
+  return symbols;
+}
+
+void Bpe::encode(std::string_view word, std::vector<int64_t>& ids) const {
+  auto symbols = initial_symbols(word);
+  const auto count = static_cast<int32_t>(symbols.size());
+  std::vector<int32_t> previous(symbols.size()), next(symbols.size());
+  for (int32_t i = 0; i < count; ++i) {
+    previous[i] = i - 1;
+    next[i] = i + 1 < count ? i + 1 : kNone;
+  }
+  constexpr auto kMerged = UINT32_MAX;
+
+  using Candidate = std::tuple<uint32_t, int32_t>; // rank, position
+  std::vector<Candidate> heap_storage;
+  const auto candidate = [&](int32_t i) -> const Merge* {
+    return i != kNone && next[i] != kNone
+        ? find_merge(symbols[i], symbols[next[i]])
+        : nullptr;
+  };
+  for (int32_t i = 0; i < count; ++i) {
+    if (const auto* merge = candidate(i)) {
+      heap_storage.emplace_back(merge->rank, i);
+    }
+  }
+  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> heap(
+      std::greater<>(), std::move(heap_storage));
+
+  while (!heap.empty()) {
+    const auto [rank, i] = heap.top();
+    heap.pop();
+    if (symbols[i] == kMerged) {
+      continue;
+    }
+    const auto* merge = candidate(i);
+    if (!merge || merge->rank != rank) {
+      continue;
+    }
+    const auto right = next[i];
+    symbols[i] = merge->id;
+    symbols[right] = kMerged;
+    next[i] = next[right];
+    if (next[i] != kNone) {
+      previous[next[i]] = i;
+    }
+    for (const auto changed : {previous[i], i}) {
+      if (const auto* following = candidate(changed)) {
+        heap.emplace(following->rank, changed);
+      }
+    }
+  }
+  for (const auto symbol : symbols) {
+    if (symbol != kMerged) {
+      ids.push_back(symbol);
+    }
+  }
+}
+
+} // namespace torchlora::detail

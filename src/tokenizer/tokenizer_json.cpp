@@ -1,0 +1,260 @@
+#include "tokenizer/tokenizer_json.h"
+
+#include <nlohmann/json.hpp>
+
+#include <torchlora/error.h>
+#include <torchlora/io/atomic_file.h>
+
+namespace torchlora::detail {
+using nlohmann::json;
+
+namespace {
+
+json parse(const std::filesystem::path& path) {
+  try {
+    return json::parse(io::read_file(path));
+  } catch (const json::exception& e) {
+    TORCHLORA_CHECK_DATA(
+        false, "[tokenizer] ", path.string(), " is not JSON: ", e.what());
+  }
+}
+
+/// A part of the file with the name by which messages call it.
+struct Part {
+  const json& value;
+  std::string name;
+
+  [[noreturn]] void refuse(const std::string& what) const {
+    TORCHLORA_CHECK_DATA(false, "[tokenizer] ", name, ": ", what);
+  }
+  bool has(const char* key) const {
+    return value.is_object() && value.contains(key) && !value[key].is_null();
+  }
+  Part operator[](const char* key) const {
+    if (!has(key)) {
+      refuse(std::string("the key \"") + key + "\" is missing");
+    }
+    return {value[key], name + "." + key};
+  }
+  template <class T>
+  T as() const {
+    try {
+      return value.get<T>();
+    } catch (const json::exception&) {
+      refuse("has the wrong type, found " + value.dump().substr(0, 80));
+    }
+  }
+  template <class T>
+  T get(const char* key, T otherwise) const {
+    return has(key) ? (*this)[key].as<T>() : otherwise;
+  }
+  /// An option that must have this value, or not be there.
+  void require(const char* key, const json& supported) const {
+    if (has(key) && value[key] != supported) {
+      refuse(
+          std::string("the option ") + key + " = " + value[key].dump() +
+          " is not supported, only " + supported.dump() + " is");
+    }
+  }
+  std::string type() const {
+    return (*this)["type"].as<std::string>();
+  }
+  [[noreturn]] void refuse_type(const char* supported) const {
+    refuse("\"" + type() + "\" is not supported, only " + supported);
+  }
+  std::vector<Part> items() const {
+    if (!value.is_array()) {
+      refuse("must be a list");
+    }
+    std::vector<Part> parts;
+    for (size_t i = 0; i < value.size(); ++i) {
+      parts.push_back({value[i], name + "[" + std::to_string(i) + "]"});
+    }
+    return parts;
+  }
+};
+
+Replacement read_replacement(const Part& part) {
+  Replacement replacement{
+      part["pattern"]["String"].as<std::string>(),
+      part["content"].as<std::string>()};
+  if (replacement.from.empty()) {
+    part.refuse("the pattern is empty");
+  }
+  return replacement;
+}
+
+void read_normalizer(const Part& part, std::vector<Replacement>& steps) {
+  if (part.type() == "Sequence") {
+    for (const auto& item : part["normalizers"].items()) {
+      read_normalizer(item, steps);
+    }
+  } else if (part.type() == "Replace") {
+    steps.push_back(read_replacement(part));
+  } else {
+    part.refuse_type("Replace and Sequence are");
+  }
+}
+
+std::string read_pre_tokenizer(const Part& part) {
+  if (part.type() != "Split") {
+    part.refuse_type("Split is");
+  }
+  part.require("behavior", "MergedWithPrevious");
+  part.require("invert", false);
+  return part["pattern"]["String"].as<std::string>();
+}
+
+void read_decoder(const Part& part, std::vector<DecodeStep>& steps) {
+  const auto type = part.type();
+  if (type == "Sequence") {
+    for (const auto& item : part["decoders"].items()) {
+      read_decoder(item, steps);
+    }
+  } else if (type == "Replace") {
+    steps.push_back({DecodeStep::kReplace, read_replacement(part)});
+  } else if (type == "ByteFallback") {
+    steps.push_back({DecodeStep::kByteFallback, {}});
+  } else if (type == "Fuse") {
+    steps.push_back({DecodeStep::kFuse, {}});
+  } else {
+    part.refuse_type("Replace, ByteFallback, Fuse and Sequence are");
+  }
+}
+
+/// Tokens that the template puts before and behind the text.
+void read_post_processor(const Part& part, TokenizerJson& tokenizer) {
+  if (part.type() != "TemplateProcessing") {
+    part.refuse_type("TemplateProcessing is");
+  }
+  bool is_behind = false;
+  for (const auto& item : part["single"].items()) {
+    if (item.has("Sequence")) {
+      is_behind = true;
+      continue;
+    }
+    const auto token = item["SpecialToken"]["id"].as<std::string>();
+    auto& ids = is_behind ? tokenizer.suffix_ids : tokenizer.prefix_ids;
+    for (const auto& id :
+         part["special_tokens"][token.c_str()]["ids"].items()) {
+      ids.push_back(id.as<int64_t>());
+    }
+  }
+}
+
+Bpe read_model(const Part& part) {
+  if (part.type() != "BPE") {
+    part.refuse_type("BPE is");
+  }
+  for (const auto* key :
+       {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
+    if (part.has(key) && part.value[key] != "") {
+      part.refuse(
+          std::string("the option ") + key + " = " + part.value[key].dump() +
+          " is not supported");
+    }
+  }
+  part.require("ignore_merges", false);
+  std::unordered_map<std::string, int64_t> vocab;
+  const auto entries = part["vocab"];
+  if (!entries.value.is_object()) {
+    entries.refuse("must be an object");
+  }
+  vocab.reserve(entries.value.size());
+  for (const auto& [token, id] : entries.value.items()) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() >= UINT32_MAX) {
+      entries.refuse("the id of \"" + token + "\" is " + id.dump());
+    }
+    vocab.emplace(token, id.get<int64_t>());
+  }
+  std::vector<std::pair<std::string, std::string>> merges;
+  const auto list = part["merges"];
+  if (!list.value.is_array()) {
+    list.refuse("must be a list");
+  }
+  merges.reserve(list.value.size());
+  for (const auto& merge : list.value) {
+    if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+        merge[1].is_string()) {
+      merges.emplace_back(
+          merge[0].get<std::string>(), merge[1].get<std::string>());
+      continue;
+    }
+    const auto text = merge.is_string() ? merge.get<std::string>() : "";
+    const auto space = text.find(' ');
+    if (space == std::string::npos || space != text.rfind(' ')) {
+      list.refuse("expected a pair of tokens, found " + merge.dump());
+    }
+    merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+  }
+  return Bpe(
+      std::move(vocab),
+      merges,
+      {part.get<std::string>("unk_token", ""),
+       part.get<bool>("fuse_unk", false),
+       part.get<bool>("byte_fallback", false)});
+}
+
+void read_added_token(const Part& part, TokenizerJson& tokenizer) {
+  for (const auto* key : {"single_word", "lstrip", "rstrip", "normalized"}) {
+    part.require(key, false);
+  }
+  const auto content = part["content"].as<std::string>();
+  const auto id = part["id"].as<int64_t>();
+  if (content.empty() || id < 0) {
+    part.refuse("a token needs a content and an id that is not negative");
+  }
+  tokenizer.added_tokens.insert(content, id);
+  tokenizer.added_ids[content] = id;
+  if (part.get<bool>("special", false)) {
+    tokenizer.special_ids.insert(id);
+  }
+}
+
+} // namespace
+
+TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
+  const auto parsed = parse(path);
+  const Part root{parsed, path.string()};
+  TokenizerJson tokenizer{
+      read_model(root["model"]), {}, {}, {}, {}, {}, {}, {}, {}};
+  if (root.has("added_tokens")) {
+    for (const auto& item : root["added_tokens"].items()) {
+      read_added_token(item, tokenizer);
+    }
+  }
+  if (root.has("normalizer")) {
+    read_normalizer(root["normalizer"], tokenizer.normalizer);
+  }
+  if (root.has("pre_tokenizer")) {
+    tokenizer.split_behind = read_pre_tokenizer(root["pre_tokenizer"]);
+  }
+  if (root.has("post_processor")) {
+    read_post_processor(root["post_processor"], tokenizer);
+  }
+  if (root.has("decoder")) {
+    read_decoder(root["decoder"], tokenizer.decoder);
+  }
+  return tokenizer;
+}
+
+std::map<std::string, std::string> read_special_tokens(
+    const std::filesystem::path& tokenizer_config) {
+  std::map<std::string, std::string> tokens;
+  std::error_code error;
+  if (!std::filesystem::exists(tokenizer_config, error)) {
+    return tokens;
+  }
+  const auto parsed = parse(tokenizer_config);
+  const Part root{parsed, tokenizer_config.string()};
+  for (const auto* name : {"bos_token", "eos_token", "pad_token"}) {
+    if (root.has(name)) {
+      const auto part = root[name];
+      tokens[name] = part.value.is_object() ? part["content"].as<std::string>()
+                                            : part.as<std::string>();
+    }
+  }
+  return tokens;
+}
+
+} // namespace torchlora::detail

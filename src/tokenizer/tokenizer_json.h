@@ -1,0 +1,46 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tokenizer/added_tokens.h"
+#include "tokenizer/bpe.h"
+
+namespace torchlora::detail {
+
+struct Replacement {
+  std::string from, to;
+};
+
+/// One step of the decoder.
+struct DecodeStep {
+  enum Kind { kReplace, kByteFallback, kFuse } kind;
+  Replacement replacement;
+};
+
+/// A tokenizer.json, taken apart.
+struct TokenizerJson {
+  Bpe bpe;
+  AddedTokens added_tokens;
+  std::map<std::string, int64_t> added_ids;
+  std::set<int64_t> special_ids;
+  std::vector<Replacement> normalizer;
+  /// A word ends behind each of these; empty: the text is one word.
+  std::string split_behind;
+  std::vector<int64_t> prefix_ids, suffix_ids;
+  std::vector<DecodeStep> decoder;
+};
+
+/// DataError names the component or the option that is not implemented.
+TokenizerJson read_tokenizer_json(const std::filesystem::path& path);
+
+/// `name` ("bos_token" …) of a tokenizer_config.json, a string or an object
+/// with `content`; empty if the file or the name is not there.
+std::map<std::string, std::string> read_special_tokens(
+    const std::filesystem::path& tokenizer_config);
+
+} // namespace torchlora::detail

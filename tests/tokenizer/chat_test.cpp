@@ -1,0 +1,67 @@
+#include <fstream>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <torchlora/error.h>
+#include <torchlora/tokenizer/chat.h>
+#include <torchlora/tokenizer/tokenizer.h>
+
+namespace torchlora {
+namespace {
+
+const std::string kFolder = std::string(TORCHLORA_TEST_DATA) + "/tokenizer";
+
+/// The cases of text alone: no tools, no thinking, no media, content as one
+/// string.
+bool is_text_case(const nlohmann::json& c) {
+  for (const auto& [key, value] : c["kwargs"].items()) {
+    if (key != "add_generation_prompt") {
+      return false;
+    }
+  }
+  for (const auto& message : c["messages"]) {
+    if (message.size() != 2 || !message["content"].is_string()) {
+      return false;
+    }
+  }
+  return true;
+}
+
+TEST(ChatTemplate, EqualsTheReferenceInEveryTextCase) {
+  const auto tokenizer = Tokenizer::from_pretrained(kFolder);
+  int compared = 0;
+  for (const auto* name : {"/chat_cases.json", "/chat_text_cases.json"}) {
+    nlohmann::json cases;
+    std::ifstream(kFolder + name) >> cases;
+    for (const auto& c : cases) {
+      if (!is_text_case(c)) {
+        continue;
+      }
+      std::vector<ChatMessage> messages;
+      for (const auto& message : c["messages"]) {
+        messages.push_back({message["role"], message["content"]});
+      }
+      const auto text = apply_chat_template(
+          messages, c["kwargs"].value("add_generation_prompt", false));
+      EXPECT_EQ(text, c["text"].get<std::string>());
+      EXPECT_EQ(
+          tokenizer.encode(text, /*add_special_tokens=*/false),
+          c["ids"].get<std::vector<int64_t>>());
+      ++compared;
+    }
+  }
+  EXPECT_GE(compared, 20);
+}
+
+TEST(ChatTemplate, RefusesOtherRolesByName) {
+  try {
+    apply_chat_template({{"user", "Hi"}, {"tool", "rain"}});
+    ADD_FAILURE();
+  } catch (const DataError& e) {
+    EXPECT_NE(std::string(e.what()).find("\"tool\""), std::string::npos);
+  }
+}
+
+} // namespace
+} // namespace torchlora
