@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+#include <torchlora/export.h>
+#include <torchlora/train/state.h>
+
+namespace torchlora::train {
+
+class Trainer;
+
+/// What a program sees of a running trainer: progress bars, other logs,
+/// access to the gradients. transformers' `TrainerCallback`; called in the
+/// order in which the callbacks were added. `trainer.state()` is up to date
+/// in every call.
+class TORCHLORA_API TrainerCallback {
+ public:
+  virtual ~TrainerCallback() = default;
+
+  virtual void on_train_begin(Trainer& /*trainer*/) {}
+  /// A micro-batch is done: number `micro_step` (from 1) of the
+  /// `num_micro_steps` of this step.
+  virtual void on_substep_end(
+      Trainer& /*trainer*/,
+      int64_t /*micro_step*/,
+      int64_t /*num_micro_steps*/) {}
+  /// The gradients of step `state().global_step` + 1 are whole and not yet
+  /// clipped.
+  virtual void on_pre_optimizer_step(Trainer& /*trainer*/) {}
+  virtual void on_step_end(Trainer& /*trainer*/) {}
+  virtual void on_log(Trainer& /*trainer*/, const LogRecord& /*record*/) {}
+  /// An evaluation has done `batch` (from 1) of `num_batches`.
+  virtual void on_prediction_step(
+      Trainer& /*trainer*/,
+      int64_t /*batch*/,
+      int64_t /*num_batches*/) {}
+  virtual void on_evaluate(Trainer& /*trainer*/, const LogRecord& /*record*/) {}
+  /// A checkpoint is whole on disk.
+  virtual void on_save(
+      Trainer& /*trainer*/,
+      const std::filesystem::path& /*directory*/) {}
+  virtual void on_train_end(Trainer& /*trainer*/) {}
+};
+
+/// Writes the gradients of one step (from 1), before clipping, under the
+/// names of PEFT's adapter file to `directory`/grads_step<step>.safetensors:
+/// for comparison with a run of TRL.
+TORCHLORA_API std::shared_ptr<TrainerCallback> dump_gradients(
+    std::filesystem::path directory,
+    int64_t step);
+
+} // namespace torchlora::train

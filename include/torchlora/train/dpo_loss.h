@@ -1,0 +1,40 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <torchlora/export.h>
+
+namespace torchlora::train {
+
+/// What a DPO loss may look at; all tensors [B] (a pair each) and fp32.
+struct DpoLossInput {
+  /// Summed log-probabilities of the completions under policy and reference.
+  at::Tensor chosen_logps, rejected_logps;
+  at::Tensor ref_chosen_logps, ref_rejected_logps;
+  double beta;
+
+  at::Tensor chosen_logratios() const {
+    return chosen_logps - ref_chosen_logps;
+  }
+  at::Tensor rejected_logratios() const {
+    return rejected_logps - ref_rejected_logps;
+  }
+};
+
+/// The loss of each pair, [B].
+using DpoLoss = at::Tensor (*)(const DpoLossInput& input);
+
+/// TRL's loss of this name. ValueError lists the names there are.
+TORCHLORA_API DpoLoss find_dpo_loss(const std::string& loss_type);
+
+TORCHLORA_API std::vector<std::string> dpo_loss_types();
+
+/// "sigmoid": −log σ(β (chosen − rejected log-ratio)), Rafailov et al. 2023,
+/// eq. 7.
+TORCHLORA_API at::Tensor sigmoid_dpo_loss(const DpoLossInput& input);
+
+} // namespace torchlora::train

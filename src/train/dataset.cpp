@@ -1,0 +1,319 @@
+#include <torchlora/train/dataset.h>
+
+#include <algorithm>
+#include <optional>
+
+#include <nlohmann/json.hpp>
+
+#include <torchlora/error.h>
+#include <torchlora/io/atomic_file.h>
+
+#include "tokenizer/unicode.h"
+
+namespace torchlora::train {
+using nlohmann::json;
+
+namespace {
+
+/// Columns and keys of messages that would change the text, if they were
+/// implemented.
+constexpr const char* kRefusedColumns[] = {
+    "tools",
+    "chat_template_kwargs",
+    "image",
+    "images"};
+constexpr const char* kRefusedKeys[] = {
+    "tool_calls",
+    "tool_responses",
+    "reasoning",
+    "reasoning_content"};
+
+bool has(const json& object, const char* key) {
+  return object.contains(key) && !object[key].is_null();
+}
+
+/// What the first row has and every other must have.
+struct Format {
+  bool is_conversational;
+  bool has_prompt;
+};
+
+/// One row of the file.
+class Row {
+ public:
+  Row(const json& object, std::string source)
+      : object_(object), source_(std::move(source)) {
+    TORCHLORA_CHECK_DATA(
+        object.is_object(),
+        where(),
+        "a row should be a JSON object, found ",
+        object.type_name());
+    for (const auto* column : kRefusedColumns) {
+      TORCHLORA_CHECK_DATA(
+          !has(object, column) || object[column].empty(),
+          where(),
+          "the column `",
+          column,
+          "` is not supported; remove it");
+    }
+  }
+
+  Format format() const {
+    require("chosen");
+    return {object_["chosen"].is_array(), has(object_, "prompt")};
+  }
+
+  PreferenceExample example(const Format& format) const {
+    TORCHLORA_CHECK_DATA(
+        format.has_prompt || !has(object_, "prompt"),
+        where(),
+        "the row has a `prompt` and the first row has none; all rows must "
+        "be alike");
+    PreferenceExample example{
+        format.has_prompt ? text("prompt", format) : Text(),
+        text("chosen", format),
+        text("rejected", format),
+        source_};
+    if (!format.has_prompt) {
+      extract_prompt(example);
+    }
+    return example;
+  }
+
+ private:
+  std::string where() const {
+    return "[load_preference_dataset] " + source_ + ": ";
+  }
+
+  void require(const char* field) const {
+    TORCHLORA_CHECK_DATA(
+        has(object_, field),
+        where(),
+        "the row has no `",
+        field,
+        "`; a preference row has `prompt`, `chosen` and `rejected`, or "
+        "`chosen` and `rejected` that begin alike");
+  }
+
+  Text text(const char* field, const Format& format) const {
+    require(field);
+    const auto& value = object_[field];
+    TORCHLORA_CHECK_DATA(
+        value.is_string() || value.is_array(),
+        where(),
+        "`",
+        field,
+        "` should be a string or a list of messages, found ",
+        value.type_name());
+    TORCHLORA_CHECK_DATA(
+        value.is_array() == format.is_conversational,
+        where(),
+        "`",
+        field,
+        "` should be ",
+        format.is_conversational ? "a list of messages" : "a string",
+        " like `chosen` of the first row, found ",
+        format.is_conversational ? "a string" : "a list",
+        "; leave out `prompt` if `chosen` and `rejected` hold the whole "
+        "conversation");
+    return value.is_string() ? Text(value.get<std::string>())
+                             : Text(messages(field));
+  }
+
+  std::vector<ChatMessage> messages(const char* field) const {
+    const auto& list = object_[field];
+    TORCHLORA_CHECK_DATA(
+        !list.empty(), where(), "`", field, "` is a list without messages");
+    std::vector<ChatMessage> result;
+    for (size_t i = 0; i < list.size(); ++i) {
+      const auto name = std::string(field) + "[" + std::to_string(i) + "]";
+      const auto& message = list[i];
+      TORCHLORA_CHECK_DATA(
+          message.is_object() && has(message, "role") &&
+              message["role"].is_string() && has(message, "content"),
+          where(),
+          "`",
+          name,
+          "` should be a message {\"role\": …, \"content\": …}");
+      for (const auto* key : kRefusedKeys) {
+        TORCHLORA_CHECK_DATA(
+            !has(message, key) || message[key].empty(),
+            where(),
+            "`",
+            name,
+            ".",
+            key,
+            "` is not supported; remove it");
+      }
+      result.push_back(
+          {message["role"].get<std::string>(),
+           content(message["content"], name + ".content")});
+    }
+    return result;
+  }
+
+  std::string content(const json& value, const std::string& name) const {
+    if (value.is_string()) {
+      return value.get<std::string>();
+    }
+    TORCHLORA_CHECK_DATA(
+        value.is_array(),
+        where(),
+        "`",
+        name,
+        "` should be a string or a list of parts, found ",
+        value.type_name());
+    std::string joined;
+    for (const auto& part : value) {
+      TORCHLORA_CHECK_DATA(
+          part.is_object() && has(part, "type") && part["type"].is_string(),
+          where(),
+          "`",
+          name,
+          "` should have parts {\"type\": \"text\", \"text\": …}");
+      const auto& type = part["type"].get_ref<const std::string&>();
+      TORCHLORA_CHECK_DATA(
+          type == "text",
+          where(),
+          "`",
+          name,
+          "` has a part of type \"",
+          type,
+          "\", which is not supported; only text is");
+      TORCHLORA_CHECK_DATA(
+          has(part, "text") && part["text"].is_string(),
+          where(),
+          "`",
+          name,
+          "` has a text part without `text`");
+      // As the template prints parts: each without the space around it.
+      joined += detail::strip(part["text"].get_ref<const std::string&>());
+    }
+    return joined;
+  }
+
+  const json& object_;
+  std::string source_;
+};
+
+json parse_row(std::string_view line, const std::string& source) {
+  try {
+    return json::parse(line);
+  } catch (const json::parse_error& error) {
+    const std::string_view what = error.what();
+    TORCHLORA_CHECK_DATA(
+        false,
+        "[load_preference_dataset] ",
+        source,
+        " is not valid JSON at byte ",
+        error.byte,
+        ": ",
+        what.substr(std::min(what.find(": "), what.size() - 2) + 2));
+  }
+}
+
+/// Index of the first difference of two sequences, with TRL's rule for when
+/// one continues the other: one before the shorter one's end.
+template <class Sequence>
+size_t first_difference(const Sequence& a, const Sequence& b) {
+  const auto differs = [](const auto& x, const auto& y) {
+    if constexpr (std::is_same_v<Sequence, std::string>) {
+      return x != y;
+    } else {
+      return x.role != y.role || x.content != y.content;
+    }
+  };
+  const auto shorter = std::min(a.size(), b.size());
+  for (size_t i = 0; i < shorter; ++i) {
+    if (differs(a[i], b[i])) {
+      return i;
+    }
+  }
+  return shorter - 1;
+}
+
+/// Back to the first byte of the UTF-8 character that `position` is in.
+size_t character_begin(std::string_view text, size_t position) {
+  while (position > 0 && (text[position] & 0xC0) == 0x80) {
+    --position;
+  }
+  return position;
+}
+
+size_t prompt_length(const std::string& chosen, const std::string& rejected) {
+  const auto difference =
+      character_begin(chosen, first_difference(chosen, rejected));
+  const bool continues =
+      chosen.starts_with(rejected) || rejected.starts_with(chosen);
+  return !continues && difference > 0 && chosen[difference - 1] == ' '
+      ? difference - 1
+      : difference;
+}
+
+size_t prompt_length(
+    const std::vector<ChatMessage>& chosen,
+    const std::vector<ChatMessage>& rejected) {
+  return first_difference(chosen, rejected);
+}
+
+template <class T>
+void extract_prompt_from(PreferenceExample& example) {
+  auto& chosen = std::get<T>(example.chosen);
+  auto& rejected = std::get<T>(example.rejected);
+  for (const auto* field : {&chosen, &rejected}) {
+    TORCHLORA_CHECK_DATA(
+        !field->empty(),
+        "[extract_prompt] ",
+        example.source,
+        ": `",
+        field == &chosen ? "chosen" : "rejected",
+        "` is empty");
+  }
+  const auto length = prompt_length(chosen, rejected);
+  example.prompt = T(chosen.begin(), chosen.begin() + length);
+  chosen.erase(chosen.begin(), chosen.begin() + length);
+  rejected.erase(rejected.begin(), rejected.begin() + length);
+}
+
+} // namespace
+
+void extract_prompt(PreferenceExample& example) {
+  if (std::holds_alternative<std::string>(example.chosen)) {
+    extract_prompt_from<std::string>(example);
+  } else {
+    extract_prompt_from<std::vector<ChatMessage>>(example);
+  }
+}
+
+std::vector<PreferenceExample> load_preference_dataset(
+    const std::filesystem::path& path) {
+  const auto text = io::read_file(path);
+  const auto name = path.string();
+  std::vector<PreferenceExample> examples;
+  std::optional<Format> format;
+  int64_t line_number = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const auto end = std::min(text.find('\n', begin), text.size());
+    const auto line = std::string_view(text).substr(begin, end - begin);
+    begin = end + 1;
+    ++line_number;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) {
+      continue;
+    }
+    const auto source = name + ":" + std::to_string(line_number);
+    const auto object = parse_row(line, source);
+    const Row row(object, source);
+    if (!format) {
+      format = row.format();
+    }
+    examples.push_back(row.example(*format));
+  }
+  TORCHLORA_CHECK_DATA(
+      !examples.empty(),
+      "[load_preference_dataset] ",
+      name,
+      " has no rows; a row is a JSON object on a line of its own");
+  return examples;
+}
+
+} // namespace torchlora::train

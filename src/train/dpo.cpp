@@ -1,0 +1,311 @@
+#include <torchlora/train/dpo.h>
+
+#include <algorithm>
+
+#include <fmt/ranges.h>
+#include <torch/nn/modules/dropout.h>
+#include <torch/types.h>
+
+#include <torchlora/error.h>
+#include <torchlora/lora/layer.h>
+#include <torchlora/train/dpo_loss.h>
+#include <torchlora/train/logprobs.h>
+
+namespace torchlora::train {
+
+namespace {
+
+constexpr const char* kReferenceAdapter = "ref";
+
+/// Makes other adapters active for its lifetime; trains none of them.
+class ActiveAdapterGuard {
+ public:
+  ActiveAdapterGuard(PeftModel model, const std::string& adapter_name)
+      : model_(std::move(model)), saved_(model_.active_adapters()) {
+    model_.set_adapter({adapter_name}, /*inference_mode=*/true);
+  }
+  ~ActiveAdapterGuard() {
+    model_.set_adapter(saved_);
+  }
+  ActiveAdapterGuard(const ActiveAdapterGuard&) = delete;
+  ActiveAdapterGuard& operator=(const ActiveAdapterGuard&) = delete;
+
+ private:
+  PeftModel model_;
+  std::vector<std::string> saved_;
+};
+
+/// Whether the adapted model is the base model: every B is zero.
+bool changes_nothing(const PeftModel& model) {
+  for (const auto& [name, layer] : model.layers()) {
+    for (const auto& adapter : layer->active_adapters()) {
+      if (layer->find_adapter(adapter)->lora_B->weight.any().item<bool>()) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+/// Scores the completion tokens of a batch whose tensors are on the model's
+/// device.
+TokenScores score(nn::CausalLM& model, const PreferenceBatch& batch) {
+  const auto hidden = model.hidden_states(batch.input_ids);
+  return score_tokens(
+      hidden.flatten(0, 1).index_select(0, batch.positions),
+      model.lm_head(),
+      batch.labels);
+}
+
+/// Sums over the tokens of each row: [2B].
+at::Tensor row_sums(const at::Tensor& logps, const PreferenceBatch& batch) {
+  return at::zeros({batch.input_ids.size(0)}, logps.options())
+      .index_add(0, batch.rows, logps);
+}
+
+PreferenceTokenSet tokenize_or_none(
+    const std::vector<PreferenceExample>& examples,
+    const Tokenizer& tokenizer,
+    const RowTruncation& truncation) {
+  return examples.empty()
+      ? PreferenceTokenSet()
+      : tokenize_preferences(examples, tokenizer, truncation);
+}
+
+} // namespace
+
+void DpoConfig::validate() const {
+  TrainingArguments::validate();
+  TORCH_CHECK_VALUE(
+      beta > 0, "[DpoConfig] beta must be positive, found ", beta);
+  TORCH_CHECK_VALUE(
+      !loss_type.empty(), "[DpoConfig] loss_type must name a loss");
+  for (const auto& name : loss_type) {
+    find_dpo_loss(name);
+  }
+  TORCH_CHECK_VALUE(
+      loss_weights.empty() || loss_weights.size() == loss_type.size(),
+      "[DpoConfig] loss_weights must be as many as loss_type (",
+      loss_type.size(),
+      "), found ",
+      loss_weights.size());
+  TORCH_CHECK_VALUE(
+      reference == "auto" || reference == "base" ||
+          reference == "initial_adapter",
+      "[DpoConfig] reference must be auto, base or initial_adapter, found ",
+      reference);
+  RowTruncation::validate();
+}
+
+DpoTrainer::DpoTrainer(
+    nn::CausalLM& model,
+    PeftModel peft_model,
+    const Tokenizer& tokenizer,
+    DpoConfig config,
+    const std::vector<PreferenceExample>& train_dataset,
+    const std::vector<PreferenceExample>& eval_dataset)
+    : DpoTrainer(
+          model,
+          std::move(peft_model),
+          config,
+          tokenize_preferences(train_dataset, tokenizer, config),
+          tokenize_or_none(eval_dataset, tokenizer, config),
+          // Padding is never looked at; any token will do.
+          std::max<int64_t>(tokenizer.pad_token_id(), 0)) {}
+
+DpoTrainer::DpoTrainer(
+    nn::CausalLM& model,
+    PeftModel peft_model,
+    DpoConfig config,
+    PreferenceTokenSet train_dataset,
+    PreferenceTokenSet eval_dataset,
+    int64_t pad_token_id)
+    : Trainer(model, std::move(peft_model), config),
+      config_(std::move(config)),
+      train_dataset_(std::move(train_dataset)),
+      eval_dataset_(std::move(eval_dataset)),
+      pad_token_id_(pad_token_id) {
+  config_.validate();
+  set_num_examples(
+      static_cast<int64_t>(train_dataset_.examples.size()),
+      static_cast<int64_t>(eval_dataset_.examples.size()));
+  check_adapters();
+  check_tokens(train_dataset_);
+  check_tokens(eval_dataset_);
+  if (config_.disable_dropout) {
+    disable_dropout();
+  }
+  set_up_reference();
+}
+
+void DpoTrainer::check_adapters() const {
+  for (const auto& [name, parameter] : trainable_parameters()) {
+    TORCH_CHECK_VALUE(
+        name.find(".lora_A.") != std::string::npos ||
+            name.find(".lora_B.") != std::string::npos,
+        "[DpoTrainer] ",
+        name,
+        " is trainable and not part of an adapter: the reference would train "
+        "with it; freeze it");
+  }
+  const auto heads = model().output_embeddings();
+  for (const auto& [name, layer] : peft_model().layers()) {
+    TORCH_CHECK_VALUE(
+        std::find(heads.begin(), heads.end(), name) == heads.end(),
+        "[DpoTrainer] the output head ",
+        name,
+        " is adapted; its weight is used directly, so leave it out by "
+        "exclude_modules");
+    TORCH_CHECK_VALUE(
+        !layer->merged(),
+        "[DpoTrainer] the adapter is merged into ",
+        name,
+        ", so the reference is not the base model; unmerge it");
+  }
+}
+
+void DpoTrainer::check_tokens(const PreferenceTokenSet& dataset) const {
+  const auto vocabulary = model().lm_head().weight.size(0);
+  for (const auto& pair : dataset.examples) {
+    for (const auto* ids :
+         {&pair.prompt_ids, &pair.chosen_ids, &pair.rejected_ids}) {
+      for (const auto id : *ids) {
+        TORCHLORA_CHECK_DATA(
+            id >= 0 && id < vocabulary,
+            "[DpoTrainer] ",
+            pair.source,
+            ": token ",
+            id,
+            " is not one of the model's ",
+            vocabulary,
+            "; is the tokenizer the model's?");
+      }
+    }
+  }
+}
+
+void DpoTrainer::disable_dropout() {
+  double largest = 0;
+  for (const auto& [name, layer] : peft_model().layers()) {
+    for (const auto& adapter : layer->adapters()) {
+      largest = std::max(largest, adapter.lora_dropout);
+    }
+    layer->set_lora_dropout(0);
+  }
+  for (const auto& module : model().module().modules()) {
+    if (auto* dropout = module->as<torch::nn::DropoutImpl>()) {
+      dropout->options.p(0);
+    }
+  }
+  if (largest > 0) {
+    TORCH_WARN(
+        "[DpoTrainer] lora_dropout ",
+        largest,
+        " has no effect: DPO trains without dropout (disable_dropout)");
+  }
+}
+
+void DpoTrainer::set_up_reference() {
+  reference_ = config_.reference;
+  if (reference_ == "auto") {
+    reference_ = changes_nothing(peft_model()) ? "base" : "initial_adapter";
+  }
+  if (reference_ == "base") {
+    return;
+  }
+  auto peft = peft_model();
+  const auto active = peft.active_adapters();
+  TORCH_CHECK_VALUE(
+      active.size() == 1,
+      "[DpoTrainer] a copy of the initial adapter as reference needs one "
+      "active adapter, found ",
+      fmt::format("{}", fmt::join(active, ", ")));
+  peft.add_adapter(kReferenceAdapter, peft.peft_config(active[0]));
+  torch::NoGradGuard no_grad;
+  for (const auto& [name, layer] : peft.layers()) {
+    const auto* policy = layer->find_adapter(active[0]);
+    const auto* reference = layer->find_adapter(kReferenceAdapter);
+    if (policy && reference) {
+      reference->lora_A->weight.copy_(policy->lora_A->weight);
+      reference->lora_B->weight.copy_(policy->lora_B->weight);
+    }
+  }
+  if (config_.disable_dropout) {
+    for (const auto& [name, layer] : peft.layers()) {
+      layer->set_lora_dropout(0);
+    }
+  }
+}
+
+at::Tensor DpoTrainer::reference_logps(const PreferenceBatch& batch) {
+  torch::NoGradGuard no_grad;
+  if (reference_ == "base") {
+    const auto guard = peft_model().disable_adapter();
+    return row_sums(score(model(), batch).logps, batch);
+  }
+  const ActiveAdapterGuard guard(peft_model(), kReferenceAdapter);
+  return row_sums(score(model(), batch).logps, batch);
+}
+
+at::Tensor DpoTrainer::compute_loss(
+    const std::vector<int64_t>& indices,
+    bool training,
+    Metrics& metrics) {
+  const auto& dataset = training ? train_dataset_ : eval_dataset_;
+  auto batch =
+      collate_preferences(dataset.examples, indices, pad_token_id_, config_);
+  const auto device = model().lm_head().weight.device();
+  for (auto* tensor :
+       {&batch.input_ids, &batch.positions, &batch.labels, &batch.rows}) {
+    *tensor = tensor->to(device);
+  }
+  const auto reference = reference_logps(batch).chunk(2);
+  const auto scores = score(model(), batch);
+  const auto policy = row_sums(scores.logps, batch).chunk(2);
+  const DpoLossInput input{
+      policy[0], policy[1], reference[0], reference[1], config_.beta};
+  auto loss = at::zeros({}, policy[0].options());
+  for (size_t i = 0; i < config_.loss_type.size(); ++i) {
+    const auto weight =
+        config_.loss_weights.empty() ? 1.0 : config_.loss_weights[i];
+    loss = loss + find_dpo_loss(config_.loss_type[i])(input).mean() * weight;
+  }
+  if (training) {
+    num_train_tokens_ += batch.num_tokens;
+  }
+  add_metrics(batch, scores, input, metrics);
+  return loss;
+}
+
+void DpoTrainer::add_metrics(
+    const PreferenceBatch& batch,
+    const TokenScores& scores,
+    const DpoLossInput& input,
+    Metrics& metrics) const {
+  torch::NoGradGuard no_grad;
+  const auto mean = [](const at::Tensor& values) {
+    return values.to(at::kFloat).mean().item<double>();
+  };
+  const auto chosen = [&](const at::Tensor& tokens) {
+    return tokens.narrow(0, 0, batch.num_chosen);
+  };
+  const auto rejected = [&](const at::Tensor& tokens) {
+    return tokens.narrow(
+        0, batch.num_chosen, tokens.size(0) - batch.num_chosen);
+  };
+  const auto chosen_rewards = input.chosen_logratios() * config_.beta;
+  const auto rejected_rewards = input.rejected_logratios() * config_.beta;
+  metrics.add("entropy", mean(scores.entropy));
+  metrics.set("num_tokens", static_cast<double>(num_train_tokens_));
+  metrics.add("logits/chosen", mean(chosen(scores.mean_logits)));
+  metrics.add("logits/rejected", mean(rejected(scores.mean_logits)));
+  metrics.add("mean_token_accuracy", mean(chosen(scores.is_top1)));
+  metrics.add("rewards/chosen", mean(chosen_rewards));
+  metrics.add("rewards/rejected", mean(rejected_rewards));
+  metrics.add("rewards/accuracies", mean(chosen_rewards.gt(rejected_rewards)));
+  metrics.add("rewards/margins", mean(chosen_rewards - rejected_rewards));
+  metrics.add("logps/chosen", mean(input.chosen_logps));
+  metrics.add("logps/rejected", mean(input.rejected_logps));
+}
+
+} // namespace torchlora::train

@@ -1,0 +1,217 @@
+#include <torchlora/train/logprobs.h>
+
+#include <algorithm>
+#include <limits>
+
+#include <torch/autograd.h>
+#include <torch/types.h>
+
+#include <torchlora/nn/compute.h>
+
+namespace torchlora::train {
+
+namespace {
+
+/// fp32, and fp64 for fp64.
+at::ScalarType statistics_dtype(const at::Tensor& hidden) {
+  return hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+/// Logits of a tile in the statistics' dtype, soft-capped: [tokens, words].
+at::Tensor tile_logits(
+    const at::Tensor& hidden,
+    const at::Tensor& weight,
+    double softcap) {
+  auto logits = nn::linear(hidden.to(weight.scalar_type()), weight)
+                    .to(statistics_dtype(hidden));
+  if (softcap > 0) {
+    logits.div_(softcap).tanh_().mul_(softcap);
+  }
+  return logits;
+}
+
+/// Calls `visit(begin, size)` for consecutive pieces of [0, total).
+template <class Visit>
+void for_each_piece(int64_t total, int64_t size, const Visit& visit) {
+  for (int64_t begin = 0; begin < total; begin += size) {
+    visit(begin, std::min(size, total - begin));
+  }
+}
+
+/// The labels that lie in [begin, begin + size), relative to begin; others
+/// are clamped into it. Second: which lie in it.
+std::pair<at::Tensor, at::Tensor>
+labels_in_piece(const at::Tensor& labels, int64_t begin, int64_t size) {
+  const auto local = labels - begin;
+  return {
+      local.clamp(0, size - 1).unsqueeze(1),
+      local.ge(0).logical_and_(local.lt(size))};
+}
+
+/// Statistics of the distributions of some tokens, built up over pieces of
+/// the vocabulary.
+struct RunningStatistics {
+  RunningStatistics(const at::Tensor& labels, at::TensorOptions options)
+      : labels_(labels),
+        max(at::full(
+            labels.sizes(),
+            -std::numeric_limits<double>::infinity(),
+            options)),
+        sum_exp(at::zeros(labels.sizes(), options)),
+        sum_exp_logit(at::zeros(labels.sizes(), options)),
+        sum_logit(at::zeros(labels.sizes(), options)),
+        label_logit(at::zeros(labels.sizes(), options)),
+        top(at::zeros_like(labels)) {}
+
+  void add(const at::Tensor& logits, int64_t begin) {
+    const auto [piece_max, piece_top] = logits.max(1);
+    const auto is_new = piece_max.gt(max);
+    top = at::where(is_new, piece_top + begin, top);
+    const auto new_max = at::maximum(max, piece_max);
+    const auto rescale = (max - new_max).exp_();
+    const auto [local, inside] =
+        labels_in_piece(labels_, begin, logits.size(1));
+    label_logit =
+        at::where(inside, logits.gather(1, local).squeeze(1), label_logit);
+    sum_logit.add_(logits.sum(1));
+    auto weights = (logits - new_max.unsqueeze(1)).exp_();
+    sum_exp.mul_(rescale).add_(weights.sum(1));
+    sum_exp_logit.mul_(rescale).add_(weights.mul_(logits).sum(1));
+    max = new_max;
+  }
+
+  at::Tensor logsumexp() const {
+    return max + sum_exp.log();
+  }
+
+ private:
+  const at::Tensor labels_;
+
+ public:
+  at::Tensor max, sum_exp, sum_exp_logit, sum_logit, label_logit, top;
+};
+
+struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
+  static torch::autograd::variable_list forward(
+      torch::autograd::AutogradContext* ctx,
+      const at::Tensor& hidden,
+      const at::Tensor& weight,
+      const at::Tensor& labels,
+      double softcap,
+      int64_t tile_tokens,
+      int64_t tile_vocabulary) {
+    const auto options = hidden.options().dtype(statistics_dtype(hidden));
+    const auto total = hidden.size(0), vocabulary = weight.size(0);
+    const auto logps = at::empty({total}, options);
+    const auto logsumexp = at::empty({total}, options);
+    const auto mean_logits = at::empty({total}, options);
+    const auto entropy = at::empty({total}, options);
+    const auto is_top1 = at::empty({total}, options.dtype(at::kBool));
+    for_each_piece(total, tile_tokens, [&](int64_t t, int64_t tokens) {
+      const auto tile_hidden = hidden.narrow(0, t, tokens);
+      const auto tile_labels = labels.narrow(0, t, tokens);
+      RunningStatistics statistics(tile_labels, options);
+      for_each_piece(
+          vocabulary, tile_vocabulary, [&](int64_t v, int64_t words) {
+            statistics.add(
+                tile_logits(tile_hidden, weight.narrow(0, v, words), softcap),
+                v);
+          });
+      const auto tile_logsumexp = statistics.logsumexp();
+      logsumexp.narrow(0, t, tokens).copy_(tile_logsumexp);
+      logps.narrow(0, t, tokens).copy_(statistics.label_logit - tile_logsumexp);
+      mean_logits.narrow(0, t, tokens)
+          .copy_(statistics.sum_logit / static_cast<double>(vocabulary));
+      entropy.narrow(0, t, tokens)
+          .copy_(
+              tile_logsumexp - statistics.sum_exp_logit / statistics.sum_exp);
+      is_top1.narrow(0, t, tokens).copy_(statistics.top.eq(tile_labels));
+    });
+    ctx->save_for_backward({hidden, weight, labels, logsumexp});
+    ctx->saved_data["softcap"] = softcap;
+    ctx->saved_data["tile_tokens"] = tile_tokens;
+    ctx->saved_data["tile_vocabulary"] = tile_vocabulary;
+    ctx->mark_non_differentiable({mean_logits, entropy, is_top1});
+    return {logps, mean_logits, entropy, is_top1};
+  }
+
+  static torch::autograd::variable_list backward(
+      torch::autograd::AutogradContext* ctx,
+      torch::autograd::variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto &hidden = saved[0], &weight = saved[1], &labels = saved[2],
+               &logsumexp = saved[3];
+    const auto softcap = ctx->saved_data["softcap"].toDouble();
+    const auto tile_vocabulary = ctx->saved_data["tile_vocabulary"].toInt();
+    const auto grad_hidden = at::zeros(hidden.sizes(), logsumexp.options());
+    for_each_piece(
+        hidden.size(0),
+        ctx->saved_data["tile_tokens"].toInt(),
+        [&](int64_t t, int64_t tokens) {
+          const auto grad = grads[0].narrow(0, t, tokens).unsqueeze(1);
+          for_each_piece(
+              weight.size(0), tile_vocabulary, [&](int64_t v, int64_t words) {
+                const auto tile_weight = weight.narrow(0, v, words);
+                const auto logits = tile_logits(
+                    hidden.narrow(0, t, tokens), tile_weight, softcap);
+                // d log p(label) / d logit = [label] − p
+                auto grad_logits =
+                    (logits - logsumexp.narrow(0, t, tokens).unsqueeze(1))
+                        .exp_()
+                        .neg_();
+                const auto [local, inside] =
+                    labels_in_piece(labels.narrow(0, t, tokens), v, words);
+                grad_logits.scatter_add_(
+                    1, local, inside.unsqueeze(1).to(grad_logits.dtype()));
+                grad_logits.mul_(grad);
+                if (softcap > 0) {
+                  grad_logits.addcmul_(
+                      grad_logits * logits, logits, -1 / (softcap * softcap));
+                }
+                grad_hidden.narrow(0, t, tokens)
+                    .add_(nn::linear_backward_input(
+                        grad_logits.to(weight.scalar_type()), tile_weight));
+              });
+        });
+    return {grad_hidden.to(hidden.scalar_type()), {}, {}, {}, {}, {}};
+  }
+};
+
+} // namespace
+
+TokenScores score_tokens(
+    const at::Tensor& hidden,
+    const nn::LmHead& head,
+    const at::Tensor& labels,
+    const LogProbTiling& tiling) {
+  TORCH_CHECK_VALUE(
+      hidden.dim() == 2 && labels.dim() == 1 &&
+          hidden.size(0) == labels.size(0) &&
+          hidden.size(1) == head.weight.size(1),
+      "[score_tokens] hidden states [N, ",
+      head.weight.size(1),
+      "] and labels [N] are required, found ",
+      hidden.sizes(),
+      " and ",
+      labels.sizes());
+  TORCH_CHECK_VALUE(
+      !head.weight.requires_grad() || !at::GradMode::is_enabled(),
+      "[score_tokens] the weight of the output head requires a gradient, "
+      "which tiled log-probabilities do not give: freeze it");
+  TORCH_CHECK_VALUE(
+      tiling.tokens > 0 && tiling.vocabulary > 0,
+      "[score_tokens] tiles must not be empty, found ",
+      tiling.tokens,
+      " x ",
+      tiling.vocabulary);
+  auto scores = ScoreTokens::apply(
+      hidden,
+      head.weight,
+      labels,
+      head.final_logit_softcapping,
+      tiling.tokens,
+      tiling.vocabulary);
+  return {scores[0], scores[1], scores[2], scores[3]};
+}
+
+} // namespace torchlora::train

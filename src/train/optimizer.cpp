@@ -1,0 +1,115 @@
+#include <torchlora/train/optimizer.h>
+
+#include <algorithm>
+#include <cctype>
+
+#include <torch/optim/adamw.h>
+#include <torch/types.h>
+
+namespace torchlora::train {
+
+namespace {
+
+std::vector<at::Tensor> gradients(const NamedTensors& parameters) {
+  std::vector<at::Tensor> result;
+  for (const auto& [name, parameter] : parameters) {
+    if (parameter.grad().defined()) {
+      result.push_back(parameter.grad());
+    }
+  }
+  return result;
+}
+
+} // namespace
+
+bool has_weight_decay(std::string_view parameter_name) {
+  std::string name(parameter_name);
+  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {
+    return std::tolower(c);
+  });
+  for (const auto* part : {"bias", "layernorm", "rmsnorm"}) {
+    if (name.find(part) != std::string::npos) {
+      return false;
+    }
+  }
+  for (size_t begin = 0; begin <= name.size();) {
+    const auto end = std::min(name.find('.', begin), name.size());
+    const auto component = std::string_view(name).substr(begin, end - begin);
+    if (component == "norm" || component.ends_with("_norm")) {
+      return false;
+    }
+    begin = end + 1;
+  }
+  return true;
+}
+
+std::unique_ptr<torch::optim::AdamW> make_adamw(
+    const NamedTensors& parameters,
+    const TrainingArguments& args) {
+  std::vector<torch::optim::OptimizerParamGroup> groups;
+  for (const bool decayed : {true, false}) {
+    std::vector<at::Tensor> group;
+    for (const auto& [name, parameter] : parameters) {
+      if (has_weight_decay(name) == decayed) {
+        group.push_back(parameter);
+      }
+    }
+    if (!group.empty()) {
+      auto options = std::make_unique<torch::optim::AdamWOptions>(
+          torch::optim::AdamWOptions(args.learning_rate)
+              .betas({args.adam_beta1, args.adam_beta2})
+              .eps(args.adam_epsilon)
+              .weight_decay(decayed ? args.weight_decay : 0));
+      groups.emplace_back(std::move(group), std::move(options));
+    }
+  }
+  return std::make_unique<torch::optim::AdamW>(
+      std::move(groups), torch::optim::AdamWOptions(args.learning_rate));
+}
+
+void set_learning_rate(torch::optim::AdamW& optimizer, double learning_rate) {
+  for (auto& group : optimizer.param_groups()) {
+    group.options().set_lr(learning_rate);
+  }
+}
+
+NamedTensors optimizer_state(
+    torch::optim::AdamW& optimizer,
+    const NamedTensors& parameters) {
+  NamedTensors tensors;
+  auto& states = optimizer.state();
+  for (const auto& [name, parameter] : parameters) {
+    const auto found = states.find(parameter.unsafeGetTensorImpl());
+    if (found == states.end()) {
+      continue;
+    }
+    auto& state = static_cast<torch::optim::AdamWParamState&>(*found->second);
+    tensors.emplace_back(name + ".exp_avg", state.exp_avg());
+    tensors.emplace_back(name + ".exp_avg_sq", state.exp_avg_sq());
+    tensors.emplace_back(
+        name + ".step", at::scalar_tensor(state.step(), at::kLong));
+  }
+  return tensors;
+}
+
+double grad_norm(const NamedTensors& parameters) {
+  const auto grads = gradients(parameters);
+  if (grads.empty()) {
+    return 0;
+  }
+  return at::stack(at::_foreach_norm(grads, 2)).norm(2).item<double>();
+}
+
+void clip_gradients(
+    const NamedTensors& parameters,
+    double norm,
+    double max_norm) {
+  const double scale = max_norm / (norm + 1e-6);
+  if (scale < 1) {
+    torch::NoGradGuard no_grad;
+    auto grads = gradients(parameters);
+    at::_foreach_mul_(grads, scale);
+  }
+}
+
+} // namespace torchlora::train

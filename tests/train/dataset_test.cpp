@@ -1,0 +1,141 @@
+#include <torchlora/train/dataset.h>
+
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include <torchlora/error.h>
+
+namespace torchlora::train {
+namespace {
+namespace fs = std::filesystem;
+
+class PreferenceDataset : public testing::Test {
+ protected:
+  std::vector<PreferenceExample> load(const std::string& content) {
+    std::ofstream(path_, std::ios::binary) << content;
+    return load_preference_dataset(path_);
+  }
+
+  std::string error_of(const std::string& content) {
+    try {
+      load(content);
+    } catch (const DataError& error) {
+      return error.what_without_backtrace();
+    }
+    return "no error";
+  }
+
+  const fs::path path_ = fs::path(testing::TempDir()) /
+      (std::string("pairs_") +
+       testing::UnitTest::GetInstance()->current_test_info()->name() +
+       ".jsonl");
+};
+
+const std::string& text(const Text& value) {
+  return std::get<std::string>(value);
+}
+
+TEST_F(PreferenceDataset, SkipsBlankLinesAndIgnoresColumns) {
+  const auto rows = load(
+      "\n{\"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\", \"id\": "
+      "7}\r\n"
+      "  \n{\"prompt\": \"q\", \"chosen\": \"d\", \"rejected\": \"s\"}");
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(text(rows[0].prompt), "p");
+  EXPECT_EQ(text(rows[1].rejected), "s");
+  EXPECT_TRUE(rows[1].source.ends_with(".jsonl:4"));
+  EXPECT_FALSE(rows[0].is_conversational());
+}
+
+TEST_F(PreferenceDataset, ReadsMessagesWithTextParts) {
+  const auto rows = load(
+      R"({"prompt": [{"role": "user", "content": [{"type": "text", "text": " a "}, {"type": "text", "text": "b"}]}],)"
+      R"( "chosen": [{"role": "assistant", "content": "c"}], "rejected": [{"role": "assistant", "content": "r"}]})");
+  ASSERT_TRUE(rows.at(0).is_conversational());
+  const auto& prompt = std::get<std::vector<ChatMessage>>(rows[0].prompt);
+  EXPECT_EQ(prompt.at(0).role, "user");
+  EXPECT_EQ(prompt.at(0).content, "ab");
+}
+
+TEST_F(PreferenceDataset, ErrorsNameFileLineAndField) {
+  const std::string good = R"({"prompt": "p", "chosen": "c", "rejected": "r"})"
+                           "\n";
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"{\"prompt\": \"p\", \"chosen\": ", ":2 is not valid JSON at byte"},
+      {R"({"prompt": "p", "chosen": "c"})", ":2: the row has no `rejected`"},
+      {R"({"chosen": "c", "rejected": "r"})", ":2: the row has no `prompt`"},
+      {R"({"prompt": 5, "chosen": "c", "rejected": "r"})",
+       ":2: `prompt` should be a string or a list of messages, found number"},
+      {R"({"prompt": "p", "chosen": [], "rejected": "r"})",
+       ":2: `chosen` should be a string like `chosen` of the first row"},
+      {"[1]", ":2: a row should be a JSON object, found array"},
+      {"{\"prompt\": \"\xff\", \"chosen\": \"c\", \"rejected\": \"r\"}",
+       ":2 is not valid JSON"},
+      {R"({"prompt": "p", "chosen": "c", "rejected": "r", "images": ["a"]})",
+       ":2: the column `images` is not supported"},
+  };
+  for (const auto& [row, message] : cases) {
+    EXPECT_PRED_FORMAT2(testing::IsSubstring, message, error_of(good + row));
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring, path_.string(), error_of(good + row));
+  }
+}
+
+TEST_F(PreferenceDataset, RefusesWhatTheTemplateCannotPrint) {
+  const auto row = [](const std::string& prompt) {
+    return R"({"prompt": [)" + prompt +
+        R"(], "chosen": [{"role": "assistant", "content": "c"}], "rejected": [{"role": "assistant", "content": "r"}]})";
+  };
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring,
+      "`prompt[0].content` has a part of type \"image\"",
+      error_of(row(R"({"role": "user", "content": [{"type": "image"}]})")));
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring,
+      "`prompt[0].tool_calls` is not supported",
+      error_of(row(R"({"role": "user", "content": "a", "tool_calls": [1]})")));
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring,
+      "`prompt[0]` should be a message",
+      error_of(row(R"({"content": "a"})")));
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "`prompt` is a list without", error_of(row("")));
+}
+
+TEST_F(PreferenceDataset, NoRowsAndNoFileAreErrors) {
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "has no rows", error_of(""));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "has no rows", error_of("\n \n"));
+  EXPECT_THROW(load_preference_dataset(path_ / "missing"), DataError);
+}
+
+// Prompt, chosen and rejected as TRL's extract_prompt makes them.
+TEST(ExtractPrompt, EndsBeforeTheFirstDifferentCharacter) {
+  const std::vector<std::array<std::string, 5>> cases = {
+      {"The sky is blue.",
+       "The sky is green.",
+       "The sky is",
+       " blue.",
+       " green."},
+      {"ab", "abc", "a", "b", "bc"},
+      {"abc", "abc", "ab", "c", "c"},
+      {"a b ", "a b c", "a b", " ", " c"},
+      {"x", "y", "", "x", "y"},
+      {"caf\u00e9", "caf\u00e8", "caf", "\u00e9", "\u00e8"},
+  };
+  for (const auto& [chosen, rejected, prompt, rest, other] : cases) {
+    PreferenceExample example{"", chosen, rejected, ""};
+    extract_prompt(example);
+    EXPECT_EQ(text(example.prompt), prompt);
+    EXPECT_EQ(text(example.chosen), rest);
+    EXPECT_EQ(text(example.rejected), other);
+  }
+}
+
+TEST(ExtractPrompt, AnEmptyTextIsAnError) {
+  PreferenceExample example{"", "", "abc", "pairs.jsonl:3"};
+  EXPECT_THROW(extract_prompt(example), DataError);
+}
+
+} // namespace
+} // namespace torchlora::train

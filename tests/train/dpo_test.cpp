@@ -1,0 +1,208 @@
+#include <torchlora/train/dpo.h>
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <torchlora/error.h>
+#include <torchlora/lora/layer.h>
+
+#include "train/toy_model.h"
+
+namespace torchlora::train {
+namespace {
+namespace fs = std::filesystem;
+
+const PreferenceTokenSet kPairs = {
+    {{{1, 2}, {3, 4, 5}, {6}, "pairs.jsonl:1"},
+     {{7}, {8}, {9, 10}, "pairs.jsonl:2"},
+     {{3, 1}, {2, 2}, {4, 5}, "pairs.jsonl:3"}},
+    {}};
+
+class Dpo : public testing::Test {
+ protected:
+  Dpo() {
+    config.per_device_train_batch_size = 3;
+    config.max_steps = 2;
+    config.learning_rate = 0.05;
+    config.logging_steps = 1;
+    config.train_sampling_strategy = "sequential";
+  }
+
+  void fill_lora_b(const PeftModel& peft) {
+    torch::NoGradGuard no_grad;
+    for (const auto& [name, layer] : peft.layers()) {
+      layer->find_adapter("default")->lora_B->weight.normal_(0, 0.3);
+    }
+  }
+
+  DpoTrainer trainer(const PeftModel& peft) {
+    return {*model, peft, config, kPairs, {}, /*pad_token_id=*/0};
+  }
+
+  std::string error_of(const PeftModel& peft) {
+    try {
+      trainer(peft);
+    } catch (const c10::ValueError& error) {
+      return error.what_without_backtrace();
+    }
+    return "no error";
+  }
+
+  DpoConfig config;
+  ToyModel model;
+  LoraConfig lora = LoraConfig(2).target_modules({"proj"});
+};
+
+/// Summed log-probabilities of the completion, one token after the other.
+double plain_logp(
+    ToyModel& model,
+    const std::vector<int64_t>& prompt,
+    const std::vector<int64_t>& completion) {
+  torch::NoGradGuard no_grad;
+  auto ids = prompt;
+  double sum = 0;
+  for (const auto token : completion) {
+    const auto hidden =
+        model->hidden_states(torch::tensor(ids).unsqueeze(0), {});
+    const auto logits = hidden[0][-1].matmul(model->lm_head().weight.t());
+    sum += logits.log_softmax(0)[token].item<double>();
+    ids.push_back(token);
+  }
+  return sum;
+}
+
+TEST_F(Dpo, FirstStepFollowsTheFormulas) {
+  auto peft = get_peft_model(*model, lora);
+  fill_lora_b(peft);
+  config.reference = "base";
+  double loss = 0, chosen_reward = 0, accuracy = 0, chosen_logp = 0;
+  for (const auto& pair : kPairs.examples) {
+    const auto chosen = plain_logp(model, pair.prompt_ids, pair.chosen_ids);
+    const auto rejected = plain_logp(model, pair.prompt_ids, pair.rejected_ids);
+    const auto guard = peft.disable_adapter();
+    const auto ref_chosen = plain_logp(model, pair.prompt_ids, pair.chosen_ids);
+    const auto ref_rejected =
+        plain_logp(model, pair.prompt_ids, pair.rejected_ids);
+    const double a = 0.1 * (chosen - ref_chosen);
+    const double b = 0.1 * (rejected - ref_rejected);
+    loss += std::log1p(std::exp(b - a)) / 3;
+    chosen_reward += a / 3;
+    accuracy += (a > b) / 3.;
+    chosen_logp += chosen / 3;
+  }
+  auto dpo = trainer(peft);
+  dpo.train();
+  const auto& record = dpo.state().log_history.at(0);
+  EXPECT_NEAR(record.at("loss"), loss, 1e-6);
+  EXPECT_NEAR(record.at("rewards/chosen"), chosen_reward, 1e-6);
+  EXPECT_NEAR(record.at("rewards/accuracies"), accuracy, 1e-6);
+  EXPECT_NEAR(record.at("logps/chosen"), chosen_logp, 1e-5);
+  EXPECT_EQ(record.at("num_tokens"), 5 + 2 + 4 + 3 + 3 + 4);
+}
+
+TEST_F(Dpo, AFreshAdapterIsComparedWithTheBase) {
+  auto peft = get_peft_model(*model, lora);
+  auto dpo = trainer(peft);
+  EXPECT_EQ(dpo.reference(), "base");
+  dpo.train();
+  EXPECT_NEAR(dpo.state().log_history[0].at("loss"), std::log(2.0), 1e-6);
+  EXPECT_EQ(dpo.state().log_history[0].at("rewards/accuracies"), 0);
+  EXPECT_LT(dpo.state().log_history[1].at("loss"), std::log(2.0));
+  EXPECT_EQ(peft.adapter_names(), (std::vector<std::string>{"default"}));
+}
+
+TEST_F(Dpo, ATrainedAdapterIsComparedWithItsCopy) {
+  auto peft = get_peft_model(*model, lora);
+  fill_lora_b(peft);
+  auto dpo = trainer(peft);
+  EXPECT_EQ(dpo.reference(), "initial_adapter");
+  const auto layer = peft.layers().at(0).second;
+  const auto before = layer->find_adapter("ref")->lora_B->weight.clone();
+  dpo.train();
+  EXPECT_NEAR(dpo.state().log_history[0].at("loss"), std::log(2.0), 1e-6);
+  EXPECT_LT(dpo.state().log_history[1].at("loss"), std::log(2.0));
+  EXPECT_TRUE(layer->find_adapter("ref")->lora_B->weight.equal(before));
+  EXPECT_FALSE(layer->find_adapter("default")->lora_B->weight.equal(before));
+  EXPECT_EQ(peft.active_adapters(), (std::vector<std::string>{"default"}));
+
+  const auto folder = fs::path(testing::TempDir()) / "dpo_with_reference";
+  fs::remove_all(folder);
+  dpo.save_model(folder);
+  EXPECT_TRUE(fs::exists(folder / "adapter_model.safetensors"));
+  EXPECT_TRUE(fs::exists(folder / "ref" / "adapter_model.safetensors"));
+}
+
+TEST_F(Dpo, DropoutIsSwitchedOffAndSaidSo) {
+  auto peft = get_peft_model(*model, lora.lora_dropout(0.5));
+  std::string warning;
+  struct Handler : c10::WarningHandler {
+    explicit Handler(std::string& text) : text_(text) {}
+    void process(const c10::Warning& w) override {
+      text_ += w.msg();
+    }
+    std::string& text_;
+  } handler(warning);
+  {
+    c10::WarningUtils::WarningHandlerGuard guard(&handler);
+    trainer(peft);
+  }
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "lora_dropout 0.5 has no effect", warning);
+  EXPECT_EQ(peft.layers().at(0).second->adapters().at(0).lora_dropout, 0);
+}
+
+TEST_F(Dpo, WhatWouldFalsifyTheReferenceIsRefused) {
+  auto peft = get_peft_model(*model, lora);
+  model->embed->weight.set_requires_grad(true);
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "embed.weight is trainable", error_of(peft));
+  model->embed->weight.set_requires_grad(false);
+  peft.merge_adapter();
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "merged into proj", error_of(peft));
+  ToyModel other;
+  auto head = get_peft_model(*other, LoraConfig(2).target_modules({"lm_head"}));
+  model = other;
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring,
+      "the output head lm_head is adapted",
+      error_of(head));
+}
+
+TEST_F(Dpo, ATokenTheModelDoesNotHaveIsNamed) {
+  auto peft = get_peft_model(*model, lora);
+  auto pairs = kPairs;
+  pairs.examples[1].chosen_ids = {11};
+  try {
+    DpoTrainer(*model, peft, config, pairs, {}, /*pad_token_id=*/0);
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring,
+        "pairs.jsonl:2: token 11 is not one of the model's 11",
+        error.what_without_backtrace());
+  }
+}
+
+TEST_F(Dpo, ImpossibleConfigurationsNameTheField) {
+  auto peft = get_peft_model(*model, lora);
+  config.loss_type = {"sigmoid", "hinged"};
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring,
+      "loss_type must be one of sigmoid, found hinged",
+      error_of(peft));
+  config.loss_type = {"sigmoid"};
+  config.loss_weights = {1, 2};
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "loss_weights must be as many", error_of(peft));
+  config.loss_weights = {};
+  config.reference = "none";
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "reference must be auto, base or", error_of(peft));
+  config.reference = "auto";
+  config.beta = 0;
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "beta must be positive, found 0", error_of(peft));
+}
+
+} // namespace
+} // namespace torchlora::train
