@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include <torchlora/train/callback.h>
+#include <torchlora/train/state.h>
+
+#include "cli/progress.h"
+
+namespace torchlora::cli {
+
+/// Feeds `Progress`, and keeps the records of the evaluations.
+class ProgressCallback : public train::TrainerCallback {
+ public:
+  explicit ProgressCallback(std::shared_ptr<Progress> progress)
+      : progress_(std::move(progress)) {}
+
+  void on_train_begin(train::Trainer& trainer) override;
+  void on_step_end(train::Trainer& trainer) override;
+  void on_log(train::Trainer& trainer, const train::LogRecord& record) override;
+  void on_evaluate(train::Trainer& trainer, const train::LogRecord& record)
+      override;
+  void on_prediction_step(
+      train::Trainer& trainer,
+      int64_t batch,
+      int64_t num_batches) override;
+  void on_save(train::Trainer& trainer, const std::filesystem::path& directory)
+      override;
+
+  const std::vector<train::LogRecord>& evaluations() const {
+    return evaluations_;
+  }
+
+ private:
+  std::shared_ptr<Progress> progress_;
+  std::vector<train::LogRecord> evaluations_;
+};
+
+/// Writes the gradients of one step, before clipping, under the names of the
+/// adapter file: `directory`/grads_step<N>.safetensors.
+class GradientDump : public train::TrainerCallback {
+ public:
+  GradientDump(int64_t step, std::filesystem::path directory)
+      : step_(step), directory_(std::move(directory)) {}
+
+  void on_pre_optimizer_step(train::Trainer& trainer) override;
+
+ private:
+  int64_t step_;
+  std::filesystem::path directory_;
+};
+
+} // namespace torchlora::cli

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <atomic>
+
+namespace torchlora::cli {
+
+/// Exit code of a run that Ctrl-C or SIGTERM ended.
+constexpr int kInterrupted = 130;
+
+/// From now on the first SIGINT or SIGTERM sets `stop_requested()` and the
+/// second ends the program at once.
+void handle_interrupts();
+
+const std::atomic<bool>& stop_requested();
+
+} // namespace torchlora::cli

@@ -1,0 +1,189 @@
+#include "cli/options.h"
+
+#include <algorithm>
+#include <cctype>
+
+#include <c10/util/Exception.h>
+
+namespace torchlora::cli {
+namespace {
+
+constexpr const char* kModel = "Model";
+constexpr const char* kData = "Data";
+constexpr const char* kLora = "LoRA";
+constexpr const char* kOutput = "Output";
+
+bool is_plain_name(const std::string& value) {
+  return !value.empty() &&
+      std::all_of(value.begin(), value.end(), [](unsigned char c) {
+        return std::isalnum(c) || c == '_' || c == '.';
+      });
+}
+
+InitLoraWeights init_from(const std::string& value) {
+  const std::string lower = CLI::detail::to_lower(value);
+  if (lower == "true" || lower == "false") {
+    return InitLoraWeights(lower == "true");
+  }
+  return InitLoraWeights(value);
+}
+
+} // namespace
+
+void ModelOptions::add_to(CLI::App& app) {
+  app.add_option(
+         "--model_name_or_path",
+         model_name_or_path,
+         "Hugging Face folder of a Gemma 4 checkpoint")
+      ->type_name("DIR")
+      ->required()
+      ->group(kModel);
+  app.add_option(
+         "--adapter_name_or_path",
+         adapter_name_or_path,
+         "continue from this adapter (its rank and targets hold; the LoRA "
+         "flags do not apply)")
+      ->type_name("DIR")
+      ->group(kModel);
+  app.add_option(
+         "--dtype",
+         dtype,
+         "of the frozen weights in memory. auto: the checkpoint's, mapped "
+         "from the file (TRL's default is float32); adapters are always "
+         "float32")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
+      ->capture_default_str()
+      ->group(kModel);
+  app.add_option(
+         "--torch_num_threads",
+         torch_num_threads,
+         "threads of LibTorch; 0: its own choice")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group(kModel);
+}
+
+std::optional<at::ScalarType> ModelOptions::storage_dtype() const {
+  if (dtype == "auto") {
+    return std::nullopt;
+  }
+  return dtype == "float32" ? at::kFloat : at::kBFloat16;
+}
+
+void DataOptions::add_to(CLI::App& app) {
+  app.add_option(
+         "--dataset_name",
+         dataset_name,
+         "training data, one JSON object a line")
+      ->type_name("FILE")
+      ->required()
+      ->group(kData);
+  app.add_option(
+         "--eval_dataset_name",
+         eval_dataset_name,
+         "held-out data in the same format")
+      ->type_name("FILE")
+      ->group(kData);
+}
+
+void LoraOptions::add_to(CLI::App& app) {
+  app.add_flag("--use_peft")
+      ->description("accepted and without effect: LoRA is always on")
+      ->group(kLora);
+  app.add_option("--lora_r", r, "rank")->capture_default_str()->group(kLora);
+  app.add_option("--lora_alpha", alpha, "the update is scaled by alpha / r")
+      ->capture_default_str()
+      ->group(kLora);
+  app.add_option(
+         "--lora_dropout",
+         dropout,
+         "dropout of the update's input; DPO disables it")
+      ->capture_default_str()
+      ->group(kLora);
+  app.add_option(
+         "--lora_target_modules",
+         target_modules,
+         "modules to adapt: names; all-linear; or one regular expression that "
+         "matches whole module names (one plain name is a name). Default: "
+         "q_proj and v_proj of the language model")
+      ->group(kLora);
+  app.add_option(
+         "--exclude_modules",
+         exclude_modules,
+         "modules to leave out, with everything below them: names or one "
+         "regular expression")
+      ->group(kLora);
+  app.add_flag("--use_rslora", use_rslora, "scale by alpha / sqrt(r)")
+      ->group(kLora);
+  app.add_option(
+         "--init_lora_weights",
+         init_lora_weights,
+         "true, false or the name of an initialiser (gaussian)")
+      ->capture_default_str()
+      ->group(kLora);
+}
+
+LoraConfig LoraOptions::config() const {
+  TORCH_CHECK_VALUE(
+      r > 0,
+      "--lora_r must be a positive rank, found ",
+      r,
+      "; usual are 8 to 64");
+  TORCH_CHECK_VALUE(
+      dropout >= 0 && dropout < 1,
+      "--lora_dropout must lie in [0, 1), found ",
+      dropout);
+  return LoraConfig(r)
+      .lora_alpha(alpha)
+      .lora_dropout(dropout)
+      .use_rslora(use_rslora)
+      .init_lora_weights(init_from(init_lora_weights))
+      .target_modules(module_names(target_modules))
+      .exclude_modules(module_names(exclude_modules))
+      .task_type("CAUSAL_LM");
+}
+
+void OutputOptions::add_to(CLI::App& app) {
+  app.add_option(
+         "--output_dir",
+         output_dir,
+         "folder of the adapter, the logs and the checkpoints")
+      ->type_name("DIR")
+      ->required()
+      ->group(kOutput);
+  app.add_flag(
+         "--overwrite_output_dir",
+         overwrite_output_dir,
+         "allow output folders that are not empty")
+      ->group(kOutput);
+  app.add_option(
+         "--merged_output_dir",
+         merged_output_dir,
+         "also write the merged model here, as a whole Hugging Face folder, "
+         "and check it")
+      ->type_name("DIR")
+      ->group(kOutput);
+}
+
+ModuleNames module_names(const std::vector<std::string>& values) {
+  if (values.empty()) {
+    return {};
+  }
+  if (values.size() == 1 && !is_plain_name(values.front())) {
+    return ModuleNames(values.front());
+  }
+  return ModuleNames(values);
+}
+
+const std::vector<RetiredFlag>& retired_flags() {
+  static const std::vector<RetiredFlag> flags{
+      {"max_prompt_length",
+       "prompts are no longer cut apart from their completions; --max_length "
+       "bounds both together"},
+      {"max_seq_length", "it is called --max_length now"},
+      {"evaluation_strategy", "it is called --eval_strategy now"},
+  };
+  return flags;
+}
+
+} // namespace torchlora::cli

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include <c10/core/ScalarType.h>
+
+#include <torchlora/lora/config.h>
+
+#include <torchlora/train/arguments.h>
+
+#include "cli/command_line.h"
+
+// The groups of flags that the fine-tuning subcommands share. Names and
+// defaults are TRL's and PEFT's.
+namespace torchlora::cli {
+
+struct ModelOptions {
+  std::string model_name_or_path;
+  std::string adapter_name_or_path;
+  std::string dtype = "auto";
+  int torch_num_threads = 0;
+
+  void add_to(CLI::App& app);
+  /// dtype of the weights in memory; nullopt: the checkpoint's.
+  std::optional<at::ScalarType> storage_dtype() const;
+};
+
+struct DataOptions {
+  std::string dataset_name;
+  std::string eval_dataset_name;
+
+  void add_to(CLI::App& app);
+};
+
+struct LoraOptions {
+  int64_t r = 16;
+  double alpha = 32;
+  double dropout = 0.05;
+  std::vector<std::string> target_modules;
+  std::vector<std::string> exclude_modules;
+  bool use_rslora = false;
+  std::string init_lora_weights = "true";
+
+  void add_to(CLI::App& app);
+  /// `c10::ValueError` for a value that is out of range.
+  LoraConfig config() const;
+};
+
+struct OutputOptions {
+  std::string output_dir;
+  std::string merged_output_dir;
+  bool overwrite_output_dir = false;
+
+  void add_to(CLI::App& app);
+};
+
+/// The fields of `args` but `output_dir`, which OutputOptions has.
+void add_training_options(CLI::App& app, train::TrainingArguments& args);
+
+/// What the command line says about modules: nothing, "all-linear", a regular
+/// expression (one value that is not a plain name, as in TRL) or a list.
+ModuleNames module_names(const std::vector<std::string>& values);
+
+/// Flags of older releases of TRL and transformers.
+const std::vector<RetiredFlag>& retired_flags();
+
+} // namespace torchlora::cli

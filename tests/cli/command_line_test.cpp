@@ -1,0 +1,123 @@
+#include <fstream>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/program.h"
+
+namespace torchlora::cli {
+namespace {
+
+class CommandLine : public ProgramTest {
+ protected:
+  /// training_args.json of a run of one step.
+  nlohmann::json arguments_of(const std::vector<std::string>& more) const {
+    std::vector<std::string> args = dpo_args({"--max_steps", "1"});
+    args.insert(args.end(), more.begin(), more.end());
+    const ProgramResult result = run_program(args);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    std::ifstream file(output / "training_args.json");
+    return nlohmann::json::parse(file);
+  }
+};
+
+TEST_F(CommandLine, PrintsVersionAndHelp) {
+  const ProgramResult version = run_program({"--version"});
+  EXPECT_EQ(version.exit_code, 0);
+  for (const char* word : {"torchlora", "LibTorch", "compiler", "bf16"}) {
+    EXPECT_NE(version.out.find(word), std::string::npos) << version.out;
+  }
+  const ProgramResult help = run_program({"dpo", "--help"});
+  EXPECT_EQ(help.exit_code, 0);
+  for (const char* word :
+       {"LoRA:", "--learning_rate FLOAT=1e-06", "--lora_r INT=16"}) {
+    EXPECT_NE(help.out.find(word), std::string::npos) << help.out;
+  }
+  EXPECT_EQ(run_program({}).exit_code, 2);
+}
+
+TEST_F(CommandLine, SuggestsTheNearestName) {
+  expect_refused(2, {"dop"}, {"\"dop\"", "dpo"});
+  expect_refused(
+      2,
+      dpo_args({"--learning-rat", "1"}),
+      {"--learning-rat", "learning_rate"});
+  expect_refused(2, {"dpo", "--output_dir", output}, {"--model_name_or_path"});
+}
+
+TEST_F(CommandLine, TellsWhatBecameOfOldNames) {
+  expect_refused(
+      2, dpo_args({"--max_prompt_length", "9"}), {"--max_length bounds both"});
+  expect_refused(2, dpo_args({"--max-seq-length", "9"}), {"--max_length"});
+  expect_refused(
+      2, dpo_args({"--evaluation_strategy", "no"}), {"--eval_strategy"});
+}
+
+TEST_F(CommandLine, RefusesValuesThatCannotBe) {
+  expect_refused(2, dpo_args({"--learning_rate", "fast"}), {"learning_rate"});
+  expect_refused(2, dpo_args({"--dtype", "int8"}), {"--dtype", "bfloat16"});
+  expect_refused(2, dpo_args({"--lora_r", "0"}), {"--lora_r", "positive"});
+  expect_refused(2, dpo_args({"--lora_dropout", "1"}), {"--lora_dropout"});
+  expect_refused(
+      2, dpo_args({"--per_device_train_batch_size", "0"}), {"batch_size"});
+  expect_refused(2, dpo_args({"stray"}), {"stray"});
+}
+
+TEST_F(CommandLine, TakesHyphensAndBooleanValues) {
+  const nlohmann::json arguments = arguments_of(
+      {"--learning-rate=1e-4",
+       "--use-rslora",
+       "true",
+       "--eval_on_start",
+       "no",
+       "--lora-target-modules",
+       "q_proj",
+       "o_proj",
+       "--seed",
+       "7"});
+  EXPECT_EQ(arguments["learning_rate"], 1e-4);
+  EXPECT_EQ(arguments["use_rslora"], true);
+  EXPECT_EQ(arguments["eval_on_start"], false);
+  EXPECT_EQ(arguments["seed"], 7);
+  EXPECT_EQ(arguments["lora_alpha"], 32);
+  EXPECT_EQ(
+      arguments["lora_target_modules"], nlohmann::json({"q_proj", "o_proj"}));
+}
+
+TEST_F(CommandLine, ReadsTomlAndTheCommandLineWins) {
+  write_lines(
+      folder / "run.toml",
+      {"# a comment",
+       "learning-rate = 2e-5",
+       "use_rslora = true",
+       "lora_r = 4",
+       "lora_target_modules = [\"q_proj\", \"v_proj\"]"});
+  const nlohmann::json arguments =
+      arguments_of({"--config", folder / "run.toml", "--lora_r", "2"});
+  EXPECT_EQ(arguments["learning_rate"], 2e-5);
+  EXPECT_EQ(arguments["use_rslora"], true);
+  EXPECT_EQ(arguments["lora_r"], 2);
+  EXPECT_EQ(
+      arguments["lora_target_modules"], nlohmann::json({"q_proj", "v_proj"}));
+}
+
+TEST_F(CommandLine, ReadsIni) {
+  write_lines(folder / "run.ini", {"; a comment", "[dpo]", "beta=0.3"});
+  EXPECT_EQ(arguments_of({"--config", folder / "run.ini"})["beta"], 0.3);
+}
+
+TEST_F(CommandLine, RefusesConfigFilesThatCannotBe) {
+  const auto config = folder / "run.toml";
+  const auto args = dpo_args({"--config", config});
+  expect_refused(2, args, {config});
+  write_lines(config, {"learning_rat = 1"});
+  expect_refused(2, args, {"\"learning_rat\"", "--learning_rate"});
+  write_lines(config, {"[sft]", "learning_rate = 1"});
+  expect_refused(2, args, {"sft", "[dpo]"});
+  write_lines(config, {"learning_rate = fast"});
+  expect_refused(2, args, {"learning_rate", "fast"});
+  write_lines(config, {"beta = 1", "seed = 1", "beta = 2"});
+  expect_refused(2, args, {"\"beta\"", "twice"});
+}
+
+} // namespace
+} // namespace torchlora::cli

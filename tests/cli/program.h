@@ -1,0 +1,58 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <sys/types.h>
+
+namespace torchlora::cli {
+
+struct ProgramResult {
+  /// -1 if a signal ended the program.
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+};
+
+struct ProgramOptions {
+  /// Largest file that may be written; 0: no limit.
+  size_t file_size_limit = 0;
+  /// Called for every line of stdout.
+  std::function<void(const std::string& line, pid_t program)> on_line = {};
+};
+
+/// Runs the `torchlora` program that this build made.
+ProgramResult run_program(
+    const std::vector<std::string>& args,
+    const ProgramOptions& options = {});
+
+/// A folder of its own for each test, with preference data and the arguments
+/// of a short run on the tiny E2B checkpoint.
+class ProgramTest : public testing::Test {
+ protected:
+  void SetUp() override;
+  void TearDown() override;
+
+  /// `count` lines of a data set.
+  static std::vector<std::string> rows(size_t count);
+  static void write_lines(
+      const std::filesystem::path& path,
+      const std::vector<std::string>& lines);
+
+  /// `dpo` with what every run needs, two steps, and then `more`.
+  std::vector<std::string> dpo_args(
+      const std::vector<std::string>& more = {}) const;
+  /// The run ends with this code and one error line that contains each of
+  /// `words`, and leaves no output folder behind.
+  void expect_refused(
+      int exit_code,
+      const std::vector<std::string>& args,
+      const std::vector<std::string>& words) const;
+
+  std::filesystem::path folder, data, output, model;
+};
+
+} // namespace torchlora::cli
