@@ -1,0 +1,63 @@
+# Short names for the CMake presets. Every target first makes the machine ready
+# (scripts/bootstrap.sh); BOOTSTRAP_FLAGS and CMAKE_FLAGS are passed on.
+BOOTSTRAP_FLAGS ?=
+CMAKE_FLAGS ?=
+
+# Threads that wait for work must not spin: the cores are few.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: help bootstrap build demo test parity bench release asan headers format format-check clean
+help:
+	@echo "make demo      fine-tune the bundled Gemma 4 checkpoint by DPO, merge, check"
+	@echo "make test      build and run the tests (no Python packages needed)"
+	@echo "make parity    compare with peft, transformers and trl, run side by side"
+	@echo "make build     the libraries, the program, tests and examples (clang)"
+	@echo "make bench     build and run the benchmarks"
+	@echo "make release   the libraries and the program with g++ -O3"
+	@echo "make asan      the core's and the parsers' tests under sanitizers"
+	@echo "make headers   compile each public header alone"
+	@echo "make format    clang-format everything; format-check only looks"
+	@echo "make clean     remove the build trees, keep build/venv"
+
+bootstrap:
+	@scripts/bootstrap.sh $(BOOTSTRAP_FLAGS)
+
+configure-%: bootstrap
+	@scripts/configure.sh $* $(CMAKE_FLAGS)
+
+build: configure-dev
+	@cmake --build --preset dev
+
+test: build
+	@ctest --preset dev
+
+demo: configure-dev
+	@cmake --build --preset dev --target torchlora_program
+	@scripts/demo.sh build/dev
+
+parity: configure-dev
+	@cmake --build --preset dev --target parity_programs
+	@scripts/parity.sh build/dev
+
+bench: build
+	@for program in build/dev/bench/*_bench; do $$program || exit; done
+
+release: configure-release
+	@cmake --build --preset release
+
+asan: configure-asan
+	@cmake --build --preset asan
+	@ctest --preset asan
+
+headers: configure-dev
+	@cmake --build --preset dev --target all_verify_interface_header_sets
+
+sources = $$(git ls-files '*.h' '*.cpp')
+format:
+	@clang-format-19 -i $(sources)
+
+format-check:
+	@clang-format-19 --dry-run -Werror $(sources)
+
+clean:
+	@rm -rf build/dev build/release build/asan

@@ -1,0 +1,224 @@
+#!/usr/bin/env bash
+# Makes this machine ready to build torchlora: installs the missing Debian or
+# Ubuntu packages (as root or by passwordless sudo), finds LibTorch or installs
+# it into build/venv, and writes both results to build/toolchain.sh.
+# With everything present it changes nothing and needs no network.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  cat <<'END'
+usage: scripts/bootstrap.sh [--torch-dir DIR] [--torch-index-url URL]
+
+LibTorch is looked for in this order:
+  1. --torch-dir DIR (a LibTorch folder, or the package folder of a Python torch),
+     the variable Torch_DIR, the folders of CMAKE_PREFIX_PATH;
+  2. what an earlier run of this script found;
+  3. the torch of the active Python (PYTHON, else python3);
+  4. build/venv, a virtual environment into which pip installs torch, from the
+     package index URL where one is given.
+END
+}
+
+readonly tested_torch=2.13.0 oldest_torch=2.5.0 oldest_cmake=3.24.0
+torch_dir='' index_url=''
+while [ $# -gt 0 ]; do
+  case $1 in
+  --torch-dir) torch_dir=${2:?--torch-dir needs a folder}; shift 2 ;;
+  --torch-index-url) index_url=${2:?--torch-index-url needs a URL}; shift 2 ;;
+  -h | --help) usage; exit 0 ;;
+  *) echo "bootstrap: unknown argument $1" >&2; usage >&2; exit 2 ;;
+  esac
+done
+
+say() { printf 'bootstrap: %s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+has() { command -v "$1" >/dev/null 2>&1; }
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# --- system packages ---------------------------------------------------------
+
+include_dirs=(/usr/include /usr/local/include)
+IFS=':;' read -ra prefixes <<<"${CMAKE_PREFIX_PATH:-}"
+for prefix in ${prefixes[@]+"${prefixes[@]}"}; do include_dirs+=("$prefix/include"); done
+
+has_header() {
+  local dir
+  for dir in "${include_dirs[@]}"; do [ -f "$dir/$1" ] && return; done
+  return 1
+}
+
+has_cmake() {
+  has cmake && at_least "$(cmake --version | sed -n '1s/.* //p')" "$oldest_cmake"
+}
+
+has_sanitizers() {
+  compgen -G "$("clang++-$1" -print-resource-dir)/lib/linux/libclang_rt.asan*.a" >/dev/null
+}
+
+has_venv() { "${PYTHON:-python3}" -c 'import ensurepip, venv' 2>/dev/null; }
+
+# The compiler of the dev preset: clang 19, else the newest clang that apt
+# offers (16 at least), else g++.
+choose_compiler() {
+  local version
+  for version in 19 21 20 18 17 16; do
+    if has "clang++-$version"; then
+      clang_version=$version
+      return
+    fi
+  done
+  for version in 19 21 20 18 17 16; do
+    if has apt-cache && [ -n "$(apt-cache policy "clang-$version" 2>/dev/null | grep 'Candidate: [^(]')" ]; then
+      clang_version=$version
+      return
+    fi
+  done
+  clang_version=
+}
+
+missing_packages() {
+  has g++ || echo g++
+  has make || echo make
+  has git || echo git
+  has ninja || echo ninja-build
+  has_cmake || echo cmake
+  has ccache || echo ccache
+  has mold || echo mold
+  has pkg-config || echo pkg-config
+  if [ -n "$clang_version" ]; then
+    has "clang++-$clang_version" || echo "clang-$clang_version"
+    { has "clang++-$clang_version" && has_sanitizers "$clang_version"; } || echo "libclang-rt-$clang_version-dev"
+    if [ "$clang_version" = 19 ]; then has clang-format-19 || echo clang-format-19; fi
+  fi
+  has_header nlohmann/json.hpp || echo nlohmann-json3-dev
+  has_header CLI/CLI.hpp || echo libcli11-dev
+  has_header pcre2.h || echo libpcre2-dev
+  has_header gtest/gtest.h || echo libgtest-dev
+  has_header benchmark/benchmark.h || echo libbenchmark-dev
+  has_venv || echo "python3 python3-venv"
+}
+
+install_packages() {
+  local packages=$* run=()
+  local command="apt-get update && apt-get install -y --no-install-recommends $packages"
+  has apt-get || die "missing: $packages (names of Debian's packages). Install them, then run this again."
+  if [ "$(id -u)" != 0 ]; then
+    { has sudo && sudo -n true 2>/dev/null; } ||
+      die "missing packages, and neither root nor passwordless sudo. Run this, then try again:
+  sudo sh -c '$command'"
+    run=(sudo -n)
+  fi
+  say "installing $packages"
+  ${run[@]+"${run[@]}"} env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -q --no-install-recommends $packages >build/apt.log 2>&1 ||
+    die "apt-get could not install them (see build/apt.log). By hand: $command"
+}
+
+update_package_lists() {
+  has apt-get || return 0
+  if [ "$(id -u)" = 0 ]; then
+    apt-get update -q >build/apt.log 2>&1
+  elif has sudo && sudo -n true 2>/dev/null; then
+    sudo -n apt-get update -q >build/apt.log 2>&1
+  fi || say "apt-get update did not succeed (see build/apt.log); going on with the lists there are"
+}
+
+mkdir -p build
+choose_compiler
+if [ -n "$(missing_packages)" ]; then
+  update_package_lists
+  choose_compiler
+  install_packages $(missing_packages)
+  hash -r
+  left=$(missing_packages)
+  [ -z "$left" ] || die "still missing after the installation:" $left \
+    "(cmake must be $oldest_cmake or newer, and this one of PATH is: $(has cmake && cmake --version | head -n 1))"
+fi
+
+if [ "$clang_version" = 19 ]; then
+  compiler=clang++-19
+else
+  compiler=${clang_version:+clang++-$clang_version}
+  compiler=${compiler:-g++}
+  say "clang 19 is not to be had here: building with $compiler; the format check needs clang-format-19"
+fi
+
+# --- LibTorch ----------------------------------------------------------------
+
+# The folder of TorchConfig.cmake below $1, which may be it already.
+torch_config_dir() {
+  local dir
+  for dir in "$1" "$1/share/cmake/Torch" "$1/torch/share/cmake/Torch"; do
+    if [ -f "$dir/TorchConfig.cmake" ]; then
+      (cd "$dir" && pwd)
+      return
+    fi
+  done
+  return 1
+}
+
+torch_version() {
+  sed -n 's/^set(PACKAGE_VERSION "\([^"]*\)".*/\1/p' "$1/TorchConfigVersion.cmake" 2>/dev/null || true
+}
+
+# A LibTorch that the user names is taken as it is; an old one is told.
+named_torch() {
+  local place
+  if [ -n "$torch_dir" ]; then
+    found=$(torch_config_dir "$torch_dir") || die "--torch-dir $torch_dir: no share/cmake/Torch/TorchConfig.cmake there"
+  elif [ -n "${Torch_DIR:-}" ]; then
+    found=$(torch_config_dir "$Torch_DIR") || die "Torch_DIR=$Torch_DIR: no TorchConfig.cmake there"
+  else
+    for place in ${prefixes[@]+"${prefixes[@]}"}; do
+      found=$(torch_config_dir "$place") && break
+    done
+  fi
+  [ -n "${found:-}" ] || return 1
+  local version
+  version=$(torch_version "$found")
+  at_least "${version:-0}" "$oldest_torch" || die "LibTorch ${version:-of unknown version} in $found: $oldest_torch or newer is needed"
+  at_least "$version" "$tested_torch" || say "LibTorch $version in $found is older than $tested_torch, with which torchlora is tested"
+}
+
+recorded_torch() {
+  [ -f build/toolchain.sh ] || return 1
+  found=$(. build/toolchain.sh && echo "$TORCHLORA_TORCH_DIR")
+  [ -f "$found/TorchConfig.cmake" ]
+}
+
+has_cuda_toolkit() { has nvcc || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; }
+
+python_torch() {
+  local package version
+  package=$("${PYTHON:-python3}" -c '
+import importlib.util
+spec = importlib.util.find_spec("torch")
+print(spec.submodule_search_locations[0] if spec else "")' 2>/dev/null) || return 1
+  [ -n "$package" ] && found=$(torch_config_dir "$package") || return 1
+  version=$(torch_version "$found")
+  if ! at_least "${version:-0}" "$tested_torch"; then
+    say "the active Python has torch ${version:-of unknown version}, older than $tested_torch: not used (--torch-dir $package would)"
+    return 1
+  fi
+  if grep -q "^cuda.*= *'" "$package/version.py" && ! has_cuda_toolkit; then
+    say "the active Python's torch is a CUDA build, and C++ needs the CUDA toolkit (nvcc) beside it, which is not here: not used"
+    return 1
+  fi
+}
+
+found=''
+if ! named_torch && ! recorded_torch && ! python_torch; then
+  scripts/python_env.sh ${index_url:+--torch-index-url "$index_url"}
+  found=$(torch_config_dir "$(build/venv/bin/python -c '
+import importlib.util
+print(importlib.util.find_spec("torch").submodule_search_locations[0])')")
+fi
+
+printf 'TORCHLORA_TORCH_DIR=%q\nTORCHLORA_CXX=%q\n' "$found" "$compiler" >build/toolchain.sh.new
+if cmp -s build/toolchain.sh.new build/toolchain.sh; then
+  rm build/toolchain.sh.new
+else
+  mv build/toolchain.sh.new build/toolchain.sh
+  say "LibTorch $(torch_version "$found") in $found, compiler $compiler"
+fi
