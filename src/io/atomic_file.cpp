@@ -109,13 +109,16 @@ std::string read_file(const fs::path& path) {
       !fs::is_directory(path, error),
       "[read_file] expected a file, found a folder: ",
       path.string());
+  errno = 0;
   std::ifstream stream(path, std::ios::binary);
   std::ostringstream content;
   content << stream.rdbuf();
   TORCHLORA_CHECK_DATA(
       stream.is_open() && !stream.bad(),
       "[read_file] cannot read ",
-      path.string());
+      path.string(),
+      ": ",
+      std::system_category().message(errno));
   return std::move(content).str();
 }
 

@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <set>
 
-#include <nlohmann/json.hpp>
-
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
 
+#include "io/parse_json.h"
 #include "io/safetensors_writer.h"
 
 namespace torchlora::io {
@@ -21,24 +20,20 @@ constexpr auto kIndexFile = "model.safetensors.index.json";
 constexpr auto kConfigFile = "config.json";
 
 json read_weight_map(const fs::path& path) {
-  json index;
-  try {
-    index = json::parse(read_file(path));
-  } catch (const json::exception& e) {
-    TORCHLORA_CHECK_DATA(false, path.string(), " is not JSON: ", e.what());
-  }
+  const auto where = "[Checkpoint] " + path.string() + ": ";
+  const auto index = parse_json_unique(read_file(path), where);
   TORCHLORA_CHECK_DATA(
       index.is_object() && index.contains("weight_map") &&
-          index["weight_map"].is_object(),
-      path.string(),
-      ": expected an object \"weight_map\"");
+          index["weight_map"].is_object() && !index["weight_map"].empty(),
+      where,
+      "expected an object \"weight_map\" that is not empty");
   for (const auto& [key, file] : index["weight_map"].items()) {
     TORCHLORA_CHECK_DATA(
         file.is_string() &&
             fs::path(file.get<std::string>()).filename() ==
                 file.get<std::string>(),
-        path.string(),
-        ": weight_map names for ",
+        where,
+        "weight_map names for ",
         key,
         " something that is not a file beside it: ",
         file.dump());
@@ -46,10 +41,44 @@ json read_weight_map(const fs::path& path) {
   return index["weight_map"];
 }
 
+/// Weights in any framework's format, or an index of such files: a copy would
+/// stand beside the new weights with other values.
 bool is_weight_file(const fs::path& path) {
   const auto name = path.filename().string();
-  return name == kIndexFile || path.extension() == ".safetensors" ||
-      path.extension() == ".bin" || path.extension() == ".gguf";
+  constexpr std::string_view kIndexEnd = ".index.json";
+  static const std::set<std::string> extensions = {
+      ".safetensors",
+      ".bin",
+      ".gguf",
+      ".pt",
+      ".pth",
+      ".ckpt",
+      ".h5",
+      ".msgpack"};
+  return extensions.count(path.extension().string()) > 0 ||
+      (name.size() >= kIndexEnd.size() &&
+       name.compare(
+           name.size() - kIndexEnd.size(), kIndexEnd.size(), kIndexEnd) == 0);
+}
+
+/// The regular files of a checkpoint folder to copy when its weights are
+/// written, in an order such that config.json is last.
+std::vector<fs::path> other_files(const Checkpoint& checkpoint) {
+  const bool is_sharded =
+      checkpoint.files()[0]->path().filename() != kSingleFile;
+  std::vector<fs::path> paths;
+  for (const auto& entry : fs::directory_iterator(checkpoint.directory())) {
+    const auto& path = entry.path();
+    if (entry.is_regular_file() &&
+        (!is_weight_file(path) ||
+         (is_sharded && path.filename() == kIndexFile))) {
+      paths.push_back(path);
+    }
+  }
+  std::stable_partition(paths.begin(), paths.end(), [](const auto& path) {
+    return path.filename() != kConfigFile;
+  });
+  return paths;
 }
 
 /// Parameters and buffers by name.
@@ -189,7 +218,15 @@ void save_pretrained(
 
   // Without config.json the folder is not a checkpoint: it goes first and
   // comes last.
-  fs::remove(destination / kConfigFile, error);
+  for (const auto* name : {kConfigFile, kSingleFile, kIndexFile}) {
+    fs::remove(destination / name, error);
+    TORCH_CHECK(
+        !error,
+        "[save_pretrained] cannot replace ",
+        (destination / name).string(),
+        ": ",
+        error.message());
+  }
   for (const auto& file : checkpoint.files()) {
     std::vector<LazyTensor> tensors;
     for (const auto& key : file->keys()) {
@@ -202,21 +239,8 @@ void save_pretrained(
     save_safetensors(
         destination / file->path().filename(), tensors, file->metadata());
   }
-  std::vector<fs::path> others;
-  for (const auto& entry : fs::directory_iterator(source)) {
-    const bool is_index = entry.path().filename() == kIndexFile &&
-        checkpoint.files()[0]->path().filename() != kSingleFile;
-    if (entry.is_regular_file() &&
-        (is_index || !is_weight_file(entry.path())) &&
-        entry.path().filename() != kConfigFile) {
-      others.push_back(entry.path());
-    }
-  }
-  others.push_back(source / kConfigFile);
-  for (const auto& path : others) {
-    if (fs::exists(path, error)) {
-      write_file_atomic(destination / path.filename(), read_file(path));
-    }
+  for (const auto& path : other_files(checkpoint)) {
+    write_file_atomic(destination / path.filename(), read_file(path));
   }
 }
 

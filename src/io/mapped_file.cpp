@@ -17,7 +17,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   const auto check = [&](bool ok, int error) {
     TORCHLORA_CHECK_DATA(
         ok,
-        "cannot open ",
+        "[safetensors] cannot open ",
         path.string(),
         ": ",
         std::system_category().message(error));
@@ -30,7 +30,15 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   void* data = nullptr;
   int error = S_ISREG(status.st_mode) ? 0 : EISDIR;
   if (error == 0 && size_ > 0) {
-    data = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    // NOTE: MAP_NORESERVE, or the kernel refuses a writable private mapping
+    // that is larger than the machine's memory.
+    data = ::mmap(
+        nullptr,
+        size_,
+        PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_NORESERVE,
+        fd,
+        0);
     error = data == MAP_FAILED ? errno : 0;
   }
   ::close(fd);

@@ -1,6 +1,7 @@
 #include <torchlora/io/safetensors.h>
 
 #include <cstring>
+#include <set>
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
@@ -16,6 +17,10 @@
 
 namespace torchlora::io {
 namespace fs = std::filesystem;
+
+namespace {
+constexpr auto kMetadata = "__metadata__";
+} // namespace
 
 struct SafetensorsFile::Impl {
   fs::path path;
@@ -107,12 +112,13 @@ void save_safetensors(
     const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) {
-    header["__metadata__"] = metadata;
+    header[kMetadata] = metadata;
   }
   size_t position = 0;
+  std::set<std::string> names = {kMetadata};
   for (const auto& tensor : tensors) {
     TORCH_CHECK_VALUE(
-        tensor.key != "__metadata__" && !header.contains(tensor.key),
+        names.insert(tensor.key).second,
         "[save_safetensors] ",
         path.string(),
         ": the tensor name \"",
@@ -120,13 +126,25 @@ void save_safetensors(
         "\" is reserved or given twice");
     size_t end = position +
         c10::elementSize(tensor.dtype) * c10::multiply_integers(tensor.sizes);
-    header[tensor.key] = {
-        {"dtype", safetensors_dtype_name(tensor.dtype, tensor.key)},
-        {"shape", tensor.sizes},
-        {"data_offsets", {position, end}}};
+    header.get_ref<nlohmann::ordered_json::object_t&>().emplace_back(
+        tensor.key,
+        nlohmann::ordered_json{
+            {"dtype", safetensors_dtype_name(tensor.dtype, tensor.key)},
+            {"shape", tensor.sizes},
+            {"data_offsets", {position, end}}});
     position = end;
   }
-  std::string text = header.dump();
+  std::string text;
+  try {
+    text = header.dump();
+  } catch (const nlohmann::json::exception& e) {
+    TORCH_CHECK_VALUE(
+        false,
+        "[save_safetensors] ",
+        path.string(),
+        ": names and metadata must be UTF-8: ",
+        e.what());
+  }
   text.resize((text.size() + 7) / 8 * 8, ' ');
   write_file_atomic(path, [&](const auto& append) {
     unsigned char length[8];

@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
-#include <set>
 #include <tuple>
 
-#include <nlohmann/json.hpp>
-
 #include <torchlora/error.h>
+
+#include "io/parse_json.h"
 
 namespace torchlora::io {
 using nlohmann::json;
@@ -39,9 +38,19 @@ constexpr DtypeName kDtypes[] = {
     {"F64", c10::ScalarType::Double},
     {"C64", c10::ScalarType::ComplexFloat},
     {"F8_E4M3", c10::ScalarType::Float8_e4m3fn},
+    {"F8_E4M3FNUZ", c10::ScalarType::Float8_e4m3fnuz},
     {"F8_E5M2", c10::ScalarType::Float8_e5m2},
+    {"F8_E5M2FNUZ", c10::ScalarType::Float8_e5m2fnuz},
     {"F8_E8M0", c10::ScalarType::Float8_e8m0fnu},
 };
+
+std::string dtype_names() {
+  std::string names;
+  for (const auto& entry : kDtypes) {
+    names += (names.empty() ? "" : ", ") + std::string(entry.name);
+  }
+  return names;
+}
 
 std::optional<c10::ScalarType> dtype_by_name(const std::string& name) {
   for (const auto& entry : kDtypes) {
@@ -50,40 +59,6 @@ std::optional<c10::ScalarType> dtype_by_name(const std::string& name) {
     }
   }
   return std::nullopt;
-}
-
-/// nlohmann's parser keeps the last of two equal names; this refuses them.
-json parse_without_duplicates(
-    const char* begin,
-    const char* end,
-    const std::string& where) {
-  std::vector<std::set<std::string>> names;
-  std::optional<std::string> duplicate;
-  const json::parser_callback_t callback =
-      [&](int /*depth*/, json::parse_event_t event, json& parsed) {
-        if (event == json::parse_event_t::object_start) {
-          names.emplace_back();
-        } else if (event == json::parse_event_t::object_end) {
-          names.pop_back();
-        } else if (
-            event == json::parse_event_t::key &&
-            !names.back().insert(parsed.get<std::string>()).second) {
-          duplicate = parsed.get<std::string>();
-        }
-        return true;
-      };
-  json header;
-  try {
-    header = json::parse(begin, end, callback);
-  } catch (const json::exception& e) {
-    TORCHLORA_CHECK_DATA(
-        false, where, "the header is not valid JSON: ", e.what());
-  }
-  TORCHLORA_CHECK_DATA(
-      !duplicate, where, "the header has the name \"", *duplicate, "\" twice");
-  TORCHLORA_CHECK_DATA(
-      header.is_object(), where, "the header must be a JSON object");
-  return header;
 }
 
 uint64_t
@@ -97,25 +72,28 @@ unsigned_value(const json& value, const std::string& where, const char* what) {
   return value.get<uint64_t>();
 }
 
-/// Bytes of a tensor; the product must fit int64.
+/// Bytes of a tensor. Without its zeros too the product must fit int64: an
+/// empty tensor has strides.
 uint64_t byte_size(
     const std::vector<int64_t>& sizes,
     c10::ScalarType dtype,
     const std::string& where) {
-  if (std::find(sizes.begin(), sizes.end(), 0) != sizes.end()) {
-    return 0;
-  }
   constexpr auto kMax =
       static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
   uint64_t bytes = c10::elementSize(dtype);
+  bool is_empty = false;
   for (const auto size : sizes) {
+    if (size == 0) {
+      is_empty = true;
+      continue;
+    }
     TORCHLORA_CHECK_DATA(
         bytes <= kMax / static_cast<uint64_t>(size),
         where,
         "the shape is too large");
     bytes *= static_cast<uint64_t>(size);
   }
-  return bytes;
+  return is_empty ? 0 : bytes;
 }
 
 SafetensorsEntry parse_entry(const json& value, const std::string& where) {
@@ -133,7 +111,12 @@ SafetensorsEntry parse_entry(const json& value, const std::string& where) {
   const auto name = value["dtype"].get<std::string>();
   const auto dtype = dtype_by_name(name);
   TORCHLORA_CHECK_DATA(
-      dtype, where, "dtype \"", name, "\" is not known to this LibTorch");
+      dtype,
+      where,
+      "dtype \"",
+      name,
+      "\" is not supported; supported are ",
+      dtype_names());
   SafetensorsEntry entry{*dtype, {}, 0, 0};
   for (const auto& size : value["shape"]) {
     const auto n = unsigned_value(size, where, "a size in the shape");
@@ -239,8 +222,10 @@ SafetensorsHeader parse_safetensors_header(
       ": it is truncated");
   SafetensorsHeader header;
   header.data_begin = kLengthBytes + length;
-  const auto parsed = parse_without_duplicates(
-      bytes + kLengthBytes, bytes + header.data_begin, where);
+  const auto parsed =
+      parse_json_unique({bytes + kLengthBytes, length}, where + "the header: ");
+  TORCHLORA_CHECK_DATA(
+      parsed.is_object(), where, "the header must be a JSON object");
   for (const auto& [key, value] : parsed.items()) {
     if (key != "__metadata__") {
       header.entries.emplace(

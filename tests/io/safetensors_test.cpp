@@ -1,3 +1,6 @@
+#include <sys/resource.h>
+
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -39,6 +42,26 @@ std::string entry(
       R"(,"data_offsets":)" + offsets + "}";
 }
 
+/// While it lives a file cannot grow beyond `bytes`: a write fails as on a full
+/// disk.
+class NoRoom {
+ public:
+  explicit NoRoom(rlim_t bytes) {
+    handler_ = std::signal(SIGXFSZ, SIG_IGN);
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit = {bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~NoRoom() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  rlimit before_ = {};
+  void (*handler_)(int);
+};
+
 TEST(Safetensors, EveryMalformedFileIsAClearError) {
   const auto a = entry("F32", "[2]", "[0,8]");
   const std::string data(8, '\0');
@@ -49,13 +72,30 @@ TEST(Safetensors, EveryMalformedFileIsAClearError) {
       {"truncated", with_length(R"({"a":)" + a + "}", data.substr(0, 7))},
       {"left over", with_length(R"({"a":)" + a + "}", data + "x")},
       {"limit", std::string("\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F") + "{}"},
+      {"limit", std::string(8, '\xFF') + "{}"},
       {"truncated", std::string("\x10\0\0\0\0\0\0\0", 8) + "{}"},
+      {"not valid JSON", std::string(8, '\0')},
       {"not valid JSON", with_length("{", "")},
       {"not valid JSON", with_length("{\"\xFF\":1}", "")},
       {"JSON object", with_length("[]", "")},
       {"twice", with_length(R"({"a":)" + a + R"(,"a":)" + a + "}", data)},
+      {"twice", with_length(R"({"\u0061":)" + a + R"(,"a":)" + a + "}", data)},
+      {"twice", with_length(R"({"a":{"dtype":"F32","dtype":"F16"}})", "")},
+      {"nested deeper",
+       with_length(
+           R"({"a":)" + std::string(200000, '[') + std::string(200000, ']') +
+               "}",
+           "")},
       {"expected", with_length(R"({"a":1})", "")},
       {"expected", with_length(R"({"a":{"dtype":"F32","shape":[2]}})", data)},
+      {"expected",
+       with_length(R"({"a":)" + entry("F32", "2", "[0,8]") + "}", data)},
+      {"expected",
+       with_length(R"({"a":)" + entry("F32", "[2]", "[0,4,8]") + "}", data)},
+      {"not negative",
+       with_length(R"({"a":)" + entry("F32", "[2]", "[-8,0]") + "}", data)},
+      {"not negative",
+       with_length(R"({"a":)" + entry("F32", "[\"2\"]", "[0,8]") + "}", data)},
       {"F7", with_length(R"({"a":)" + entry("F7", "[2]", "[0,8]") + "}", data)},
       {"need 12 bytes",
        with_length(R"({"a":)" + entry("F32", "[3]", "[0,8]") + "}", data)},
@@ -69,10 +109,20 @@ TEST(Safetensors, EveryMalformedFileIsAClearError) {
        with_length(
            R"({"a":)" + entry("F32", "[4611686018427387904,4]", "[0,8]") + "}",
            data)},
+      {"too large",
+       with_length(
+           R"({"a":)" + entry("F32", "[0,9223372036854775807,2]", "[0,0]") +
+               "}",
+           "")},
+      {"not negative",
+       with_length(
+           R"({"a":)" + entry("F32", "[36893488147419103232]", "[0,0]") + "}",
+           "")},
       {"overlap",
        with_length(
            R"({"a":)" + a + R"(,"b":)" + entry("F32", "[1]", "[4,8]") + "}",
            data)},
+      {"overlap", with_length(R"({"a":)" + a + R"(,"b":)" + a + "}", data)},
       {"hole",
        with_length(R"({"a":)" + entry("F32", "[1]", "[4,8]") + "}", data)},
       {"truncated",
@@ -91,8 +141,19 @@ TEST(Safetensors, EveryMalformedFileIsAClearError) {
       EXPECT_NE(message.find(path.string()), std::string::npos) << message;
     }
   }
-  EXPECT_THROW(SafetensorsFile(temporary("no such file")), DataError);
-  EXPECT_THROW(SafetensorsFile(temporary("")), DataError);
+  const std::pair<const char*, fs::path> no_files[] = {
+      {"No such file", temporary("no such file")},
+      {"Is a directory", temporary("")}};
+  for (const auto& [cause, path] : no_files) {
+    try {
+      SafetensorsFile file(path);
+      ADD_FAILURE() << cause;
+    } catch (const DataError& e) {
+      const std::string message = e.what_without_backtrace();
+      EXPECT_NE(message.find(cause), std::string::npos) << message;
+      EXPECT_NE(message.find(path.string()), std::string::npos) << message;
+    }
+  }
 }
 
 TEST(Safetensors, UnusualFilesThatAreRightAreRead) {
@@ -111,49 +172,72 @@ TEST(Safetensors, UnusualFilesThatAreRightAreRead) {
     EXPECT_EQ(file.tensor("u").item<int>(), 7);
     EXPECT_EQ(file.tensor("e").sizes(), (std::vector<int64_t>{0, 3}));
     EXPECT_THROW(file.tensor("x"), DataError);
+    EXPECT_THROW(file.sizes("x"), DataError);
   }
 }
 
-TEST(Safetensors, EveryDtypeComesBackBitForBit) {
+// The file is the Python package's (tests/reference/make_safetensors_golden.py
+// tells the data), with every dtype that it shares with LibTorch.
+TEST(Safetensors, EqualsThePythonPackageByteForByteInEveryDtype) {
+  const auto golden =
+      fs::path(TORCHLORA_TEST_DATA) / "safetensors" / "all_dtypes.safetensors";
+  const SafetensorsFile file(golden);
+  EXPECT_EQ(file.metadata().at("format"), "pt");
+  EXPECT_EQ(file.tensor("scalar").item<float>(), 2.5F);
+  EXPECT_EQ(file.tensor("empty").sizes(), (std::vector<int64_t>{0, 3}));
+  EXPECT_EQ(file.tensor("transposed")[2][1].item<float>(), 5);
+  int compared = 0;
   std::vector<std::pair<std::string, at::Tensor>> tensors;
-  for (const auto dtype :
-       {at::kBool,
-        at::kByte,
-        at::kChar,
-        at::kShort,
-        at::kInt,
-        at::kLong,
-        at::kUInt16,
-        at::kUInt32,
-        at::kUInt64,
-        at::kHalf,
-        at::kBFloat16,
-        at::kFloat,
-        at::kDouble,
-        at::kFloat8_e4m3fn,
-        at::kFloat8_e5m2}) {
-    const auto bytes = torch::randint(
-        0,
-        dtype == at::kBool ? 2 : 256,
-        {6, static_cast<int64_t>(c10::elementSize(dtype))},
-        torch::kByte);
-    tensors.emplace_back(toString(dtype), bytes.view(dtype).view({2, 3}));
+  for (const auto& key : file.keys()) {
+    const auto tensor = file.tensor(key);
+    tensors.emplace_back(
+        key, key == "transposed" ? tensor.t().contiguous().t() : tensor);
+    if (key == "scalar" || key == "empty" || key == "transposed") {
+      continue;
+    }
+    EXPECT_EQ(tensor.sizes(), (std::vector<int64_t>{2, 3}));
+    const auto i = torch::arange(static_cast<int64_t>(tensor.nbytes()));
+    const auto bytes = key == "bool" ? i % 2 : (37 * i + 11) % 256;
+    EXPECT_TRUE(torch::equal(
+        tensor.clone().flatten().view(at::kByte), bytes.to(at::kByte)))
+        << key;
+    ++compared;
   }
-  tensors.emplace_back("strided", torch::randn({4, 6}).t());
-  tensors.emplace_back("scalar", torch::tensor(2.5));
-  const auto path = temporary("dtypes.safetensors");
-  save_safetensors(path, tensors, {{"format", "pt"}, {"step", "3"}});
+  EXPECT_EQ(compared, 19);
+  const auto path = temporary("all_dtypes.safetensors");
+  save_safetensors(path, tensors);
+  EXPECT_EQ(read_file(path), read_file(golden));
+}
+
+TEST(Safetensors, WritesWhatItIsGivenOrRefusesIt) {
+  const auto path = temporary("written.safetensors");
+  const auto ones = torch::ones({2});
+  save_safetensors(
+      path,
+      {{"b", ones.to(at::kBFloat16)}, {"a \"\u00e9", torch::randn({4, 6}).t()}},
+      {{"format", "pt"}, {"step", "3"}});
+  EXPECT_EQ(read_file(path)[0] % 8, 0);
   const SafetensorsFile file(path);
   EXPECT_EQ(file.metadata().at("step"), "3");
-  ASSERT_EQ(file.keys().size(), tensors.size());
-  for (const auto& [key, tensor] : tensors) {
-    const auto read = file.tensor(key);
-    EXPECT_EQ(read.sizes(), tensor.sizes());
-    EXPECT_TRUE(torch::equal(
-        read.contiguous().flatten().view(at::kByte),
-        tensor.contiguous().flatten().view(at::kByte)))
-        << key;
+  EXPECT_EQ(file.keys(), (std::vector<std::string>{"b", "a \"\u00e9"}));
+  EXPECT_TRUE(file.contains("b"));
+  EXPECT_FALSE(file.contains("c"));
+  EXPECT_EQ(file.dtype("b"), at::kBFloat16);
+  EXPECT_EQ(file.sizes("a \"\u00e9"), (std::vector<int64_t>{6, 4}));
+
+  save_safetensors(path, {}, {});
+  EXPECT_TRUE(SafetensorsFile(path).keys().empty());
+
+  using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
+  for (const auto& bad : {
+           Tensors{{"a", ones}, {"a", ones}},
+           Tensors{{"__metadata__", ones}},
+           Tensors{{"not UTF-8 \xFF", ones}},
+           Tensors{{"complex", ones.to(at::kComplexDouble)}},
+       }) {
+    EXPECT_THROW(save_safetensors(path, bad), c10::ValueError) << bad[0].first;
   }
+  EXPECT_TRUE(SafetensorsFile(path).keys().empty());
 }
 
 TEST(Safetensors, TensorsShareTheMappingAndOutliveTheFile) {
@@ -189,6 +273,17 @@ TEST(Safetensors, AFailedWriteLeavesTheOldFileAndNoOther) {
             throw std::runtime_error("interrupted");
           }),
       std::runtime_error);
+  {
+    const NoRoom no_room(/*bytes=*/1000);
+    try {
+      save_safetensors(path, {{"a", torch::ones({4096})}});
+      ADD_FAILURE();
+    } catch (const c10::Error& e) {
+      const std::string message = e.what_without_backtrace();
+      EXPECT_NE(message.find("File too large"), std::string::npos) << message;
+      EXPECT_NE(message.find(path.string()), std::string::npos) << message;
+    }
+  }
   EXPECT_EQ(SafetensorsFile(path).tensor("a").sum().item<float>(), 2);
   EXPECT_EQ(
       std::distance(fs::directory_iterator(folder), fs::directory_iterator()),

@@ -42,10 +42,15 @@ class TORCHLORA_API Checkpoint {
 
 /// Writes a Hugging Face folder like `source` with the parameters and buffers
 /// of `model` in place of the tensors of the same names (in the checkpoint's
-/// dtype) and every other tensor and file carried over, so that the folder
+/// dtype) and every other tensor and file (not folder) carried over, so that it
 /// stays whole: what `model` did not load is still there. Same shards as the
-/// source. `model` must not be adapted (merge and unload first). Tensors of
-/// `model` without a counterpart in the checkpoint are an error.
+/// source. `model` must not be adapted (merge and unload first). Each file is
+/// written atomically and config.json last: an interrupted save does not look
+/// like a checkpoint.
+///
+/// ValueError for a tensor of `model` without a counterpart of the same sizes,
+/// and if the destination is the source; `c10::Error` with the system's reason
+/// if a file cannot be written.
 TORCHLORA_API void save_pretrained(
     const torch::nn::Module& model,
     const std::filesystem::path& source,

@@ -1,0 +1,83 @@
+#include "io/parse_json.h"
+
+#include <optional>
+#include <set>
+#include <vector>
+
+#include <torchlora/error.h>
+
+namespace torchlora::io {
+using nlohmann::json;
+
+namespace {
+
+constexpr int kMaxDepth = 64;
+
+/// Looks at brackets outside of strings only: what is not JSON is left to the
+/// parser.
+bool is_nested_too_deeply(std::string_view text) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      i += c == '\\';
+      in_string = c != '"';
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxDepth) {
+        return true;
+      }
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return false;
+}
+
+json parse(
+    std::string_view text,
+    const std::string& where,
+    const json::parser_callback_t& callback) {
+  TORCHLORA_CHECK_DATA(
+      !is_nested_too_deeply(text),
+      where,
+      "the JSON is nested deeper than ",
+      kMaxDepth,
+      " levels");
+  try {
+    return json::parse(text.begin(), text.end(), callback);
+  } catch (const json::exception& e) {
+    TORCHLORA_CHECK_DATA(false, where, "not valid JSON: ", e.what());
+  }
+}
+
+} // namespace
+
+json parse_json(std::string_view text, const std::string& where) {
+  return parse(text, where, nullptr);
+}
+
+json parse_json_unique(std::string_view text, const std::string& where) {
+  std::vector<std::set<std::string>> names;
+  std::optional<std::string> duplicate;
+  auto parsed = parse(
+      text, where, [&](int /*depth*/, json::parse_event_t event, json& value) {
+        if (event == json::parse_event_t::object_start) {
+          names.emplace_back();
+        } else if (event == json::parse_event_t::object_end) {
+          names.pop_back();
+        } else if (
+            event == json::parse_event_t::key &&
+            !names.back().insert(value.get<std::string>()).second) {
+          duplicate = value.get<std::string>();
+        }
+        return true;
+      });
+  TORCHLORA_CHECK_DATA(
+      !duplicate, where, "the JSON has the name \"", *duplicate, "\" twice");
+  return parsed;
+}
+
+} // namespace torchlora::io
