@@ -23,31 +23,31 @@ uint64_t pair_key(uint32_t left, uint32_t right) {
 Bpe::Bpe(
     std::unordered_map<std::string, int64_t> vocab,
     const std::vector<std::pair<std::string, std::string>>& merges,
-    Options options)
-    : vocab_(std::move(vocab)),
-      byte_ids_(256, kNone),
-      fuse_unk_(options.fuse_unk) {
+    Options options,
+    const std::string& where)
+    : vocab_(std::move(vocab)), fuse_unk_(options.fuse_unk) {
   const auto id_of = [&](const std::string& token) {
     const auto found = vocab_.find(token);
     TORCHLORA_CHECK_DATA(
         found != vocab_.end(),
-        "[tokenizer] the token \"",
+        where,
+        "the token \"",
         token,
-        "\" of a merge is not in the vocabulary");
+        "\" (unk_token, of a merge, or a byte of byte_fallback) is not in the "
+        "vocabulary");
     return static_cast<uint32_t>(found->second);
   };
   merges_.reserve(merges.size());
   for (uint32_t rank = 0; rank < merges.size(); ++rank) {
     const auto& [left, right] = merges[rank];
-    merges_.emplace(
+    merges_.insert_or_assign(
         pair_key(id_of(left), id_of(right)), Merge{rank, id_of(left + right)});
   }
   if (options.byte_fallback) {
     for (unsigned byte = 0; byte < 256; ++byte) {
       char name[8];
       std::snprintf(name, sizeof(name), "<0x%02X>", byte);
-      const auto found = vocab_.find(name);
-      byte_ids_[byte] = found == vocab_.end() ? kNone : found->second;
+      byte_ids_.push_back(id_of(name));
     }
   }
   if (!options.unk_token.empty()) {
@@ -75,18 +75,12 @@ std::vector<uint32_t> Bpe::initial_symbols(std::string_view word) const {
       last_is_unk = false;
       continue;
     }
-    bool has_bytes = true;
-    for (const auto c : character) {
-      has_bytes &= byte_ids_[static_cast<unsigned char>(c)] != kNone;
-    }
-    if (has_bytes) {
+    if (!byte_ids_.empty()) {
       for (const auto c : character) {
-        symbols.push_back(
-            static_cast<uint32_t>(byte_ids_[static_cast<unsigned char>(c)]));
+        symbols.push_back(byte_ids_[static_cast<unsigned char>(c)]);
       }
-      last_is_unk = false;
-    } else if (unk_id_ != kNone && !(fuse_unk_ && last_is_unk)) {
-      symbols.push_back(static_cast<uint32_t>(unk_id_));
+    } else if (unk_id_ && !(fuse_unk_ && last_is_unk)) {
+      symbols.push_back(*unk_id_);
       last_is_unk = true;
     }
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -20,10 +21,13 @@ class Bpe {
     bool byte_fallback = false;
   };
 
-  /// DataError if a merge names a token that is not in the vocabulary.
+  /// DataError, beginning with `where`, if the unknown token, a token of a
+  /// merge or, with byte fallback, one of `<0x00>` … `<0xFF>` is not in the
+  /// vocabulary.
   Bpe(std::unordered_map<std::string, int64_t> vocab,
       const std::vector<std::pair<std::string, std::string>>& merges,
-      Options options);
+      Options options,
+      const std::string& where);
 
   /// Appends the tokens of `word`. O(n log n) in its length: merges are taken
   /// from a heap, lowest rank first, leftmost among equals.
@@ -44,9 +48,9 @@ class Bpe {
 
   std::unordered_map<std::string, int64_t> vocab_;
   std::unordered_map<uint64_t, Merge> merges_;
-  /// Ids of `<0x00>` … `<0xFF>`; -1 where the vocabulary has none.
-  std::vector<int64_t> byte_ids_;
-  int64_t unk_id_ = -1;
+  /// Ids of `<0x00>` … `<0xFF>`; empty without byte fallback.
+  std::vector<uint32_t> byte_ids_;
+  std::optional<uint32_t> unk_id_;
   bool fuse_unk_;
 };
 

@@ -1,5 +1,7 @@
 #include <torchlora/tokenizer/chat.h>
 
+#include <algorithm>
+
 #include <torchlora/error.h>
 
 #include "tokenizer/unicode.h"

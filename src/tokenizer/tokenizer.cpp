@@ -1,6 +1,6 @@
 #include <torchlora/tokenizer/tokenizer.h>
 
-#include <algorithm>
+#include <charconv>
 
 #include <torchlora/error.h>
 
@@ -24,9 +24,11 @@ int byte_of(const std::string& token) {
   if (token.size() != 6 || token.compare(0, 3, "<0x") != 0 || token[5] != '>') {
     return -1;
   }
-  char* end = nullptr;
-  const auto value = std::strtol(token.c_str() + 3, &end, 16);
-  return end == token.c_str() + 5 ? static_cast<int>(value) : -1;
+  const auto* digits = token.data() + 3;
+  unsigned value = 0;
+  return std::from_chars(digits, digits + 2, value, 16).ptr == digits + 2
+      ? static_cast<int>(value)
+      : -1;
 }
 
 /// Runs of byte tokens become the text they spell, or one U+FFFD a byte.

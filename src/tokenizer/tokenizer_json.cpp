@@ -1,22 +1,25 @@
 #include "tokenizer/tokenizer_json.h"
 
-#include <nlohmann/json.hpp>
+#include <algorithm>
+#include <initializer_list>
+#include <string_view>
 
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
+
+#include "io/parse_json.h"
 
 namespace torchlora::detail {
 using nlohmann::json;
 
 namespace {
 
+/// Of a token; guards the table of tokens by id against a wrong file.
+constexpr int64_t kMaxId = 1 << 24;
+
 json parse(const std::filesystem::path& path) {
-  try {
-    return json::parse(io::read_file(path));
-  } catch (const json::exception& e) {
-    TORCHLORA_CHECK_DATA(
-        false, "[tokenizer] ", path.string(), " is not JSON: ", e.what());
-  }
+  return io::parse_json(
+      io::read_file(path), "[tokenizer] " + path.string() + ": ");
 }
 
 /// A part of the file with the name by which messages call it.
@@ -48,6 +51,17 @@ struct Part {
   T get(const char* key, T otherwise) const {
     return has(key) ? (*this)[key].as<T>() : otherwise;
   }
+  /// Refuses options that this reader does not know.
+  void allow_only(std::initializer_list<std::string_view> keys) const {
+    if (!value.is_object()) {
+      refuse("must be an object");
+    }
+    for (const auto& item : value.items()) {
+      if (std::find(keys.begin(), keys.end(), item.key()) == keys.end()) {
+        refuse("the option " + item.key() + " is not supported");
+      }
+    }
+  }
   /// An option that must have this value, or not be there.
   void require(const char* key, const json& supported) const {
     if (has(key) && value[key] != supported) {
@@ -58,6 +72,22 @@ struct Part {
   }
   std::string type() const {
     return (*this)["type"].as<std::string>();
+  }
+  int64_t id() const {
+    if (!value.is_number_unsigned() || value > kMaxId) {
+      refuse("is not a token id: " + value.dump());
+    }
+    return value.get<int64_t>();
+  }
+  /// `"pattern": {"String": …}`
+  std::string string_pattern() const {
+    const auto pattern = (*this)["pattern"];
+    pattern.allow_only({"String"});
+    auto text = pattern["String"].as<std::string>();
+    if (text.empty()) {
+      pattern.refuse("is empty");
+    }
+    return text;
   }
   [[noreturn]] void refuse_type(const char* supported) const {
     refuse("\"" + type() + "\" is not supported, only " + supported);
@@ -75,13 +105,8 @@ struct Part {
 };
 
 Replacement read_replacement(const Part& part) {
-  Replacement replacement{
-      part["pattern"]["String"].as<std::string>(),
-      part["content"].as<std::string>()};
-  if (replacement.from.empty()) {
-    part.refuse("the pattern is empty");
-  }
-  return replacement;
+  part.allow_only({"type", "pattern", "content"});
+  return {part.string_pattern(), part["content"].as<std::string>()};
 }
 
 void read_normalizer(const Part& part, std::vector<Replacement>& steps) {
@@ -100,9 +125,10 @@ std::string read_pre_tokenizer(const Part& part) {
   if (part.type() != "Split") {
     part.refuse_type("Split is");
   }
+  part.allow_only({"type", "pattern", "behavior", "invert"});
   part.require("behavior", "MergedWithPrevious");
   part.require("invert", false);
-  return part["pattern"]["String"].as<std::string>();
+  return part.string_pattern();
 }
 
 void read_decoder(const Part& part, std::vector<DecodeStep>& steps) {
@@ -137,7 +163,7 @@ void read_post_processor(const Part& part, TokenizerJson& tokenizer) {
     auto& ids = is_behind ? tokenizer.suffix_ids : tokenizer.prefix_ids;
     for (const auto& id :
          part["special_tokens"][token.c_str()]["ids"].items()) {
-      ids.push_back(id.as<int64_t>());
+      ids.push_back(id.id());
     }
   }
 }
@@ -148,12 +174,23 @@ Bpe read_model(const Part& part) {
   }
   for (const auto* key :
        {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
-    if (part.has(key) && part.value[key] != "") {
+    if (part.has(key) && part.value[key] != "" && part.value[key] != 0) {
       part.refuse(
           std::string("the option ") + key + " = " + part.value[key].dump() +
           " is not supported");
     }
   }
+  part.allow_only(
+      {"type",
+       "dropout",
+       "unk_token",
+       "continuing_subword_prefix",
+       "end_of_word_suffix",
+       "fuse_unk",
+       "byte_fallback",
+       "ignore_merges",
+       "vocab",
+       "merges"});
   part.require("ignore_merges", false);
   std::unordered_map<std::string, int64_t> vocab;
   const auto entries = part["vocab"];
@@ -162,10 +199,7 @@ Bpe read_model(const Part& part) {
   }
   vocab.reserve(entries.value.size());
   for (const auto& [token, id] : entries.value.items()) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() >= UINT32_MAX) {
-      entries.refuse("the id of \"" + token + "\" is " + id.dump());
-    }
-    vocab.emplace(token, id.get<int64_t>());
+    vocab.emplace(token, Part{id, entries.name + "." + token}.id());
   }
   std::vector<std::pair<std::string, std::string>> merges;
   const auto list = part["merges"];
@@ -192,17 +226,32 @@ Bpe read_model(const Part& part) {
       merges,
       {part.get<std::string>("unk_token", ""),
        part.get<bool>("fuse_unk", false),
-       part.get<bool>("byte_fallback", false)});
+       part.get<bool>("byte_fallback", false)},
+      "[tokenizer] " + part.name + ": ");
 }
 
 void read_added_token(const Part& part, TokenizerJson& tokenizer) {
+  part.allow_only(
+      {"id",
+       "content",
+       "single_word",
+       "lstrip",
+       "rstrip",
+       "normalized",
+       "special"});
   for (const auto* key : {"single_word", "lstrip", "rstrip", "normalized"}) {
     part.require(key, false);
   }
   const auto content = part["content"].as<std::string>();
-  const auto id = part["id"].as<int64_t>();
-  if (content.empty() || id < 0) {
-    part.refuse("a token needs a content and an id that is not negative");
+  const auto id = part["id"].id();
+  if (content.empty()) {
+    part.refuse("the content is empty");
+  }
+  const auto known = tokenizer.bpe.vocab().find(content);
+  if (known != tokenizer.bpe.vocab().end() && known->second != id) {
+    part.refuse(
+        "\"" + content + "\" has another id in the vocabulary: " +
+        std::to_string(known->second));
   }
   tokenizer.added_tokens.insert(content, id);
   tokenizer.added_ids[content] = id;
@@ -216,6 +265,16 @@ void read_added_token(const Part& part, TokenizerJson& tokenizer) {
 TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
   const auto parsed = parse(path);
   const Part root{parsed, path.string()};
+  root.allow_only(
+      {"version",
+       "truncation",
+       "padding",
+       "added_tokens",
+       "normalizer",
+       "pre_tokenizer",
+       "post_processor",
+       "decoder",
+       "model"});
   TokenizerJson tokenizer{
       read_model(root["model"]), {}, {}, {}, {}, {}, {}, {}, {}};
   if (root.has("added_tokens")) {
@@ -232,9 +291,7 @@ TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
   if (root.has("post_processor")) {
     read_post_processor(root["post_processor"], tokenizer);
   }
-  if (root.has("decoder")) {
-    read_decoder(root["decoder"], tokenizer.decoder);
-  }
+  read_decoder(root["decoder"], tokenizer.decoder);
   return tokenizer;
 }
 
