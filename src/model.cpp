@@ -251,10 +251,13 @@ void PeftModel::unmerge_adapter() {
 }
 
 void PeftModel::merge_and_unload(bool safe_merge) {
-  const auto sites = lora_sites(*state_->model);
-  // Layers that hold the whole update already are left out.
-  if (!std::all_of(sites.begin(), sites.end(), [&](const auto& site) {
-        return site.layer->merged();
+  const auto layers = raw(lora_sites(*state_->model));
+  // Nothing to do, and nothing to warn of, where every update is merged.
+  if (std::any_of(layers.begin(), layers.end(), [](const auto* layer) {
+        const auto& active = layer->active_adapters();
+        return std::any_of(active.begin(), active.end(), [&](const auto& name) {
+          return !contains(layer->merged_adapters(), name);
+        });
       })) {
     merge_adapter(safe_merge);
   }

@@ -213,7 +213,8 @@ LoraConfig load_adapter_config(const fs::path& directory) {
     TORCHLORA_CHECK_DATA(false, file, " is not JSON: ", e.what());
   }
   TORCHLORA_CHECK_DATA(
-      values.is_object() && values.value("peft_type", "") == "LORA",
+      values.is_object() && values.contains("peft_type") &&
+          values["peft_type"] == "LORA",
       "[load_adapter_config] ",
       file,
       ": peft_type must be \"LORA\", found ",

@@ -1,5 +1,6 @@
 #include "io/saved_config.h"
 
+#include <algorithm>
 #include <set>
 
 #include <torchlora/lora/targets.h>
@@ -37,6 +38,15 @@ bool resolves_to(
     }
   }
   return matched == adapted;
+}
+
+/// NOTE: the file's keys are sorted and the first pattern that matches wins, so
+/// what was second may come first there.
+void sort_as_in_the_file(LoraConfig::Pattern& pattern) {
+  const auto by_key = [](const auto& entry) { return entry.first; };
+  std::ranges::stable_sort(pattern, {}, by_key);
+  const auto repeated = std::ranges::unique(pattern, {}, by_key);
+  pattern.erase(repeated.begin(), repeated.end());
 }
 
 bool gives(
@@ -90,6 +100,8 @@ LoraConfig saved_config(
     config.layers_to_transform({});
     config.layers_pattern({});
   }
+  sort_as_in_the_file(config.rank_pattern());
+  sort_as_in_the_file(config.alpha_pattern());
   const auto r = static_cast<double>(config.r());
   if (!gives(config.rank_pattern(), r, ranks)) {
     config.rank_pattern(exceptions(ranks, r));

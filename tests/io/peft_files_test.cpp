@@ -132,6 +132,19 @@ TEST_F(PeftFiles, PatternsThatPeftWouldNotFindAreResolved) {
   EXPECT_EQ(PeftModel::from_pretrained(*whole_, folder_).layers().size(), 2U);
 }
 
+// The file's keys are sorted: the second would come first and take both.
+TEST_F(PeftFiles, PatternsWhoseOrderTheFileLosesAreResolved) {
+  const auto config = save(
+      *whole_,
+      LoraConfig(4)
+          .target_modules({"q_proj.linear", "text.q_proj"})
+          .rank_pattern({{"text.q_proj", 2}, {"(linear|q_proj)", 3}}));
+  EXPECT_EQ(
+      config["rank_pattern"],
+      (json{{"^text.q_proj", 2}, {"^tower.q_proj.linear", 3}}));
+  EXPECT_EQ(PeftModel::from_pretrained(*whole_, folder_).layers().size(), 2U);
+}
+
 TEST_F(PeftFiles, TheConfigurationHasAllKeysOfPeft) {
   const auto config = save(
       *text_,
@@ -175,6 +188,8 @@ TEST_F(PeftFiles, FeaturesThatAreNotSupportedAreRefusedByName) {
       {"alora_invocation_tokens", {1, 2}},
       {"init_lora_weights", "pissa"},
       {"peft_type", "IA3"},
+      {"peft_type", nullptr},
+      {"peft_type", 1},
       {"r", "eight"},
       {"target_modules", 7},
       {"rank_pattern", {{"v_proj", "two"}}},
