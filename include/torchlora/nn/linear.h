@@ -14,8 +14,8 @@ class TORCHLORA_API LinearImpl : public Adaptable<torch::nn::LinearImpl> {
  public:
   LinearImpl(int64_t in_features, int64_t out_features)
       : LinearImpl(torch::nn::LinearOptions(in_features, out_features)) {}
-  explicit LinearImpl(const torch::nn::LinearOptions& options)
-      : Adaptable(options) {}
+  explicit LinearImpl(const torch::nn::LinearOptions& options_)
+      : Adaptable(options_) {}
   explicit LinearImpl(const torch::nn::LinearImpl& base) : Adaptable(base) {}
 
   /// A layer without bias around an existing weight [out_features,
