@@ -14,11 +14,14 @@ namespace tl = torchlora;
 
 namespace {
 
-// Prints the lines that a training run logs.
+// Prints a line a step. The last record of a run sums it up, without a loss.
 class PrintLog : public tl::train::TrainerCallback {
  public:
   void on_log(tl::train::Trainer& trainer, const tl::train::LogRecord& record)
       override {
+    if (!record.find("loss")) {
+      return;
+    }
     std::printf(
         "step %3lld/%lld  loss %.4f  accuracy %.2f  margin %+.4f\n",
         static_cast<long long>(record.step),
