@@ -21,6 +21,14 @@ const Entry kLosses[] = {
 
 } // namespace
 
+at::Tensor DpoLossInput::chosen_logratios() const {
+  return chosen_logps - ref_chosen_logps;
+}
+
+at::Tensor DpoLossInput::rejected_logratios() const {
+  return rejected_logps - ref_rejected_logps;
+}
+
 std::vector<std::string> dpo_loss_types() {
   std::vector<std::string> names;
   for (const auto& entry : kLosses) {

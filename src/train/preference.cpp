@@ -73,9 +73,9 @@ WholeTokens encode_conversation(
 /// One row of a pair as truncation leaves it.
 struct Row {
   Row(const PreferenceTokens& pair,
-      const std::vector<int64_t>& completion,
+      const std::vector<int64_t>& completion_ids,
       const RowTruncation& truncation)
-      : prompt(pair.prompt_ids), completion(completion) {
+      : prompt(pair.prompt_ids), completion(completion_ids) {
     const auto whole = prompt.size() + completion.size();
     const auto length = truncation.max_length
         ? std::min<size_t>(whole, *truncation.max_length)

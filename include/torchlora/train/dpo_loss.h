@@ -11,18 +11,14 @@
 namespace torchlora::train {
 
 /// What a DPO loss may look at; all tensors [B] (a pair each) and fp32.
-struct DpoLossInput {
+struct TORCHLORA_API DpoLossInput {
   /// Summed log-probabilities of the completions under policy and reference.
   at::Tensor chosen_logps, rejected_logps;
   at::Tensor ref_chosen_logps, ref_rejected_logps;
   double beta;
 
-  at::Tensor chosen_logratios() const {
-    return chosen_logps - ref_chosen_logps;
-  }
-  at::Tensor rejected_logratios() const {
-    return rejected_logps - ref_rejected_logps;
-  }
+  at::Tensor chosen_logratios() const;
+  at::Tensor rejected_logratios() const;
 };
 
 /// The loss of each pair, [B].

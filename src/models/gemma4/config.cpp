@@ -1,6 +1,7 @@
 #include <torchlora/models/gemma4/config.h>
 
-#include <algorithm>
+#include <cstdlib>
+#include <type_traits>
 
 #include <nlohmann/json.hpp>
 
@@ -11,6 +12,20 @@ namespace torchlora::gemma4 {
 using nlohmann::json;
 
 namespace {
+
+/// Of full-attention layers, where config.json does not say.
+constexpr int64_t kDefaultGlobalHeadDim = 512;
+
+template <class T>
+bool holds(const json& value) {
+  if constexpr (std::is_same_v<T, int64_t>) {
+    return value.is_number_integer();
+  } else if constexpr (std::is_same_v<T, double>) {
+    return value.is_number();
+  } else {
+    return true; // json::get checks
+  }
+}
 
 /// An object of config.json with the name by which messages call it.
 struct Section {
@@ -34,17 +49,19 @@ struct Section {
   template <class T>
   T get(const std::string& key) const {
     TORCHLORA_CHECK_DATA(has(key), name, ": the key \"", key, "\" is missing");
-    try {
-      return value[key].get<T>();
-    } catch (const json::exception&) {
-      TORCHLORA_CHECK_DATA(
-          false,
-          name,
-          ": the key \"",
-          key,
-          "\" has the wrong type, found ",
-          value[key].dump().substr(0, 80));
+    if (holds<T>(value[key])) {
+      try {
+        return value[key].get<T>();
+      } catch (const json::exception&) { // the message below
+      }
     }
+    TORCHLORA_CHECK_DATA(
+        false,
+        name,
+        ": the key \"",
+        key,
+        "\" has the wrong type, found ",
+        value[key].dump().substr(0, 80));
   }
 
   template <class T>
@@ -57,6 +74,13 @@ struct Section {
     TORCHLORA_CHECK_DATA(
         n > 0, name, ": the key \"", key, "\" must be positive, found ", n);
     return n;
+  }
+
+  double positive(const std::string& key, double otherwise) const {
+    const auto x = get<double>(key, otherwise);
+    TORCHLORA_CHECK_DATA(
+        x > 0, name, ": the key \"", key, "\" must be positive, found ", x);
+    return x;
   }
 
   /// Only `supported` will do.
@@ -90,8 +114,13 @@ RopeParameters rope_parameters(const Section& text, const std::string& type) {
   if (rope.rope_type == "proportional") {
     rope.partial_rotary_factor =
         section.get<double>("partial_rotary_factor", 1.0);
+    TORCHLORA_CHECK_DATA(
+        rope.partial_rotary_factor >= 0 && rope.partial_rotary_factor <= 1,
+        section.name,
+        ": partial_rotary_factor must be in [0, 1], found ",
+        rope.partial_rotary_factor);
   }
-  rope.factor = section.get<double>("factor", 1.0);
+  rope.factor = section.positive("factor", 1);
   return rope;
 }
 
@@ -169,6 +198,7 @@ std::vector<TextConfig::Layer> text_layers(const Section& text) {
   const auto sliding = sliding_layers(text, count);
   const bool k_eq_v = text.get<bool>("attention_k_eq_v", false);
   const bool double_wide = text.get<bool>("use_double_wide_mlp", false);
+  const bool is_hub_dialect = !text.has("per_layer_config");
   std::vector<TextConfig::Layer> layers;
   int64_t last_of_kind[2] = {-1, -1};
   for (int64_t i = 0; i < count; ++i) {
@@ -176,12 +206,14 @@ std::vector<TextConfig::Layer> text_layers(const Section& text) {
     layer.is_sliding = sliding[static_cast<size_t>(i)];
     layer.k_eq_v = k_eq_v && !layer.is_sliding;
     layer.head_dim = text.size("head_dim");
-    if (!layer.is_sliding && text.has("global_head_dim")) {
-      layer.head_dim = text.size("global_head_dim");
-    }
     layer.num_key_value_heads = text.size("num_key_value_heads");
-    if (layer.k_eq_v && text.has("num_global_key_value_heads")) {
-      layer.num_key_value_heads = text.size("num_global_key_value_heads");
+    if (!layer.is_sliding && is_hub_dialect) {
+      layer.head_dim = text.has("global_head_dim")
+          ? text.size("global_head_dim")
+          : kDefaultGlobalHeadDim;
+      if (k_eq_v && text.has("num_global_key_value_heads")) {
+        layer.num_key_value_heads = text.size("num_global_key_value_heads");
+      }
     }
     layer.intermediate_size = text.size("intermediate_size");
     if (i < first_shared) {
@@ -199,11 +231,37 @@ std::vector<TextConfig::Layer> text_layers(const Section& text) {
     layers.push_back(layer);
   }
   apply_per_layer_config(text, layers);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto source = layers[i].kv_source;
+    TORCHLORA_CHECK_DATA(
+        source < 0 ||
+            (layers[i].head_dim == layers[source].head_dim &&
+             layers[i].num_key_value_heads ==
+                 layers[source].num_key_value_heads),
+        text.name,
+        ": layer ",
+        i,
+        " reads the keys and values of layer ",
+        source,
+        " but differs from it in head_dim or num_key_value_heads");
+  }
   return layers;
 }
 
 TextConfig read_text_config(const Section& text) {
-  text.require("enable_moe_block", false);
+  TORCHLORA_CHECK_DATA(
+      !text.get<bool>("enable_moe_block", false),
+      text.name,
+      ": enable_moe_block is true: a mixture of experts (Gemma 4 26B-A4B) is "
+      "not supported, use an E2B, E4B or 31B checkpoint");
+  const auto bidirectional =
+      text.get<std::string>("use_bidirectional_attention", "vision");
+  TORCHLORA_CHECK_DATA(
+      bidirectional == "vision",
+      text.name,
+      ": use_bidirectional_attention = \"",
+      bidirectional,
+      "\" is not supported, only null and \"vision\" are");
   text.require("attention_bias", false);
   text.require("tie_word_embeddings", true);
   text.require<std::string>("hidden_activation", "gelu_pytorch_tanh");
@@ -211,7 +269,7 @@ TextConfig read_text_config(const Section& text) {
   config.vocab_size = text.size("vocab_size");
   config.hidden_size = text.size("hidden_size");
   config.num_attention_heads = text.size("num_attention_heads");
-  config.rms_norm_eps = text.get<double>("rms_norm_eps", 1e-6);
+  config.rms_norm_eps = text.positive("rms_norm_eps", 1e-6);
   config.final_logit_softcapping =
       text.get<double>("final_logit_softcapping", 0);
   config.sliding_window = text.size("sliding_window");
@@ -220,6 +278,13 @@ TextConfig read_text_config(const Section& text) {
   config.vocab_size_per_layer_input =
       text.get<int64_t>("vocab_size_per_layer_input", config.vocab_size);
   config.pad_token_id = text.get<int64_t>("pad_token_id", 0);
+  TORCHLORA_CHECK_DATA(
+      config.pad_token_id >= 0 && config.pad_token_id < config.vocab_size &&
+          config.pad_token_id < config.vocab_size_per_layer_input,
+      text.name,
+      ": pad_token_id ",
+      config.pad_token_id,
+      " is not in the vocabulary");
   config.sliding_rope = rope_parameters(text, "sliding_attention");
   config.full_rope = rope_parameters(text, "full_attention");
   config.layers = text_layers(text);

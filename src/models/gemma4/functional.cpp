@@ -132,31 +132,38 @@ at::Tensor attention(
   const auto in = [&](const at::Tensor& t) {
     return upcast && t.defined() ? t.to(at::kFloat) : t;
   };
-  const auto groups = query.size(1) / key_value.first.size(1);
-  const auto expand = [&](const at::Tensor& t) {
-    return groups == 1 ? t : t.repeat_interleave(groups, 1);
-  };
   const auto q = in(query);
-  const auto k = expand(in(key_value.first));
-  const auto v = expand(in(key_value.second));
+  const auto k = in(key_value.first);
+  const auto v = in(key_value.second);
   const auto mask = in(inputs.mask);
+  const auto batch = q.size(0), heads = k.size(1);
+  const auto groups = q.size(1) / heads;
   if (inputs.has_padding) {
     // NOTE: a padding row without any visible key is the mean over all keys
     // here, as in transformers; the fused kernels' backward is not right for
     // such a row.
-    const auto scores = at::matmul(q, k.transpose(-1, -2)) + mask;
-    return at::matmul(
-               at::softmax(scores, -1, compute_dtype(q)).to(v.scalar_type()), v)
+    const auto scores =
+        at::matmul(q, k.repeat_interleave(groups, 1).transpose(-1, -2)) + mask;
+    const auto probabilities =
+        at::softmax(scores, -1, compute_dtype(q)).to(v.scalar_type());
+    return at::matmul(probabilities, v.repeat_interleave(groups, 1))
         .to(query.scalar_type());
   }
+  // The key-value heads join the batch, so that each is shared by its group as
+  // a view: nothing is copied, and their gradients are summed once.
+  const auto shared = [&](const at::Tensor& t) {
+    return t.flatten(0, 1).unsqueeze(1).expand({-1, groups, -1, -1});
+  };
   return at::scaled_dot_product_attention(
-             q,
-             k,
-             v,
+             q.reshape({batch * heads, groups, q.size(2), q.size(3)}),
+             shared(k),
+             shared(v),
              mask.defined() ? std::make_optional(mask) : std::nullopt,
              /*dropout_p=*/0.0,
              /*is_causal=*/!mask.defined(),
              /*scale=*/1.0)
+      .unflatten(0, {batch, heads})
+      .flatten(1, 2)
       .to(query.scalar_type());
 }
 

@@ -61,10 +61,20 @@ void insert_modules(const std::string& key, std::set<std::string>& modules) {
 Gemma4ForCausalLM from_pretrained(
     const std::filesystem::path& directory,
     const LoadOptions& options) {
+  TORCH_CHECK_VALUE(
+      !options.dtype ||
+          (at::isFloatingType(*options.dtype) &&
+           c10::elementSize(*options.dtype) >= 2),
+      "[gemma4] dtype must be bf16, fp16, fp32 or fp64, found ",
+      *options.dtype);
   const auto config = Config::from_pretrained(directory);
   const io::Checkpoint checkpoint(directory);
   const std::string prefix =
       config.is_conditional() ? "model.language_model." : "model.";
+
+  const auto dtype =
+      options.dtype.value_or(checkpoint.file_of(prefix + "embed_tokens.weight")
+                                 .dtype(prefix + "embed_tokens.weight"));
 
   std::set<std::string> used;
   const TensorSource source(
@@ -90,7 +100,7 @@ Gemma4ForCausalLM from_pretrained(
             tensor.scalar_type(),
             ", a weight must be bf16, fp16, fp32 or fp64");
         used.insert(name);
-        return options.dtype ? tensor.to(*options.dtype) : tensor;
+        return tensor.to(dtype);
       });
 
   std::set<std::string> unloaded;

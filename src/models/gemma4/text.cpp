@@ -55,6 +55,14 @@ at::Tensor ScaledWordEmbeddingImpl::base_forward(const at::Tensor& input_ids) {
   return torch::nn::EmbeddingImpl::forward(input_ids) * embed_scale_;
 }
 
+std::shared_ptr<torch::nn::Module> ScaledWordEmbeddingImpl::clone(
+    const std::optional<torch::Device>& device) const {
+  return std::shared_ptr<ScaledWordEmbeddingImpl>(new ScaledWordEmbeddingImpl(
+      *std::dynamic_pointer_cast<torch::nn::EmbeddingImpl>(
+          torch::nn::EmbeddingImpl::clone(device)),
+      embed_scale_));
+}
+
 AttentionImpl::AttentionImpl(
     const TensorSource& source,
     const TextConfig& config,
@@ -231,6 +239,18 @@ at::Tensor TextModelImpl::forward(
     const at::Tensor& input_ids,
     const at::Tensor& attention_mask,
     std::vector<at::Tensor>* layer_outputs) {
+  TORCH_CHECK_VALUE(
+      input_ids.dim() == 2 && input_ids.scalar_type() == at::kLong,
+      "[gemma4] input_ids must be [B, T] of int64, found ",
+      input_ids.sizes(),
+      " of ",
+      input_ids.scalar_type());
+  TORCH_CHECK_VALUE(
+      !attention_mask.defined() || attention_mask.sizes() == input_ids.sizes(),
+      "[gemma4] attention_mask must have the sizes of input_ids, ",
+      input_ids.sizes(),
+      ", found ",
+      attention_mask.sizes());
   auto ids = input_ids;
   for (const auto token : placeholder_token_ids_) {
     ids = ids.masked_fill(ids == token, config_.pad_token_id);

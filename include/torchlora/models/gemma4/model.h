@@ -70,14 +70,17 @@ class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
 TORCH_MODULE(Gemma4ForCausalLM);
 
 struct LoadOptions {
-  /// dtype of the weights in memory; nullopt: the checkpoint's.
+  /// dtype of all weights in memory, a floating type; nullopt: that of the
+  /// checkpoint's token embeddings.
   std::optional<at::ScalarType> dtype;
 };
 
 /// Loads the language model of a Hugging Face folder. A weight that has the
 /// wanted dtype already is mapped from the file and not copied. What was left
 /// aside (vision and audio towers) is told by `unloaded_modules()`.
-/// DataError on a missing, unexpected or mis-shaped tensor.
+/// DataError on a missing, unexpected or mis-shaped tensor; the keys and values
+/// that the hub's files hold for layers that read another layer's are ignored.
+/// Values are not looked at: see `nn::find_nonfinite`.
 TORCHLORA_API Gemma4ForCausalLM from_pretrained(
     const std::filesystem::path& directory,
     const LoadOptions& options = {});

@@ -63,7 +63,15 @@ class TORCHLORA_API ScaledWordEmbeddingImpl
       double embed_scale);
   at::Tensor base_forward(const at::Tensor& input_ids) override;
 
+  std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device = std::nullopt) const override;
+
  private:
+  ScaledWordEmbeddingImpl(
+      const torch::nn::EmbeddingImpl& base,
+      double embed_scale)
+      : Adaptable(base), embed_scale_(embed_scale) {}
+
   double embed_scale_;
 };
 TORCH_MODULE(ScaledWordEmbedding);
@@ -147,7 +155,9 @@ class TORCHLORA_API TextModelImpl : public torch::nn::Module {
   TextModelImpl(const TensorSource& source, const Config& config);
 
   /// Hidden states [B, T, hidden_size] after the last norm of `input_ids`
-  /// [B, T]; `attention_mask` [B, T], 1 for real tokens, undefined: all are.
+  /// [B, T] (int64); `attention_mask` [B, T], 1 for real tokens, undefined: all
+  /// are, which is exact for padding on the right too (the padding's own
+  /// states aside) and costs no mask a row. ValueError on other shapes.
   /// `layer_outputs`, if given, receives the output of each layer.
   at::Tensor forward(
       const at::Tensor& input_ids,
