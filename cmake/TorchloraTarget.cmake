@@ -2,6 +2,11 @@
 # has and that its users do not get.
 function(torchlora_target name)
   target_compile_options(${name} PRIVATE -Wall -Wextra -Wshadow -Wnon-virtual-dtor)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    # g++ 12 warns of libstdc++'s own std::string::insert and operator+ (its
+    # bug 105651).
+    target_compile_options(${name} PRIVATE -Wno-stringop-overflow -Wno-restrict -Wno-array-bounds)
+  endif()
   if(TORCHLORA_WERROR)
     target_compile_options(${name} PRIVATE -Werror)
   endif()
@@ -39,6 +44,8 @@ function(torchlora_library component)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
   set_target_properties(
     ${name} PROPERTIES POSITION_INDEPENDENT_CODE ON EXPORT_NAME ${component}
+                       # no macro of its own: they share a precompiled header
+                       DEFINE_SYMBOL ""
                        VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
   torchlora_target(${name})
 endfunction()

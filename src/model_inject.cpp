@@ -58,12 +58,12 @@ void visit(
 }
 
 bool is_linear(const ModuleSite& site) {
-  torch::nn::Module* owner =
-      site.layer ? site.layer->base_layer().get() : site.module.get();
+  auto owner = site.layer ? site.layer->base_layer() : site.module;
   if (site.peft_name != site.name) {
-    const auto* inner = owner->named_children().find(
-        site.peft_name.substr(site.name.size() + 1));
-    owner = inner ? inner->get() : owner;
+    const auto inside = owner->named_modules("", /*include_self=*/false);
+    const auto* inner =
+        inside.find(site.peft_name.substr(site.name.size() + 1));
+    owner = inner ? *inner : owner;
   }
   return owner->as<torch::nn::LinearImpl>() != nullptr;
 }

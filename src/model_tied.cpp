@@ -1,3 +1,5 @@
+#include <unordered_set>
+
 #include <c10/util/Exception.h>
 #include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/linear.h>
@@ -12,6 +14,7 @@ namespace {
 struct Owner {
   std::string name;
   at::Tensor tensor;
+  torch::nn::Module* module;
 };
 
 /// Whether the tensors share memory.
@@ -33,19 +36,20 @@ std::vector<Owner> owners(torch::nn::Module& model) {
   std::vector<Owner> result;
   for (const auto& item : model.named_modules("", /*include_self=*/true)) {
     const auto prefix = item.key().empty() ? "" : item.key() + ".";
-    for (const auto& parameter :
-         item.value()->named_parameters(/*recurse=*/false)) {
-      result.push_back({prefix + parameter.key(), parameter.value()});
+    auto* module = item.value().get();
+    for (const auto& parameter : module->named_parameters(/*recurse=*/false)) {
+      result.push_back({prefix + parameter.key(), parameter.value(), module});
     }
-    if (const auto* linear = item.value()->as<torch::nn::LinearImpl>()) {
-      result.push_back({prefix + "weight", linear->weight});
+    if (const auto* linear = module->as<torch::nn::LinearImpl>()) {
+      result.push_back({prefix + "weight", linear->weight, module});
     }
-    if (const auto* table = item.value()->as<torch::nn::EmbeddingImpl>()) {
-      result.push_back({prefix + "weight", table->weight});
+    if (const auto* table = module->as<torch::nn::EmbeddingImpl>()) {
+      result.push_back({prefix + "weight", table->weight, module});
     }
   }
   if (auto* causal = dynamic_cast<nn::CausalLM*>(&model)) {
-    result.push_back({"the model's output head", causal->lm_head().weight});
+    result.push_back(
+        {"the model's output head", causal->lm_head().weight, nullptr});
   }
   return result;
 }
@@ -58,11 +62,14 @@ void check_not_tied(
   const auto all = owners(model);
   for (const auto& site : sites) {
     const auto weight = site.layer->base_weight();
-    const auto own = site.name + ".";
+    // By identity: a layer that is registered under two names is one layer.
+    std::unordered_set<torch::nn::Module*> own;
+    for (const auto& module : site.layer->modules()) {
+      own.insert(module.get());
+    }
     for (const auto& owner : all) {
       TORCH_CHECK_VALUE(
-          owner.name.starts_with(own) ||
-              !overlap(owner.tensor, weight.weight()),
+          own.contains(owner.module) || !overlap(owner.tensor, weight.weight()),
           "[merge_adapter] the weight of \"",
           site.name,
           "\" is tied to \"",

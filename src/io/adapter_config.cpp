@@ -7,6 +7,8 @@
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
 
+#include "io/parse_json.h"
+
 namespace torchlora::io {
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -202,16 +204,10 @@ LoraConfig load_adapter_config(const fs::path& directory) {
       directory.string(),
       "'");
   const auto file = path.string();
+  const auto text = read_file(path);
+  const auto values = parse_json(text, "[load_adapter_config] " + file + ": ");
   // NOTE: ordered, for the first pattern that matches wins.
-  nlohmann::ordered_json ordered;
-  json values;
-  try {
-    const auto text = read_file(path);
-    ordered = nlohmann::ordered_json::parse(text);
-    values = json::parse(text);
-  } catch (const json::exception& e) {
-    TORCHLORA_CHECK_DATA(false, file, " is not JSON: ", e.what());
-  }
+  const auto ordered = nlohmann::ordered_json::parse(text);
   TORCHLORA_CHECK_DATA(
       values.is_object() && values.contains("peft_type") &&
           values["peft_type"] == "LORA",

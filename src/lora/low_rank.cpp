@@ -114,7 +114,7 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
       grad_x = nn::linear_backward_input(grad, weight);
     }
     if (ctx->needs_input_grad(kWeight)) {
-      result[kWeight] = at::mm(grad.t(), x);
+      result[kWeight] = at::mm(grad.t(), x.to(grad.scalar_type()));
     }
     if (ctx->saved_data["has_bias"].toBool() &&
         ctx->needs_input_grad(bias_edge)) {
@@ -127,7 +127,8 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
       const auto g = grad.to(A.scalar_type());
       const auto edge = kFactors + 2 * i;
       if (ctx->needs_input_grad(edge + 1)) {
-        result[edge + 1] = at::mm(g.t(), h).mul_(scalings[i]);
+        result[edge + 1] =
+            at::mm(g.t(), h.to(g.scalar_type())).mul_(scalings[i]);
       }
       if (!ctx->needs_input_grad(edge) && !grad_x.defined()) {
         continue;

@@ -33,6 +33,12 @@ void ClippableLinearImpl::pretty_print(std::ostream& stream) const {
          << options.use_clipped_linears() << ")";
 }
 
+std::shared_ptr<torch::nn::Module> ClippableLinearImpl::clone(
+    const std::optional<torch::Device>& device) const {
+  check_cloneable();
+  return torch::nn::Cloneable<ClippableLinearImpl>::clone(device);
+}
+
 at::Tensor ClippableLinearImpl::base_forward(const at::Tensor& input) {
   return clamp_output(linear->forward(clamp_input(input)));
 }

@@ -183,7 +183,8 @@ at::Tensor linear_backward_input(
     const at::Tensor& grad_output,
     const at::Tensor& weight) {
   if (!takes_upcast(grad_output, weight)) {
-    return at::matmul(grad_output, weight);
+    // Under autocast they differ, as the cast of the weight is not kept.
+    return at::matmul(grad_output, weight.to(grad_output.scalar_type()));
   }
   return with_last_size(
       upcast_product_transposed(rows_of(grad_output), weight)

@@ -1,7 +1,5 @@
 #include <torchlora/nn/linear.h>
 
-#include <c10/util/Exception.h>
-
 #include <torchlora/nn/compute.h>
 
 namespace torchlora::nn {
@@ -21,10 +19,7 @@ at::Tensor LinearImpl::base_forward(const at::Tensor& input) {
 
 std::shared_ptr<torch::nn::Module> LinearImpl::clone(
     const std::optional<torch::Device>& device) const {
-  TORCH_CHECK(
-      !redirect_target(),
-      "[clone] the layer is adapted and a copy would be the base layer only; "
-      "merge or unload the adapter first");
+  check_cloneable();
   return std::make_shared<LinearImpl>(
       *std::dynamic_pointer_cast<torch::nn::LinearImpl>(
           torch::nn::LinearImpl::clone(device)));

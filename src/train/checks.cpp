@@ -1,27 +1,22 @@
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
 #include <torchlora/error.h>
+#include <torchlora/nn/inspect.h>
 #include <torchlora/train/trainer.h>
 
 namespace torchlora::train {
 
 namespace {
 
-/// Names of the tensors that have a NaN or an infinity, the first few.
-template <class Named>
-std::string non_finite(const Named& named) {
-  std::vector<std::string> names;
-  for (const auto& [name, tensor] : named) {
-    if (tensor.defined() && !at::isfinite(tensor).all().template item<bool>()) {
-      names.push_back(name);
-      if (names.size() == 3) {
-        names.emplace_back("…");
-        break;
-      }
-    }
+/// The first few of many.
+std::string some(std::vector<std::string> names) {
+  if (names.size() > 3) {
+    names.resize(3);
+    names.emplace_back("…");
   }
   return fmt::format("{}", fmt::join(names, ", "));
 }
@@ -32,19 +27,23 @@ void Trainer::check_finite(double value, const char* what) const {
   if (std::isfinite(value)) {
     return;
   }
-  std::vector<std::pair<std::string, at::Tensor>> frozen, gradients;
-  for (const auto& item : model_.module().named_parameters()) {
-    if (!item.value().requires_grad()) {
-      frozen.emplace_back(item.key(), item.value());
-    }
+  std::vector<std::string> frozen, trained, gradients;
+  for (const auto& name : nn::find_nonfinite(model_.module())) {
+    const bool is_trained = std::any_of(
+        parameters_.begin(), parameters_.end(), [&](const auto& item) {
+          return item.first == name;
+        });
+    (is_trained ? trained : frozen).push_back(name);
   }
   for (const auto& [name, parameter] : parameters_) {
-    gradients.emplace_back(name, parameter.grad());
+    const auto& gradient = parameter.grad();
+    if (gradient.defined() && !at::isfinite(gradient).all().item<bool>()) {
+      gradients.push_back(name);
+    }
   }
   const auto step = state_.global_step + 1;
-  const auto bad_frozen = non_finite(frozen);
   TORCHLORA_CHECK_DATA(
-      bad_frozen.empty(),
+      frozen.empty(),
       "[Trainer] ",
       what,
       " of step ",
@@ -52,10 +51,8 @@ void Trainer::check_finite(double value, const char* what) const {
       " is ",
       value,
       ": the model's weights ",
-      bad_frozen,
+      some(frozen),
       " have values that are not finite; the checkpoint is damaged");
-  const auto bad_trained = non_finite(parameters_);
-  const auto bad_gradients = non_finite(gradients);
   TORCH_CHECK(
       false,
       "[Trainer] ",
@@ -64,10 +61,10 @@ void Trainer::check_finite(double value, const char* what) const {
       step,
       " is ",
       value,
-      bad_trained.empty() ? "" : "; not finite are " + bad_trained,
-      bad_gradients.empty()
+      trained.empty() ? "" : "; not finite are " + some(trained),
+      gradients.empty()
           ? ""
-          : "; not finite are the gradients of " + bad_gradients,
+          : "; not finite are the gradients of " + some(gradients),
       "; lower learning_rate or max_grad_norm, or train in fp32");
 }
 

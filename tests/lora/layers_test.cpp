@@ -1,5 +1,6 @@
 #include <filesystem>
 
+#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -283,6 +284,37 @@ TYPED_TEST(LoraLayers, ABf16BaseHasFp32FactorsAndBf16Output) {
       0.03);
 }
 
+// Autocast rounds what forward keeps; backward runs outside of it. A value at
+// a clamp's bound may round to its other side, so gradients agree roughly.
+TYPED_TEST(LoraLayers, TrainsUnderAutocast) {
+  auto peft = this->adapt();
+  fill_update(peft);
+  const auto exact = this->run();
+  const auto gradients = [&](bool enabled) {
+    this->model_->zero_grad();
+    at::autocast::set_autocast_enabled(at::kCPU, enabled);
+    const auto output = this->model_->forward(this->x_);
+    at::autocast::set_autocast_enabled(at::kCPU, false);
+    at::autocast::clear_cache();
+    EXPECT_EQ(output.scalar_type(), enabled ? at::kBFloat16 : at::kFloat);
+    EXPECT_LT(this->difference(output.to(at::kFloat), exact), 0.03);
+    output.sum().backward();
+    std::vector<Tensor> result;
+    for (const auto& parameter : peft.trainable_parameters()) {
+      result.push_back(parameter.grad());
+    }
+    return result;
+  };
+  const auto expected = gradients(false), found = gradients(true);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ(found[i].scalar_type(), at::kFloat);
+    EXPECT_LT(
+        ((found[i] - expected[i]).norm() / expected[i].norm())
+            .template item<double>(),
+        0.3);
+  }
+}
+
 TYPED_TEST(LoraLayers, MovingTheModelMovesTheAdapterAndKeepsItAttached) {
   auto peft = this->adapt();
   fill_update(peft);
@@ -295,6 +327,16 @@ TYPED_TEST(LoraLayers, MovingTheModelMovesTheAdapterAndKeepsItAttached) {
 TYPED_TEST(LoraLayers, AnAdaptedModelDoesNotClone) {
   auto peft = this->adapt();
   EXPECT_THROW(peft.layers()[0].second->clone(), c10::Error);
+}
+
+// Its elements are typed, so a copy would quietly be the base model.
+TYPED_TEST(LoraLayers, AnAdaptedSequentialDoesNotClone) {
+  torch::nn::Sequential sequential(TypeParam::make(), torch::nn::Tanh());
+  EXPECT_NO_THROW(sequential->clone());
+  auto peft = get_peft_model(*sequential, LoraConfig(2).target_modules({"0"}));
+  EXPECT_THROW(sequential->clone(), c10::Error);
+  peft.unload();
+  EXPECT_NO_THROW(sequential->clone());
 }
 
 TYPED_TEST(LoraLayers, NamesAreThoseOfPeft) {

@@ -14,7 +14,7 @@ namespace torchlora::nn {
 /// adapted it is `Base`; adapted, its forward is the LoRA layer's. The cost of
 /// not being adapted is one null check.
 ///
-/// `clone()` gives an `Adaptable` that is not redirected.
+/// `clone()` gives an `Adaptable`; an adapted layer throws (unload first).
 template <class Base>
 class Adaptable : public Base, public Redirectable {
  public:
@@ -32,6 +32,7 @@ class Adaptable : public Base, public Redirectable {
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device =
           std::nullopt) const override {
+    check_cloneable();
     return std::make_shared<Adaptable>(
         *std::dynamic_pointer_cast<Base>(Base::clone(device)));
   }

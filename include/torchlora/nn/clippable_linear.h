@@ -35,6 +35,8 @@ class TORCHLORA_API ClippableLinearImpl
 
   void reset() override;
   void pretty_print(std::ostream& stream) const override;
+  std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device = std::nullopt) const override;
 
   at::Tensor forward(const at::Tensor& input) {
     return redirected_forward(input);

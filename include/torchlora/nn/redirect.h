@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
 
 #include <torchlora/export.h>
 
@@ -19,7 +20,7 @@ class TORCHLORA_API ForwardTarget {
 ///
 /// The target is not owned: the LoRA layer owns the redirected layer (its
 /// `base_layer`) and ends the redirection when it is destroyed. A copy of the
-/// layer is not redirected.
+/// layer would not be redirected, so a redirected layer does not `clone()`.
 class TORCHLORA_API Redirectable {
  public:
   virtual ~Redirectable() = default;
@@ -41,6 +42,15 @@ class TORCHLORA_API Redirectable {
   Redirectable(const Redirectable& /*other*/) noexcept {}
   Redirectable& operator=(const Redirectable& /*other*/) noexcept {
     return *this;
+  }
+
+  /// For `clone()`: a copy of a redirected layer would be the base layer only
+  /// (`Sequential::clone()` reaches it past the LoRA layer).
+  void check_cloneable() const {
+    TORCH_CHECK(
+        !target_,
+        "[clone] the layer is adapted and a copy would be the base layer only; "
+        "merge and unload the adapter first");
   }
 
   at::Tensor redirected_forward(const at::Tensor& input) {

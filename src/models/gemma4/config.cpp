@@ -8,6 +8,8 @@
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
 
+#include "io/parse_json.h"
+
 namespace torchlora::gemma4 {
 using nlohmann::json;
 
@@ -308,12 +310,7 @@ TextConfig read_text_config(const Section& text) {
 
 Config Config::from_pretrained(const std::filesystem::path& directory) {
   const auto path = directory / "config.json";
-  json parsed;
-  try {
-    parsed = json::parse(io::read_file(path));
-  } catch (const json::exception& e) {
-    TORCHLORA_CHECK_DATA(false, path.string(), " is not JSON: ", e.what());
-  }
+  const json parsed = io::parse_json(io::read_file(path), path.string() + ": ");
   TORCHLORA_CHECK_DATA(
       parsed.is_object(), path.string(), ": expected a JSON object");
   const Section root{parsed, path.string()};
