@@ -40,7 +40,9 @@ parity: configure-dev
 	@scripts/parity.sh build/dev
 
 bench: build
-	@for program in build/dev/bench/*_bench; do $$program || exit; done
+	@build/dev/bench/linear_bench
+	@scripts/python_env.sh tests/parity/requirements.txt
+	@build/venv/bin/python bench/initializers.py build/dev/bench/init_bench
 
 release: configure-release
 	@cmake --build --preset release

@@ -280,7 +280,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
       auto layer = site.layer
           ? site.layer
           : LoraRegistry::global().create(site.name, site.module);
-      layer->update_layer(
+      layer->prepare_adapter(
           adapter_name, r, lora_alpha, plan.config, autocast_adapter_dtype);
       layers.push_back(std::move(layer));
     }
@@ -291,6 +291,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
     throw;
   }
   for (size_t i = 0; i < layers.size(); ++i) {
+    layers[i]->commit_adapter(adapter_name);
     const auto& site = plan.targets[i].site;
     if (!site.layer) {
       site.parent->replace_module(

@@ -91,9 +91,16 @@ class TORCHLORA_API PeftModel {
   /// Writes adapter_config.json and adapter_model.safetensors as PEFT does:
   /// "default" into `directory`, other adapters into a folder of their name
   /// below it. Empty `selected_adapters`: all.
+  ///
+  /// An adapter whose initialiser changed the base weights (PiSSA, OLoRA) is
+  /// one of the changed base. `path_initial_model_for_weight_conversion`, the
+  /// folder in which it was saved before training, makes it a plain LoRA of
+  /// the original base, of twice the rank.
   void save_pretrained(
       const std::filesystem::path& directory,
-      const std::vector<std::string>& selected_adapters = {}) const;
+      const std::vector<std::string>& selected_adapters = {},
+      const std::filesystem::path& path_initial_model_for_weight_conversion =
+          {}) const;
   /// Loads a further adapter from a folder that PEFT or torchlora wrote.
   /// DataError on missing, unexpected or mis-shaped tensors.
   void load_adapter(

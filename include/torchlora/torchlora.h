@@ -8,6 +8,8 @@
 #include <torchlora/io/safetensors.h>
 #include <torchlora/lora/clippable_linear.h>
 #include <torchlora/lora/config.h>
+#include <torchlora/lora/conv.h>
+#include <torchlora/lora/embedding.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/lora/linear.h>
 #include <torchlora/lora/registry.h>
@@ -15,6 +17,8 @@
 #include <torchlora/models/gemma4/model.h>
 #include <torchlora/nn/clippable_linear.h>
 #include <torchlora/nn/compute.h>
+#include <torchlora/nn/conv.h>
+#include <torchlora/nn/embedding.h>
 #include <torchlora/nn/inspect.h>
 #include <torchlora/nn/linear.h>
 #include <torchlora/nn/pretrained.h>

@@ -115,10 +115,13 @@ void LoraOptions::add_to(CLI::App& app) {
       ->group(kLora);
   app.add_flag("--use_rslora", use_rslora, "scale by alpha / sqrt(r)")
       ->group(kLora);
+  app.add_flag("--use_dora", use_dora, "train a magnitude a channel (DoRA)")
+      ->group(kLora);
   app.add_option(
          "--init_lora_weights",
          init_lora_weights,
-         "true, false or the name of an initialiser (gaussian)")
+         "true, false or the name of an initialiser: gaussian, olora, pissa, "
+         "orthogonal, mica")
       ->capture_default_str()
       ->group(kLora);
 }
@@ -133,10 +136,17 @@ LoraConfig LoraOptions::config() const {
       dropout >= 0 && dropout < 1,
       "--lora_dropout must lie in [0, 1), found ",
       dropout);
+  TORCH_CHECK_VALUE(
+      !init_lora_weights.starts_with("pissa_niter_"),
+      "--init_lora_weights ",
+      init_lora_weights,
+      " draws at random how it changes the base weights, which the saved "
+      "adapter would not tell; pissa is as fast here and can be repeated");
   return LoraConfig(r)
       .lora_alpha(alpha)
       .lora_dropout(dropout)
       .use_rslora(use_rslora)
+      .use_dora(use_dora)
       .init_lora_weights(init_from(init_lora_weights))
       .target_modules(module_names(target_modules))
       .exclude_modules(module_names(exclude_modules))

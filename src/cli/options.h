@@ -43,6 +43,7 @@ struct LoraOptions {
   std::vector<std::string> target_modules;
   std::vector<std::string> exclude_modules;
   bool use_rslora = false;
+  bool use_dora = false;
   std::string init_lora_weights = "true";
 
   void add_to(CLI::App& app);

@@ -28,11 +28,9 @@ const json& neutral_values() {
     "corda_config": [null],
     "ensure_weight_tying": [false],
     "eva_config": [null],
-    "fan_in_fan_out": [false],
     "kasa_config": [null],
     "layer_replication": [null],
     "loftq_config": [{}, null],
-    "lora_bias": [false],
     "lora_ga_config": [null],
     "megatron_config": [null],
     "modules_to_save": [null, []],
@@ -40,7 +38,6 @@ const json& neutral_values() {
     "target_parameters": [null, []],
     "trainable_token_indices": [null],
     "use_bdlora": [null, false],
-    "use_dora": [false],
     "use_qalora": [false],
     "velora_config": [null]})");
   return values;
@@ -50,17 +47,12 @@ const json& neutral_values() {
 const json& indifferent_values() {
   static const json values = json::parse(R"({
     "auto_mapping": null,
+    "fan_in_fan_out": false,
     "megatron_core": "megatron.core",
     "peft_version": null,
     "qalora_group_size": 16,
     "runtime_config": null})");
   return values;
-}
-
-/// Initialisers after which the base weight is not the checkpoint's.
-bool changes_the_base(const std::string& name) {
-  return name.rfind("pissa", 0) == 0 || name == "olora" || name == "corda" ||
-      name == "loftq" || name == "lora_ga";
 }
 
 class Reader {
@@ -225,6 +217,8 @@ LoraConfig load_adapter_config(const fs::path& directory) {
   reader.read("lora_alpha", config.lora_alpha());
   reader.read("lora_dropout", config.lora_dropout());
   reader.read("use_rslora", "true or false", config.use_rslora());
+  reader.read("use_dora", "true or false", config.use_dora());
+  reader.read("lora_bias", "true or false", config.lora_bias());
   reader.read("target_modules", config.target_modules());
   reader.read("exclude_modules", config.exclude_modules());
   reader.read_list(
@@ -250,18 +244,10 @@ LoraConfig load_adapter_config(const fs::path& directory) {
   reader.read("revision", "a string", config.revision());
   reader.read("inference_mode", "true or false", config.inference_mode());
   if (const auto* value = reader.find("init_lora_weights")) {
-    const bool is_name = value->is_string();
-    TORCHLORA_CHECK_DATA(
-        !is_name || !changes_the_base(value->get<std::string>()),
-        "[load_adapter_config] ",
-        file,
-        ": the adapter was initialised by ",
-        value->dump(),
-        ", which changed the base weights as well; save it with PEFT's "
-        "path_initial_model_for_weight_conversion, then it fits the original "
-        "base");
     if (value->is_boolean()) {
       config.init_lora_weights(value->get<bool>());
+    } else if (value->is_string() && *value != "eva") {
+      config.init_lora_weights(value->get<std::string>());
     }
   }
 
@@ -291,6 +277,8 @@ std::string adapter_config_json(const LoraConfig& config) {
   values["lora_alpha"] = number(config.lora_alpha());
   values["lora_dropout"] = config.lora_dropout();
   values["use_rslora"] = config.use_rslora();
+  values["use_dora"] = config.use_dora();
+  values["lora_bias"] = config.lora_bias();
   const auto& init = config.init_lora_weights();
   values["init_lora_weights"] =
       init.is_name() ? json(init.name()) : json(init.flag());

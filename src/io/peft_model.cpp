@@ -12,6 +12,7 @@
 #include <torchlora/model.h>
 
 #include "io/saved_config.h"
+#include "io/weight_conversion.h"
 #include "model_state.h"
 
 namespace torchlora {
@@ -21,10 +22,20 @@ namespace {
 
 constexpr auto kWeightsFile = "adapter_model.safetensors";
 constexpr auto kPrefix = "base_model.model.";
-constexpr const char* kFactors[] = {"lora_A", "lora_B"};
 
-std::string file_key(const std::string& module, const std::string& factor) {
-  return kPrefix + module + "." + factor + ".weight";
+std::string file_key(const std::string& module, const std::string& tensor) {
+  return kPrefix + module + "." + tensor;
+}
+
+/// The tensors of an adapter in a layer, as the files call them.
+std::vector<AdapterTensorSpec>
+specs_of(const ModuleSite& site, int64_t r, const LoraConfig& config) {
+  return adapter_tensor_specs(
+      site.layer ? site.layer->factor_names() : site.type->factor_names,
+      site.layer ? site.layer->base_weight()
+                 : site.type->base_weight(*site.module),
+      r,
+      config);
 }
 
 io::SafetensorsFile open_weights(const fs::path& directory) {
@@ -40,7 +51,8 @@ io::SafetensorsFile open_weights(const fs::path& directory) {
   return io::SafetensorsFile(directory / kWeightsFile);
 }
 
-/// The tensors of a file for a plan's layers: [2 i] is A, [2 i + 1] is B.
+/// The tensors of a file for a plan's layers, in the order of
+/// `LoraAdapter::tensors`, layer by layer.
 std::vector<at::Tensor> match_tensors(
     const io::SafetensorsFile& file,
     const InjectionPlan& plan) {
@@ -49,21 +61,16 @@ std::vector<at::Tensor> match_tensors(
   std::set<std::string> unexpected(file.keys().begin(), file.keys().end());
   for (const auto& target : plan.targets) {
     const auto& site = target.site;
-    const auto weight = site.layer ? site.layer->base_weight()
-                                   : site.type->base_weight(*site.module);
-    for (const auto* factor : kFactors) {
-      auto key = file_key(site.peft_name, factor);
-      if (!file.contains(key) && file.contains(file_key(site.name, factor))) {
-        key = file_key(site.name, factor);
+    for (const auto& [name, sizes] : specs_of(site, target.r, plan.config)) {
+      auto key = file_key(site.peft_name, name);
+      if (!file.contains(key) && file.contains(file_key(site.name, name))) {
+        key = file_key(site.name, name);
       }
       if (!file.contains(key)) {
         missing.push_back(key);
         continue;
       }
       unexpected.erase(key);
-      const std::vector<int64_t> sizes = factor == kFactors[0]
-          ? std::vector<int64_t>{target.r, weight.in_features()}
-          : std::vector<int64_t>{weight.out_features(), target.r};
       if (file.sizes(key) != sizes) {
         misshaped.push_back(fmt::format(
             "{} is [{}], expected [{}]",
@@ -101,6 +108,13 @@ std::vector<at::Tensor> match_tensors(
   return tensors;
 }
 
+/// Initialisers that change the base weight and cannot do so again from the
+/// checkpoint and the configuration alone.
+bool changed_the_base_for_good(const std::string& name) {
+  return name.starts_with("pissa_niter_") || name == "corda" ||
+      name == "loftq" || name == "lora_ga";
+}
+
 /// Adds the adapter of a folder, inactive and frozen.
 LoraConfig inject_from_folder(
     torch::nn::Module& model,
@@ -108,15 +122,26 @@ LoraConfig inject_from_folder(
     const std::string& adapter_name,
     bool autocast_adapter_dtype) {
   auto config = io::load_adapter_config(directory);
+  const auto& init = config.init_lora_weights();
+  TORCHLORA_CHECK_DATA(
+      !init.is_name() || !changed_the_base_for_good(init.name()),
+      "[load_adapter] the adapter in ",
+      directory.string(),
+      " was initialised by ",
+      init.name(),
+      ", which changed the base weights as well and cannot be repeated; save "
+      "it with path_initial_model_for_weight_conversion, then it fits the "
+      "original base");
   const auto file = open_weights(directory);
   auto plan = plan_injection(model, config, adapter_name);
   const auto tensors = match_tensors(file, plan);
   const auto layers = inject(plan, adapter_name, autocast_adapter_dtype);
   torch::NoGradGuard no_grad;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const auto* adapter = layers[i]->find_adapter(adapter_name);
-    adapter->lora_A->weight.copy_(tensors[2 * i]);
-    adapter->lora_B->weight.copy_(tensors[2 * i + 1]);
+  auto next = tensors.begin();
+  for (const auto& layer : layers) {
+    for (auto& tensor : layer->find_adapter(adapter_name)->tensors()) {
+      tensor.copy_(*next++);
+    }
   }
   return plan.config;
 }
@@ -125,14 +150,15 @@ LoraConfig inject_from_folder(
 
 torch::OrderedDict<std::string, torch::Tensor> PeftModel::state_dict(
     const std::string& adapter_name) const {
-  state_->at(adapter_name);
+  const auto& config = state_->at(adapter_name).config;
   torch::OrderedDict<std::string, torch::Tensor> tensors;
   for (const auto& site : lora_sites(*state_->model)) {
     if (const auto* adapter = site.layer->find_adapter(adapter_name)) {
-      tensors.insert(
-          file_key(site.peft_name, kFactors[0]), adapter->lora_A->weight);
-      tensors.insert(
-          file_key(site.peft_name, kFactors[1]), adapter->lora_B->weight);
+      auto values = adapter->tensors();
+      auto next = values.begin();
+      for (const auto& spec : specs_of(site, adapter->r, config)) {
+        tensors.insert(file_key(site.peft_name, spec.key), *next++);
+      }
     }
   }
   return tensors;
@@ -140,7 +166,8 @@ torch::OrderedDict<std::string, torch::Tensor> PeftModel::state_dict(
 
 void PeftModel::save_pretrained(
     const fs::path& directory,
-    const std::vector<std::string>& selected_adapters) const {
+    const std::vector<std::string>& selected_adapters,
+    const fs::path& path_initial_model_for_weight_conversion) const {
   for (const auto& name :
        selected_adapters.empty() ? adapter_names() : selected_adapters) {
     const auto& adapter = state_->at(name);
@@ -162,6 +189,18 @@ void PeftModel::save_pretrained(
     });
     auto config = io::saved_config(*state_->model, adapter);
     config.inference_mode(true);
+    if (!path_initial_model_for_weight_conversion.empty()) {
+      io::convert_to_plain_lora(
+          tensors, config, path_initial_model_for_weight_conversion);
+    } else if (const auto& init = config.init_lora_weights();
+               init.is_name() && init.name().starts_with("pissa_niter_")) {
+      TORCH_WARN(
+          "[save_pretrained] ",
+          init.name(),
+          " changed the base weights by a random draw: what is saved fits them "
+          "only, not the original base; pass "
+          "path_initial_model_for_weight_conversion");
+    }
     io::save_safetensors(folder / kWeightsFile, tensors);
     io::write_file_atomic(
         folder / "adapter_config.json", io::adapter_config_json(config));

@@ -5,7 +5,10 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <torch/nn/init.h>
 #include <torch/types.h>
+
+#include "lora/row_norms.h"
 
 namespace torchlora {
 namespace {
@@ -14,38 +17,62 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-std::shared_ptr<LoraFactor> make_factor(
+/// Rounded to the base weight's dtype, then in the adapter's.
+at::Tensor as_parameter(
     const at::Tensor& value,
     const at::Tensor& base_weight,
     bool autocast_adapter_dtype) {
-  auto tensor = value.to(base_weight.options().requires_grad(false));
-  if (autocast_adapter_dtype && tensor.element_size() < 4) {
-    tensor = tensor.to(at::kFloat);
+  if (!value.defined()) {
+    return value;
   }
-  auto factor = std::make_shared<LoraFactor>(tensor);
-  factor->weight.set_requires_grad(false);
+  auto tensor = value.to(base_weight.options().requires_grad(false));
+  return autocast_adapter_dtype && tensor.element_size() < 4
+      ? tensor.to(at::kFloat)
+      : tensor;
+}
+
+std::shared_ptr<LoraFactor> make_factor(
+    at::Tensor value,
+    at::Tensor bias = {}) {
+  auto factor =
+      std::make_shared<LoraFactor>(value.contiguous(), std::move(bias));
+  for (auto& parameter : factor->parameters()) {
+    parameter.set_requires_grad(false);
+  }
   return factor;
+}
+
+void train_factor(const std::shared_ptr<LoraFactor>& factor, bool trainable) {
+  if (factor) {
+    for (auto& parameter : factor->parameters()) {
+      parameter.set_requires_grad(trainable);
+    }
+  }
 }
 
 } // namespace
 
 LoraLayer::LoraLayer(
     std::shared_ptr<torch::nn::Module> base_layer,
-    BaseWeightAccessor accessor)
+    BaseWeightAccessor accessor,
+    const FactorNames& factor_names)
     : torch::nn::Module("torchlora::LoraLayer"),
       base_layer_(std::move(base_layer)),
       redirectable_(dynamic_cast<nn::Redirectable*>(base_layer_.get())),
-      accessor_(std::move(accessor)) {
+      accessor_(std::move(accessor)),
+      factor_names_(factor_names) {
   TORCH_CHECK_VALUE(
       redirectable_,
       "[LoraLayer] the base layer must be a torchlora::nn::Redirectable, ",
       base_layer_->name(),
       " is not");
   register_module("base_layer", base_layer_);
-  lora_A_ =
-      register_module("lora_A", std::make_shared<AdapterDict<LoraFactor>>());
-  lora_B_ =
-      register_module("lora_B", std::make_shared<AdapterDict<LoraFactor>>());
+  lora_A_ = register_module(
+      factor_names.A, std::make_shared<AdapterDict>(factor_names.are_modules));
+  lora_B_ = register_module(
+      factor_names.B, std::make_shared<AdapterDict>(factor_names.are_modules));
+  lora_magnitude_vector_ =
+      register_module("lora_magnitude_vector", std::make_shared<AdapterDict>());
   if (!base_layer_->is_training()) {
     eval();
   }
@@ -77,6 +104,16 @@ void LoraLayer::update_layer(
     double lora_alpha,
     const LoraConfig& config,
     bool autocast_adapter_dtype) {
+  prepare_adapter(adapter_name, r, lora_alpha, config, autocast_adapter_dtype);
+  commit_adapter(adapter_name);
+}
+
+void LoraLayer::prepare_adapter(
+    const std::string& adapter_name,
+    int64_t r,
+    double lora_alpha,
+    const LoraConfig& config,
+    bool autocast_adapter_dtype) {
   TORCH_CHECK_VALUE(
       r > 0,
       "[update_layer] `r` should be a positive integer value but the value "
@@ -88,11 +125,17 @@ void LoraLayer::update_layer(
       "the value passed is ",
       config.lora_dropout());
   TORCH_CHECK_VALUE(
+      !config.lora_bias() ||
+          (!config.init_lora_weights().is_name() && !config.use_dora()),
+      "[update_layer] `lora_bias` is supported with init_lora_weights=true or "
+      "false and without use_dora");
+  TORCH_CHECK_VALUE(
       !find_adapter(adapter_name),
       "[update_layer] adapter with name '",
       adapter_name,
       "' already exists");
-  const auto initializer = init::find_initializer(config.init_lora_weights());
+  check_config(config);
+  const auto initializer = find_initializer(config.init_lora_weights());
 
   LoraAdapter adapter;
   adapter.name = adapter_name;
@@ -104,17 +147,44 @@ void LoraLayer::update_layer(
 
   torch::NoGradGuard no_grad;
   const auto base = base_weight();
-  auto factors = construct_factors(r);
+  auto factors = construct_factors(config, r);
   initializer(factors, {config, r, adapter.scaling, base.matrix()});
-  adapter.lora_A =
-      make_factor(factors.A, base.weight(), autocast_adapter_dtype);
-  adapter.lora_B =
-      make_factor(factors.B, base.weight(), autocast_adapter_dtype);
-  adapter.lora_A->train(is_training());
-  adapter.lora_B->train(is_training());
+  adapter.trains_B = factors.trains_B;
+  adapter.subtracted = factors.subtract;
+  const auto parameter = [&](const at::Tensor& value) {
+    return as_parameter(value, base.weight(), autocast_adapter_dtype);
+  };
+  adapter.lora_A = make_factor(parameter(factors.A.reshape(base.A_sizes(r))));
+  adapter.lora_B = make_factor(
+      parameter(factors.B.reshape(base.B_sizes(r))), parameter(factors.bias));
+  if (config.use_dora()) {
+    const auto dtype = adapter.lora_A->weight.scalar_type();
+    adapter.lora_magnitude_vector = make_factor(at::empty(
+        base.magnitude_sizes(),
+        base.weight().options().dtype(dtype).requires_grad(false)));
+    lora_magnitude_vector_->insert(adapter_name, adapter.lora_magnitude_vector);
+  }
   lora_A_->insert(adapter_name, adapter.lora_A);
   lora_B_->insert(adapter_name, adapter.lora_B);
   adapters_.push_back(std::move(adapter));
+}
+
+void LoraLayer::commit_adapter(const std::string& adapter_name) {
+  torch::NoGradGuard no_grad;
+  const auto& adapter = at(adapter_name);
+  const auto base = base_weight();
+  if (adapter.subtracted) {
+    base.add_(delta_weight(adapter_name), -1);
+  }
+  if (adapter.lora_magnitude_vector) {
+    auto& magnitude = adapter.lora_magnitude_vector->weight;
+    const auto norm = row_norms(
+        unmerged_matrix(),
+        adapter.lora_A->weight.flatten(1),
+        adapter.lora_B->weight.flatten(1),
+        adapter.scaling);
+    magnitude.copy_(norm.reshape(magnitude.sizes()));
+  }
 }
 
 void LoraLayer::delete_adapter(const std::string& adapter_name) {
@@ -128,6 +198,9 @@ void LoraLayer::delete_adapter(const std::string& adapter_name) {
       "' while it is merged. Please unmerge it first");
   lora_A_->erase(adapter_name);
   lora_B_->erase(adapter_name);
+  if (find_adapter(adapter_name)->lora_magnitude_vector) {
+    lora_magnitude_vector_->erase(adapter_name);
+  }
   std::erase(active_adapters_, adapter_name);
   std::erase_if(adapters_, [&](const LoraAdapter& adapter) {
     return adapter.name == adapter_name;
@@ -156,9 +229,50 @@ void LoraLayer::set_adapter(
   for (const auto& adapter : adapters_) {
     const bool trainable =
         !inference_mode && contains(active_adapters_, adapter.name);
-    adapter.lora_A->weight.set_requires_grad(trainable);
-    adapter.lora_B->weight.set_requires_grad(trainable);
+    train_factor(adapter.lora_A, trainable);
+    train_factor(adapter.lora_B, trainable && adapter.trains_B);
+    train_factor(adapter.lora_magnitude_vector, trainable);
   }
+}
+
+const LoraAdapter& LoraLayer::at(const std::string& adapter_name) const {
+  const auto* adapter = find_adapter(adapter_name);
+  TORCH_CHECK_VALUE(
+      adapter, "[LoraLayer] there is no adapter \"", adapter_name, "\"");
+  return *adapter;
+}
+
+at::Tensor LoraLayer::delta_weight(const std::string& adapter_name) const {
+  const auto& adapter = at(adapter_name);
+  const auto A = adapter.lora_A->weight.flatten(1);
+  const auto B = adapter.lora_B->weight.flatten(1);
+  // Half-precision products are slow on many CPUs.
+  const bool upcast = A.is_cpu() && A.element_size() == 2;
+  const auto dtype = upcast ? at::kFloat : A.scalar_type();
+  return at::mm(B.to(dtype), A.to(dtype))
+      .mul_(adapter.scaling)
+      .to(A.scalar_type());
+}
+
+init::Factors LoraLayer::construct_factors(const LoraConfig& config, int64_t r)
+    const {
+  const auto matrix = base_weight().matrix();
+  init::Factors factors{
+      at::empty({r, matrix.size(1)}, at::kFloat),
+      at::empty({matrix.size(0), r}, at::kFloat)};
+  torch::nn::init::kaiming_uniform_(factors.A, std::sqrt(5.0));
+  torch::nn::init::kaiming_uniform_(factors.B, std::sqrt(5.0));
+  if (config.lora_bias()) {
+    const double bound = 1 / std::sqrt(static_cast<double>(r));
+    factors.bias = at::empty({matrix.size(0)}, at::kFloat);
+    torch::nn::init::uniform_(factors.bias, -bound, bound);
+  }
+  return factors;
+}
+
+init::Initializer LoraLayer::find_initializer(
+    const InitLoraWeights& value) const {
+  return init::find_initializer(value);
 }
 
 std::vector<LoraLayer::Term> LoraLayer::terms() const {
@@ -166,58 +280,86 @@ std::vector<LoraLayer::Term> LoraLayer::terms() const {
   if (enabled_ && !merged()) {
     for (const auto& name : active_adapters_) {
       const auto* adapter = find_adapter(name);
-      terms.push_back({adapter, adapter->scaling});
+      terms.push_back(
+          {adapter,
+           adapter->scaling,
+           is_training() ? adapter->lora_dropout : 0});
     }
   } else if (!enabled_) {
-    for (const auto& name : merged_adapters_) {
-      const auto* adapter = find_adapter(name);
-      terms.push_back({adapter, -adapter->scaling});
+    for (size_t i = merged_adapters_.size(); i-- > 0;) {
+      const auto* adapter = find_adapter(merged_adapters_[i]);
+      terms.push_back({adapter, -adapter->scaling, 0, merged_scales_[i]});
     }
   }
   return terms;
 }
 
-std::vector<std::string> LoraLayer::not_merged(
-    const std::vector<std::string>& adapter_names) const {
-  std::vector<std::string> names;
-  for (const auto& name :
-       adapter_names.empty() ? active_adapters_ : adapter_names) {
-    if (find_adapter(name) && !contains(merged_adapters_, name)) {
-      names.push_back(name);
+/// DoRA's factor of each row, [out_features], differentiable by the magnitude.
+at::Tensor LoraLayer::scale(
+    const LoraAdapter& adapter,
+    const at::Tensor& weight) const {
+  const auto norm = row_norms(
+      weight,
+      adapter.lora_A->weight.flatten(1),
+      adapter.lora_B->weight.flatten(1),
+      adapter.scaling);
+  return adapter.lora_magnitude_vector->weight.flatten() / norm;
+}
+
+/// `output` is without bias.
+at::Tensor LoraLayer::with_term(
+    const at::Tensor& output,
+    const at::Tensor& input,
+    const Term& term) {
+  if (term.merged_scale.defined()) {
+    return output / per_channel(term.merged_scale) + update(input, term);
+  }
+  if (!term.adapter->lora_magnitude_vector) {
+    return output + update(input, term);
+  }
+  const auto c = per_channel(scale(*term.adapter, base_weight().matrix()));
+  if (term.dropout == 0) {
+    return c * (output + update(input, term));
+  }
+  // The base product of the update sees the input that it sees.
+  const auto dropped = at::dropout(input, term.dropout, /*train=*/true);
+  const Term rest{term.adapter, term.scaling, 0};
+  return output + (c - 1) * product(dropped, {}, {}) +
+      c * update(dropped, rest);
+}
+
+at::Tensor LoraLayer::adapted_forward(
+    const at::Tensor& input,
+    const std::vector<Term>& terms) {
+  auto bias = base_weight().bias();
+  for (const auto& [adapter, scaling, dropout, merged_scale] : terms) {
+    if (const auto& b = adapter->lora_B->bias; b.defined()) {
+      bias = bias.defined() ? bias + b * scaling : b * scaling;
     }
   }
-  return names;
-}
-
-void LoraLayer::check_mergeable(
-    const std::vector<std::string>& adapter_names) const {
-  auto merged = base_weight().matrix().clone();
-  for (const auto& name : adapter_names) {
-    merged.add_(delta_weight(name));
-    TORCH_CHECK_VALUE(
-        at::isfinite(merged).all().item<bool>(),
-        "[merge] NaNs detected in the merged weights. The adapter ",
-        name,
-        " seems to be broken");
+  // What goes into one product: all up to the first that scales its output.
+  const auto is_plain = [](const Term& term) {
+    return !term.adapter->lora_magnitude_vector;
+  };
+  auto next = std::find_if_not(terms.begin(), terms.end(), is_plain);
+  if (next == terms.end()) {
+    return product(input, terms, bias);
   }
-}
-
-void LoraLayer::merge(
-    bool safe_merge,
-    const std::vector<std::string>& adapter_names) {
-  merge_layers({this}, safe_merge, adapter_names);
-}
-
-void LoraLayer::unmerge() {
-  if (!merged()) {
-    TORCH_WARN("Already unmerged. Nothing to do.");
-    return;
+  const bool fuses = next->dropout == 0 && !next->merged_scale.defined();
+  const auto rest = fuses ? next + 1 : next;
+  auto output = product(input, {terms.begin(), rest}, {});
+  const auto dtype = output.scalar_type();
+  if (fuses) {
+    output =
+        output * per_channel(scale(*next->adapter, base_weight().matrix()));
   }
-  torch::NoGradGuard no_grad;
-  while (merged()) {
-    base_weight().add_(delta_weight(merged_adapters_.back()), -1);
-    merged_adapters_.pop_back();
+  for (next = rest; next != terms.end(); ++next) {
+    output = with_term(output, input, *next);
   }
+  if (bias.defined()) {
+    output = output + per_channel(bias);
+  }
+  return output.to(dtype);
 }
 
 void LoraLayer::pretty_print(std::ostream& stream) const {
@@ -227,43 +369,6 @@ void LoraLayer::pretty_print(std::ostream& stream) const {
         "{}: r={}, scaling={}", adapter.name, adapter.r, adapter.scaling));
   }
   stream << fmt::format("torchlora::LoraLayer({})", fmt::join(adapters, "; "));
-}
-
-void merge_layers(
-    const std::vector<LoraLayer*>& layers,
-    bool safe_merge,
-    const std::vector<std::string>& adapter_names) {
-  torch::NoGradGuard no_grad;
-  const LoraLayer* merged = nullptr;
-  std::vector<std::string> additional;
-  for (const auto* layer : layers) {
-    if (layer->merged()) {
-      merged = layer;
-      for (auto& name : layer->not_merged(adapter_names)) {
-        if (!contains(additional, name)) {
-          additional.push_back(std::move(name));
-        }
-      }
-    }
-    if (safe_merge) {
-      layer->check_mergeable(layer->not_merged(adapter_names));
-    }
-  }
-  if (merged && additional.empty()) {
-    TORCH_WARN("All adapters are already merged, nothing to do.");
-  } else if (merged) {
-    TORCH_WARN(fmt::format(
-        "Already following adapters were merged {}. You are now additionally "
-        "merging {}.",
-        fmt::join(merged->merged_adapters(), ","),
-        fmt::join(additional, ",")));
-  }
-  for (auto* layer : layers) {
-    for (const auto& name : layer->not_merged(adapter_names)) {
-      layer->base_weight().add_(layer->delta_weight(name));
-      layer->merged_adapters_.push_back(name);
-    }
-  }
 }
 
 } // namespace torchlora

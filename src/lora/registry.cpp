@@ -1,11 +1,14 @@
 #include <torchlora/lora/registry.h>
 
+#include <regex>
+
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <torch/nn/modules/linear.h>
 
 #include <torchlora/lora/clippable_linear.h>
+#include <torchlora/lora/conv.h>
+#include <torchlora/lora/embedding.h>
 #include <torchlora/lora/linear.h>
 #include <torchlora/nn/linear.h>
 
@@ -21,6 +24,14 @@ LoraRegistry::LoraRegistry() {
   add<torch::nn::LinearImpl, LoraLinear>(
       "torchlora::nn::Linear", [](torch::nn::LinearImpl& module) {
         return BaseWeight(module.weight, module.bias);
+      });
+  add<torch::nn::EmbeddingImpl, LoraEmbedding>(
+      "torchlora::nn::Embedding", [](torch::nn::EmbeddingImpl& module) {
+        return BaseWeight(module.weight, {}, "", WeightLayout::kInOut);
+      });
+  add<nn::Convolution, LoraConv>(
+      "torchlora::nn::Conv1d, Conv2d and Conv3d", [](nn::Convolution& module) {
+        return BaseWeight(module.kernel(), module.kernel_bias());
       });
   add<nn::ClippableLinearImpl, LoraClippableLinear>(
       "torchlora::nn::ClippableLinear", [](nn::ClippableLinearImpl& module) {
@@ -51,9 +62,15 @@ std::shared_ptr<LoraLayer> LoraRegistry::create(
   if (const auto type = find(*module)) {
     return type->create(module, type->base_weight);
   }
-  const auto hint = module->as<torch::nn::LinearImpl>()
-      ? "Use torchlora::nn::Linear in its place, which is a torch::nn::Linear "
-        "whose forward can be redirected"
+  // Of these there is a torchlora::nn layer of the same name.
+  static const std::regex known("torch::nn::(Linear|Embedding|Conv[123]d)Impl");
+  std::smatch match;
+  const auto type = module->name();
+  const auto hint = std::regex_match(type, match, known)
+      ? fmt::format(
+            "Use torchlora::nn::{} in its place, which is that layer with a "
+            "forward that can be redirected",
+            match[1].str())
       : "Derive the layer from torchlora::nn::Adaptable and register it with "
         "torchlora::LoraRegistry::global().add<Base, Layer>()";
   TORCH_CHECK_VALUE(
@@ -62,7 +79,7 @@ std::shared_ptr<LoraLayer> LoraRegistry::create(
           "[get_peft_model] target module \"{}\" is a {}, which is not "
           "supported; supported are {}. {}.",
           module_name,
-          module->name(),
+          type,
           fmt::join(names(), ", "),
           hint));
 }

@@ -17,12 +17,4 @@ at::Tensor LinearImpl::base_forward(const at::Tensor& input) {
   return nn::linear(input, weight, bias);
 }
 
-std::shared_ptr<torch::nn::Module> LinearImpl::clone(
-    const std::optional<torch::Device>& device) const {
-  check_cloneable();
-  return std::make_shared<LinearImpl>(
-      *std::dynamic_pointer_cast<torch::nn::LinearImpl>(
-          torch::nn::LinearImpl::clone(device)));
-}
-
 } // namespace torchlora::nn

@@ -35,16 +35,24 @@ class ActiveAdapterGuard {
   std::vector<std::string> saved_;
 };
 
-/// Whether the adapted model is the base model: every B is zero.
-bool changes_nothing(const PeftModel& model) {
+/// Whether a condition holds for an active adapter of a layer.
+template <class Condition>
+bool any_active(const PeftModel& model, const Condition& condition) {
   for (const auto& [name, layer] : model.layers()) {
     for (const auto& adapter : layer->active_adapters()) {
-      if (layer->find_adapter(adapter)->lora_B->weight.any().item<bool>()) {
-        return false;
+      if (condition(*layer->find_adapter(adapter))) {
+        return true;
       }
     }
   }
-  return true;
+  return false;
+}
+
+/// Whether the adapted model is not the base model; it is while of each
+/// update one factor is zero.
+bool changes_something(const LoraAdapter& adapter) {
+  return adapter.lora_A->weight.any().item<bool>() &&
+      adapter.lora_B->weight.any().item<bool>();
 }
 
 /// Scores the completion tokens of a batch whose tensors are on the model's
@@ -208,9 +216,16 @@ void DpoTrainer::disable_dropout() {
 void DpoTrainer::set_up_reference() {
   reference_ = config_.reference;
   if (reference_ == "auto") {
-    reference_ = changes_nothing(peft_model()) ? "base" : "initial_adapter";
+    reference_ = any_active(peft_model(), changes_something) ? "initial_adapter"
+                                                             : "base";
   }
   if (reference_ == "base") {
+    TORCH_CHECK_VALUE(
+        !any_active(
+            peft_model(),
+            [](const LoraAdapter& adapter) { return adapter.subtracted; }),
+        "[DpoTrainer] the base cannot be the reference, as init_lora_weights "
+        "took the initial update out of its weights; use initial_adapter");
     return;
   }
   auto peft = peft_model();
@@ -220,14 +235,19 @@ void DpoTrainer::set_up_reference() {
       "[DpoTrainer] a copy of the initial adapter as reference needs one "
       "active adapter, found ",
       fmt::format("{}", fmt::join(active, ", ")));
-  peft.add_adapter(kReferenceAdapter, peft.peft_config(active[0]));
+  // Copied below, not initialised: that would change the base again.
+  auto config = peft.peft_config(active[0]);
+  peft.add_adapter(kReferenceAdapter, config.init_lora_weights(true));
   torch::NoGradGuard no_grad;
   for (const auto& [name, layer] : peft.layers()) {
     const auto* policy = layer->find_adapter(active[0]);
     const auto* reference = layer->find_adapter(kReferenceAdapter);
     if (policy && reference) {
-      reference->lora_A->weight.copy_(policy->lora_A->weight);
-      reference->lora_B->weight.copy_(policy->lora_B->weight);
+      auto copies = reference->tensors();
+      const auto originals = policy->tensors();
+      for (size_t i = 0; i < copies.size(); ++i) {
+        copies[i].copy_(originals[i]);
+      }
     }
   }
   if (config_.disable_dropout) {

@@ -177,16 +177,13 @@ TEST_F(PeftFiles, FeaturesThatAreNotSupportedAreRefusedByName) {
   save(*text_, LoraConfig(4).target_modules({"v_proj"}));
   const auto whole = read_config();
   const std::pair<const char*, json> table[] = {
-      {"use_dora", true},
       {"bias", "all"},
-      {"lora_bias", true},
       {"modules_to_save", {"head"}},
       {"target_parameters", {"experts.down_proj"}},
       {"trainable_token_indices", {1, 2}},
-      {"fan_in_fan_out", true},
       {"layer_replication", {{0, 4}, {2, 5}}},
       {"alora_invocation_tokens", {1, 2}},
-      {"init_lora_weights", "pissa"},
+      {"init_lora_weights", "pissa_niter_4"},
       {"peft_type", "IA3"},
       {"peft_type", nullptr},
       {"peft_type", 1},

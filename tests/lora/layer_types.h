@@ -2,18 +2,34 @@
 
 #include <memory>
 
+#include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include <torchlora/model.h>
 #include <torchlora/nn/clippable_linear.h>
+#include <torchlora/nn/conv.h>
+#include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
 namespace torchlora::test {
 
-/// One entry a layer type: how the suites make a layer and an input for it.
-/// In about half of its values a clipped layer clips.
-struct LinearType {
+/// What most layer types have in common.
+struct LayerType {
+  static constexpr bool kHasDropout = true;
+  static constexpr bool kAutocasts = true;
+  static constexpr const char* kA = "lora_A.default.weight";
+  static constexpr const char* kB = "lora_B.default.weight";
+};
+
+/// One entry a layer type: how the suites make a layer and an input for it,
+/// and its function of a dense weight. In about half of its values a clipped
+/// layer clips.
+struct LinearType : LayerType {
   using Layer = nn::Linear;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::linear(x, weight, layer->bias);
+  }
   static Layer make() {
     return Layer(12, 10);
   }
@@ -22,8 +38,12 @@ struct LinearType {
   }
 };
 
-struct ClippableLinearType {
+struct ClippableLinearType : LayerType {
   using Layer = nn::ClippableLinear;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return layer->clamp_output(at::linear(layer->clamp_input(x), weight));
+  }
   static Layer make() {
     Layer layer(12, 10);
     layer->input_min.fill_(-0.7);
@@ -36,6 +56,83 @@ struct ClippableLinearType {
     return torch::randn({4, 3, 12});
   }
 };
+
+struct EmbeddingType : LayerType {
+  using Layer = nn::Embedding;
+  static constexpr bool kHasDropout = false;
+  static constexpr bool kAutocasts = false;
+  static constexpr const char* kA = "lora_embedding_A.default";
+  static constexpr const char* kB = "lora_embedding_B.default";
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::embedding(weight, x, *layer->options.padding_idx()) *
+        layer->embed_scale;
+  }
+  static Layer make() {
+    Layer layer(torch::nn::EmbeddingOptions(11, 10).padding_idx(2));
+    layer->embed_scale = 3;
+    return layer;
+  }
+  static at::Tensor input() {
+    return torch::randint(3, 11, {4, 3}); // the row of padding has no gradient
+  }
+};
+
+struct ConvType : LayerType {
+  template <class Layer>
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    std::vector<int64_t> sizes(weight.dim() - 1, 1);
+    sizes[0] = -1;
+    return layer->convolve(x, weight) + layer->bias.view(sizes);
+  }
+};
+
+struct Conv1dType : ConvType {
+  using Layer = nn::Conv1d;
+  static Layer make() {
+    return Layer(
+        torch::nn::Conv1dOptions(5, 8, 3).padding(2).dilation(2).padding_mode(
+            torch::kReflect));
+  }
+  static at::Tensor input() {
+    return torch::randn({4, 5, 9});
+  }
+};
+
+struct Conv2dType : ConvType {
+  using Layer = nn::Conv2d;
+  static Layer make() {
+    return Layer(torch::nn::Conv2dOptions(5, 8, 3)
+                     .padding(torch::kSame)
+                     .dilation({1, 2})
+                     .padding_mode(torch::kCircular));
+  }
+  static at::Tensor input() {
+    return torch::randn({2, 5, 6, 7});
+  }
+};
+
+struct Conv3dType : ConvType {
+  using Layer = nn::Conv3d;
+  static Layer make() {
+    return Layer(torch::nn::Conv3dOptions(5, 8, {1, 1, 2})
+                     .stride({1, 2, 1})
+                     .padding(torch::kValid));
+  }
+  static at::Tensor input() {
+    return torch::randn({2, 5, 3, 4, 5});
+  }
+};
+
+/// Every adaptable layer type. A new one joins here.
+using LayerTypes = testing::Types<
+    LinearType,
+    ClippableLinearType,
+    EmbeddingType,
+    Conv1dType,
+    Conv2dType,
+    Conv3dType>;
 
 /// A model with two layers of a type, one of them below another module.
 template <class Type>

@@ -132,6 +132,23 @@ TEST_F(Dpo, ATrainedAdapterIsComparedWithItsCopy) {
   EXPECT_TRUE(fs::exists(folder / "ref" / "adapter_model.safetensors"));
 }
 
+// PiSSA takes the update out of the base: disabled adapters are not the model
+// that training started from.
+TEST_F(Dpo, AnInitialiserThatChangesTheBaseIsComparedWithItsCopy) {
+  auto peft = get_peft_model(*model, lora.init_lora_weights("pissa"));
+  const auto weight =
+      peft.layers().at(0).second->base_weight().weight().clone();
+  auto dpo = trainer(peft);
+  EXPECT_EQ(dpo.reference(), "initial_adapter");
+  EXPECT_TRUE(peft.layers().at(0).second->base_weight().weight().equal(weight));
+  dpo.train();
+  EXPECT_NEAR(dpo.state().log_history[0].at("loss"), std::log(2.0), 1e-6);
+
+  config.reference = "base";
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "use initial_adapter", error_of(peft));
+}
+
 TEST_F(Dpo, DropoutIsSwitchedOffAndSaidSo) {
   auto peft = get_peft_model(*model, lora.lora_dropout(0.5));
   std::string warning;

@@ -10,10 +10,15 @@
 
 namespace torchlora::init {
 
-/// The two factors of an update, fp32 on the CPU: A [r, in_features],
-/// B [out_features, r].
+/// The factors of an update, as they are constructed fp32 on the CPU:
+/// A [r, in_features], B [out_features, r], with `lora_bias` B's bias
+/// [out_features]. Of a convolution in_features counts kernel elements too.
 struct Factors {
-  at::Tensor A, B;
+  at::Tensor A, B, bias = {};
+  /// Whether the base weight gives up the update, so that the adapted layer is
+  /// the base layer: W ← W - scaling · B A.
+  bool subtract = false;
+  bool trains_B = true;
 };
 
 /// What an initialiser may look at.
@@ -21,7 +26,8 @@ struct Arguments {
   const LoraConfig& config;
   int64_t r;
   double scaling;
-  /// [out_features, in_features], in the base layer's dtype and device.
+  /// [out_features, in_features], in the base layer's dtype and device; to
+  /// read.
   at::Tensor base_weight;
 };
 
@@ -40,7 +46,31 @@ TORCHLORA_API Initializer find_initializer(const InitLoraWeights& value);
 TORCHLORA_API void default_init(Factors& factors, const Arguments& arguments);
 /// false: both stay as they were drawn; the layer changes. For tests.
 TORCHLORA_API void no_init(Factors& factors, const Arguments& arguments);
+/// true for an embedding: A zero, B ~ N(0, 1).
+TORCHLORA_API void embedding_init(Factors& factors, const Arguments& arguments);
 /// "gaussian": A ~ N(0, 1/r²), B zero.
 TORCHLORA_API void gaussian_init(Factors& factors, const Arguments& arguments);
+/// "orthogonal": B A is zero, as the rows of A and the columns of B are spanned
+/// by the even and the odd rows of one orthogonal matrix; both non-zero. The
+/// rank must be even.
+TORCHLORA_API void orthogonal_init(
+    Factors& factors,
+    const Arguments& arguments);
+/// "olora": W = Q R; B is the first r columns of Q, A the first r rows of R.
+/// Büyükakyüz 2024, arXiv:2406.01775.
+TORCHLORA_API void olora_init(Factors& factors, const Arguments& arguments);
+/// "pissa": scaling · B A is the best approximation of W of rank r, the
+/// singular values shared out evenly. Meng et al. 2024, arXiv:2404.02948. Not
+/// the whole decomposition is computed where a Krylov space holds the leading
+/// part of it.
+TORCHLORA_API void pissa_init(Factors& factors, const Arguments& arguments);
+/// "pissa_niter_N": the same by N steps of a randomised subspace iteration,
+/// the draws of `torch.svd_lowrank`.
+TORCHLORA_API void pissa_niter_init(
+    Factors& factors,
+    const Arguments& arguments);
+/// "mica": B is the r left singular vectors of the smallest singular values,
+/// and frozen; A is zero. arXiv:2604.01694.
+TORCHLORA_API void mica_init(Factors& factors, const Arguments& arguments);
 
 } // namespace torchlora::init

@@ -3,6 +3,7 @@
 #include <functional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <torch/nn/module.h>
@@ -13,9 +14,10 @@ namespace torchlora {
 
 /// How a layer stores the matrix that maps its input to its output.
 enum class WeightLayout {
-  /// [out_features, in_features], as `torch::nn::Linear` does.
+  /// [out_features, in_features, kernel…], as `torch::nn::Linear` and the
+  /// convolutions do.
   kOutIn,
-  /// [in_features, out_features]: PEFT's `fan_in_fan_out`.
+  /// [in_features, out_features]: PEFT's `fan_in_fan_out`, embedding tables.
   kInOut,
 };
 
@@ -53,6 +55,7 @@ class TORCHLORA_API BaseWeight {
   WeightLayout layout() const {
     return layout_;
   }
+  /// Of a convolution the input channels.
   int64_t in_features() const {
     return weight_.size(layout_ == WeightLayout::kOutIn ? 1 : 0);
   }
@@ -60,17 +63,53 @@ class TORCHLORA_API BaseWeight {
     return weight_.size(layout_ == WeightLayout::kOutIn ? 0 : 1);
   }
 
-  /// The weight as a matrix [out_features, in_features]; shares its memory.
+  /// The weight as a matrix [out_features, in_features · kernel elements], to
+  /// read: it shares the weight's memory where strides allow.
   at::Tensor matrix() const {
-    return layout_ == WeightLayout::kOutIn ? weight_ : weight_.t();
+    return layout_ == WeightLayout::kInOut ? weight_.t() : weight_.flatten(1);
   }
-  /// Adds `alpha` · `delta` [out_features, in_features] in place, rounding
-  /// once to the weight's dtype. Call without gradient mode.
+  /// Adds `alpha` · `delta`, shaped like `matrix()`, in place, rounding once
+  /// to the weight's dtype. Call without gradient mode.
   void add_(const at::Tensor& delta, double alpha = 1) const {
-    matrix().add_(delta, alpha);
+    weight_.add_(like_weight(delta), alpha);
+  }
+  /// Overwrites the weight by a matrix like `matrix()`, in place.
+  void copy_(const at::Tensor& matrix) const {
+    weight_.copy_(like_weight(matrix));
+  }
+
+  /// Sizes of the factors of an update: A [r, in_features, kernel…], B
+  /// [out_features, r, 1…].
+  std::vector<int64_t> A_sizes(int64_t r) const {
+    auto sizes = kernel_sizes();
+    sizes.insert(sizes.begin(), {r, in_features()});
+    return sizes;
+  }
+  std::vector<int64_t> B_sizes(int64_t r) const {
+    std::vector<int64_t> sizes(kernel_sizes().size(), 1);
+    sizes.insert(sizes.begin(), {out_features(), r});
+    return sizes;
+  }
+  /// Sizes of DoRA's magnitudes: [out_features], of a convolution
+  /// [1, out_features, 1…].
+  std::vector<int64_t> magnitude_sizes() const {
+    if (weight_.dim() == 2) {
+      return {out_features()};
+    }
+    std::vector<int64_t> sizes(weight_.dim(), 1);
+    sizes[1] = out_features();
+    return sizes;
   }
 
  private:
+  std::vector<int64_t> kernel_sizes() const {
+    return weight_.sizes().slice(2).vec();
+  }
+  at::Tensor like_weight(const at::Tensor& matrix) const {
+    return layout_ == WeightLayout::kInOut ? matrix.t()
+                                           : matrix.view(weight_.sizes());
+  }
+
   at::Tensor weight_, bias_;
   std::string path_;
   WeightLayout layout_;

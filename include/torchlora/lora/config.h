@@ -96,6 +96,12 @@ struct TORCHLORA_API LoraConfig {
   /// Probability of dropping an element of the update's input in training.
   TORCH_ARG(double, lora_dropout) = 0;
   TORCH_ARG(bool, use_rslora) = false;
+  /// Weight-decomposed LoRA, arXiv:2402.09353: a trained magnitude a channel.
+  TORCH_ARG(bool, use_dora) = false;
+  /// A trained bias on B; with the initialisers true and false only.
+  TORCH_ARG(bool, lora_bias) = false;
+  /// true, false, "gaussian", "olora", "pissa", "pissa_niter_N", "orthogonal",
+  /// "mica" (`init/initializer.h`).
   TORCH_ARG(InitLoraWeights, init_lora_weights) = true;
   /// Which modules to adapt; none: the default for the model's type, if PEFT
   /// has one.

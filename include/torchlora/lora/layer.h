@@ -8,48 +8,46 @@
 
 #include <torchlora/export.h>
 #include <torchlora/init/initializer.h>
-#include <torchlora/lora/adapter_dict.h>
-#include <torchlora/lora/base_weight.h>
-#include <torchlora/lora/config.h>
+#include <torchlora/lora/adapter.h>
 #include <torchlora/nn/redirect.h>
 
 namespace torchlora {
 
-/// One adapter of one layer: W' = W + scaling · B A.
-struct LoraAdapter {
-  std::string name;
-  int64_t r = 0;
-  double lora_alpha = 0;
-  /// lora_alpha / r, with rsLoRA lora_alpha / √r.
-  double scaling = 0;
-  double lora_dropout = 0;
-  std::shared_ptr<LoraFactor> lora_A, lora_B;
-};
-
 /// The layer that takes the place of an adapted one in the module tree:
 /// children `base_layer` (the original, which is redirected to this layer),
-/// `lora_A` and `lora_B` (factors by adapter name). PEFT's `LoraLayer`.
+/// `lora_A`, `lora_B` and `lora_magnitude_vector` (by adapter name). PEFT's
+/// `LoraLayer`.
 ///
-/// Any number of adapters may be active; their updates add up. While adapters
-/// are merged into the base weight, its own forward holds them; while
-/// adapters are disabled the layer is the base layer (a merged update is
-/// subtracted again in the low-rank path, the weight is left alone).
+/// Any number of adapters may be active, each on what the one before gave:
+///
+///     LoRA   W ← W + scaling · B A
+///     DoRA   W ← m / ‖W₀ + scaling · B A‖ · (W + scaling · B A)
+///
+/// with the norm of each row, of the base weight W₀, constant in backward.
+/// Dropout acts on the input of an update (of a DoRA layer's base product
+/// too). While adapters are merged into the base weight, its own forward holds
+/// them; while adapters are disabled the layer is the base layer (a merged
+/// update is taken out in the low-rank path, the weight is left alone).
 ///
 /// A layer type derives from it, implements its pure functions and is
 /// entered in the registry (`lora/registry.h`). Not cloneable: unload first.
 class TORCHLORA_API LoraLayer : public torch::nn::Module,
                                 public nn::ForwardTarget {
  public:
+  /// A layer type with other names hides it by its own.
+  static constexpr FactorNames kFactorNames{};
+
   LoraLayer(
       std::shared_ptr<torch::nn::Module> base_layer,
-      BaseWeightAccessor accessor);
+      BaseWeightAccessor accessor,
+      const FactorNames& factor_names = kFactorNames);
   ~LoraLayer() override;
 
   /// [*, in_features] → [*, out_features], in the base layer's output dtype.
   at::Tensor forward(const at::Tensor& input) final;
-  /// scaling · B A of an adapter, [out_features, in_features], in the
-  /// factors' dtype. PEFT's `get_delta_weight`.
-  virtual at::Tensor delta_weight(const std::string& adapter_name) const = 0;
+  /// scaling · B A of an adapter, shaped like `base_weight().matrix()`, in
+  /// the factors' dtype. PEFT's `get_delta_weight`.
+  at::Tensor delta_weight(const std::string& adapter_name) const;
 
   const std::shared_ptr<torch::nn::Module>& base_layer() const {
     return base_layer_;
@@ -58,20 +56,35 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
     return accessor_(*base_layer_);
   }
 
+  const FactorNames& factor_names() const {
+    return factor_names_;
+  }
+
   /// Redirects the base layer here, and back.
   void bind();
   void unbind();
 
   /// Adds an adapter, inactive and frozen. Its factors are drawn in fp32 and
   /// rounded to the base weight's dtype; with `autocast_adapter_dtype` those
-  /// of fp16 and bf16 layers are then fp32. ValueError if `r` < 1, the
-  /// dropout is outside [0, 1) or there is such an adapter already.
+  /// of fp16 and bf16 layers are then fp32. An initialiser that takes its
+  /// update out of the base weight does so with the rounded factors.
+  /// ValueError if `r` < 1, the dropout is outside [0, 1), there is such an
+  /// adapter already or the configuration does not fit the layer.
   void update_layer(
       const std::string& adapter_name,
       int64_t r,
       double lora_alpha,
       const LoraConfig& config,
       bool autocast_adapter_dtype = true);
+  /// The two steps of `update_layer`: the first may throw and leaves the base
+  /// weight alone, the second changes it.
+  void prepare_adapter(
+      const std::string& adapter_name,
+      int64_t r,
+      double lora_alpha,
+      const LoraConfig& config,
+      bool autocast_adapter_dtype = true);
+  void commit_adapter(const std::string& adapter_name);
   /// Does nothing if there is no such adapter; ValueError if it is merged.
   void delete_adapter(const std::string& adapter_name);
   const std::vector<LoraAdapter>& adapters() const {
@@ -122,36 +135,73 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   void pretty_print(std::ostream& stream) const override;
 
  protected:
-  /// Factors as PEFT constructs them for this type of layer, drawn in fp32.
-  virtual init::Factors construct_factors(int64_t r) const = 0;
-
-  /// An adapter's share of a forward; the scaling is negative where a merged
-  /// update is taken out.
+  /// An adapter's share of a forward.
   struct Term {
     const LoraAdapter* adapter;
+    /// Negative where a merged update is taken out.
     double scaling;
+    /// 0 outside of training.
+    double dropout;
+    /// Of a merged DoRA update: what its rows were multiplied by.
+    at::Tensor merged_scale = {};
   };
-  /// The layer with W + Σ scaling · B A in place of W; `terms` is not empty.
+
+  /// Factors as PEFT constructs them for this type of layer, drawn in fp32, as
+  /// matrices.
+  virtual init::Factors construct_factors(const LoraConfig& config, int64_t r)
+      const;
+  virtual init::Initializer find_initializer(
+      const InitLoraWeights& value) const;
+  /// ValueError if the layer cannot have an adapter of this configuration.
+  virtual void check_config(const LoraConfig& /*config*/) const {}
+
+  /// The layer with W + Σ scaling · B A in place of W and with `bias`
+  /// (undefined: none). `terms` may be empty.
+  virtual at::Tensor product(
+      const at::Tensor& input,
+      const std::vector<Term>& terms,
+      const at::Tensor& bias) = 0;
+  /// scaling · B A of the term applied to the input, with its dropout.
+  virtual at::Tensor update(const at::Tensor& input, const Term& term) = 0;
+  /// [out_features] in a shape that broadcasts against the output.
+  virtual at::Tensor per_channel(const at::Tensor& values) const {
+    return values;
+  }
+  /// The whole of an adapted forward; `terms` is not empty.
   virtual at::Tensor adapted_forward(
       const at::Tensor& input,
-      const std::vector<Term>& terms) = 0;
+      const std::vector<Term>& terms);
 
  private:
   std::vector<Term> terms() const;
+  const LoraAdapter& at(const std::string& adapter_name) const;
+  at::Tensor scale(const LoraAdapter& adapter, const at::Tensor& weight) const;
+  at::Tensor with_term(
+      const at::Tensor& output,
+      const at::Tensor& input,
+      const Term& term);
+
   friend void merge_layers(
       const std::vector<LoraLayer*>& layers,
       bool safe_merge,
       const std::vector<std::string>& adapter_names);
   std::vector<std::string> not_merged(
       const std::vector<std::string>& adapter_names) const;
-  void check_mergeable(const std::vector<std::string>& adapter_names) const;
+  void check_mergeable(
+      const std::vector<std::string>& adapter_names,
+      bool safe_merge) const;
+  void merge_adapter(const LoraAdapter& adapter);
+  at::Tensor unmerged_matrix() const;
 
   std::shared_ptr<torch::nn::Module> base_layer_;
   nn::Redirectable* redirectable_;
   BaseWeightAccessor accessor_;
-  std::shared_ptr<AdapterDict<LoraFactor>> lora_A_, lora_B_;
+  FactorNames factor_names_;
+  std::shared_ptr<AdapterDict> lora_A_, lora_B_, lora_magnitude_vector_;
   std::vector<LoraAdapter> adapters_;
   std::vector<std::string> active_adapters_, merged_adapters_;
+  /// Of `merged_adapters_`; undefined without DoRA.
+  std::vector<at::Tensor> merged_scales_;
   bool enabled_ = true;
 };
 

@@ -17,13 +17,12 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
  public:
   using LoraLayer::LoraLayer;
 
-  at::Tensor delta_weight(const std::string& adapter_name) const override;
-
  protected:
-  init::Factors construct_factors(int64_t r) const override;
-  at::Tensor adapted_forward(
+  at::Tensor product(
       const at::Tensor& input,
-      const std::vector<Term>& terms) override;
+      const std::vector<Term>& terms,
+      const at::Tensor& bias) override;
+  at::Tensor update(const at::Tensor& input, const Term& term) override;
 };
 
 } // namespace torchlora

@@ -20,6 +20,8 @@ struct LoraLayerType {
       const std::shared_ptr<torch::nn::Module>&,
       BaseWeightAccessor)>
       create;
+  /// As the layers that `create` makes call their factors.
+  FactorNames factor_names = {};
 };
 
 /// Which LoRA layer a base layer gets: the first type that matches, types
@@ -50,7 +52,8 @@ class TORCHLORA_API LoraRegistry {
          [](const std::shared_ptr<torch::nn::Module>& base_layer,
             BaseWeightAccessor accessor) -> std::shared_ptr<LoraLayer> {
            return std::make_shared<Layer>(base_layer, std::move(accessor));
-         }});
+         },
+         Layer::kFactorNames});
   }
   void add(LoraLayerType type);
 

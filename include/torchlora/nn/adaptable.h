@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <type_traits>
 
 #include <torch/nn/module.h>
 
@@ -14,8 +15,10 @@ namespace torchlora::nn {
 /// adapted it is `Base`; adapted, its forward is the LoRA layer's. The cost of
 /// not being adapted is one null check.
 ///
-/// `clone()` gives an `Adaptable`; an adapted layer throws (unload first).
-template <class Base>
+/// A class that derives from it and adds to it names itself as `Self` and has
+/// a constructor from `const Base&`: `clone()` gives a `Self`. An adapted layer
+/// throws (unload first).
+template <class Base, class Self = void>
 class Adaptable : public Base, public Redirectable {
  public:
   using Base::Base;
@@ -33,7 +36,8 @@ class Adaptable : public Base, public Redirectable {
       const std::optional<torch::Device>& device =
           std::nullopt) const override {
     check_cloneable();
-    return std::make_shared<Adaptable>(
+    using Copy = std::conditional_t<std::is_void_v<Self>, Adaptable, Self>;
+    return std::make_shared<Copy>(
         *std::dynamic_pointer_cast<Base>(Base::clone(device)));
   }
 };

@@ -10,7 +10,8 @@ namespace torchlora::nn {
 /// `torch::nn::Linear` that can be adapted and whose matrix products follow
 /// the CPU (`nn/compute.h`): input [*, in_features], output [*, out_features]
 /// of the input's dtype.
-class TORCHLORA_API LinearImpl : public Adaptable<torch::nn::LinearImpl> {
+class TORCHLORA_API LinearImpl
+    : public Adaptable<torch::nn::LinearImpl, LinearImpl> {
  public:
   LinearImpl(int64_t in_features, int64_t out_features)
       : LinearImpl(torch::nn::LinearOptions(in_features, out_features)) {}
@@ -23,9 +24,6 @@ class TORCHLORA_API LinearImpl : public Adaptable<torch::nn::LinearImpl> {
   static std::shared_ptr<LinearImpl> from_weight(const at::Tensor& weight);
 
   at::Tensor base_forward(const at::Tensor& input) override;
-
-  std::shared_ptr<torch::nn::Module> clone(
-      const std::optional<torch::Device>& device = std::nullopt) const override;
 };
 TORCH_MODULE(Linear);
 

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <torch/nn/module.h>
+
+#include <torchlora/export.h>
+#include <torchlora/lora/base_weight.h>
+#include <torchlora/lora/config.h>
+
+namespace torchlora {
+
+/// What an adapter has one of in a layer: the parameter `weight`, and a `bias`
+/// where it was given one.
+class TORCHLORA_API LoraFactor : public torch::nn::Module {
+ public:
+  explicit LoraFactor(at::Tensor value, at::Tensor bias = {});
+  at::Tensor weight, bias;
+};
+
+/// One adapter of one layer: W' = W + scaling · B A.
+struct LoraAdapter {
+  std::string name;
+  int64_t r = 0;
+  double lora_alpha = 0;
+  /// lora_alpha / r, with rsLoRA lora_alpha / √r.
+  double scaling = 0;
+  double lora_dropout = 0;
+  /// A [r, in_features, kernel…], B [out_features, r, 1…], and with
+  /// `lora_bias` B's bias [out_features].
+  std::shared_ptr<LoraFactor> lora_A, lora_B;
+  /// DoRA's magnitudes, one a channel of the output; nullptr without DoRA.
+  std::shared_ptr<LoraFactor> lora_magnitude_vector;
+  /// MiCA trains A only.
+  bool trains_B = true;
+  /// Whether the update was taken out of the base weight when it was made.
+  bool subtracted = false;
+
+  /// What is saved, in the order of `adapter_tensor_specs`.
+  std::vector<at::Tensor> tensors() const;
+};
+
+/// How the factors of a type of layer are called.
+struct FactorNames {
+  const char* A = "lora_A";
+  const char* B = "lora_B";
+  /// Modules with a `weight` (`lora_A.default.weight`), or parameters
+  /// themselves (`lora_embedding_A.default`).
+  bool are_modules = true;
+};
+
+/// A tensor of an adapter in PEFT's file: its key behind the module's name,
+/// and its sizes.
+struct AdapterTensorSpec {
+  std::string key;
+  std::vector<int64_t> sizes;
+};
+
+/// The tensors that an adapter of rank `r` has in a layer.
+TORCHLORA_API std::vector<AdapterTensorSpec> adapter_tensor_specs(
+    const FactorNames& names,
+    const BaseWeight& base_weight,
+    int64_t r,
+    const LoraConfig& config);
+
+/// The factors of one kind (all `lora_A`, say) of a layer's adapters in the
+/// module tree, by adapter name: the names come out as PEFT's.
+class TORCHLORA_API AdapterDict : public torch::nn::Module {
+ public:
+  explicit AdapterDict(bool are_modules = true) : are_modules_(are_modules) {}
+  void insert(
+      const std::string& adapter_name,
+      const std::shared_ptr<LoraFactor>& factor);
+  void erase(const std::string& adapter_name);
+
+ private:
+  bool are_modules_;
+};
+
+} // namespace torchlora

@@ -1,0 +1,135 @@
+#include "init/decompose.h"
+
+#include <algorithm>
+#include <limits>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/types.h>
+
+namespace torchlora::init {
+namespace {
+
+/// Of the relative error of the leading part.
+constexpr double kTolerance = 5e-6;
+/// Blocks before the first look at the error.
+constexpr int64_t kFirstCheck = 4;
+
+at::Tensor orthonormal(const at::Tensor& matrix) {
+  return std::get<0>(at::linalg_qr(matrix));
+}
+
+/// The leading triplets of `matrix` within the span of `basis` [m, k], of which
+/// `projected` is basisᵀ matrix [k, n].
+Triplets
+within(const at::Tensor& basis, const at::Tensor& projected, int64_t rank) {
+  // In double: squares lose half of the digits.
+  const auto wide = projected.to(at::kDouble);
+  const auto [squares, vectors] = at::linalg_eigh(at::mm(wide, wide.t()));
+  const auto dtype = basis.scalar_type();
+  const auto S = squares.flip(0).narrow(0, 0, rank).clamp_min(0).sqrt();
+  const auto Y = vectors.flip(1).narrow(1, 0, rank);
+  return {
+      at::mm(basis, Y.to(dtype)),
+      S.to(dtype),
+      at::mm(wide.t(), Y).div_(S).to(dtype)};
+}
+
+/// How far the first `rank` of the triplets (which are one more) are from
+/// those of the matrix: a bound of the relative error of U S Vᵀ. What separates
+/// a triplet from those left out decides how far its residual turns it (Davis
+/// and Kahan).
+double relative_error(
+    const at::Tensor& matrix,
+    const Triplets& triplets,
+    int64_t rank) {
+  const auto S = triplets.S.narrow(0, 0, rank);
+  const auto residuals = (at::mm(matrix, triplets.V.narrow(1, 0, rank)) -
+                          triplets.U.narrow(1, 0, rank) * S)
+                             .norm(2, {0});
+  const auto turned = residuals * S / (S - triplets.S[rank]);
+  return (turned.norm() / S.norm()).item<double>();
+}
+
+} // namespace
+
+at::Tensor weight_to_decompose(const Arguments& arguments, const char* name) {
+  const auto& weight = arguments.base_weight;
+  TORCH_CHECK_VALUE(
+      weight.is_floating_point(),
+      "[init_lora_weights] ",
+      name,
+      " needs a floating-point weight, found ",
+      weight.scalar_type());
+  const auto most = std::min(weight.size(0), weight.size(1));
+  TORCH_CHECK_VALUE(
+      arguments.r <= most,
+      "[init_lora_weights] ",
+      name,
+      " needs `r` <= min(in_features, out_features), found r ",
+      arguments.r,
+      " for a weight of ",
+      weight.sizes());
+  return weight.to(c10::promoteTypes(weight.scalar_type(), at::kFloat));
+}
+
+Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
+  const auto m = matrix.size(0), n = matrix.size(1);
+  const auto block = rank + std::max<int64_t>(8, rank / 2);
+  auto generator = at::detail::createCPUGenerator(/*seed_val=*/1);
+  auto next =
+      at::randn({n, block}, generator, at::TensorOptions(matrix.scalar_type()))
+          .to(matrix.device());
+  at::Tensor basis, projected;
+  double last_error = std::numeric_limits<double>::infinity();
+  for (int64_t k = block; k <= std::min(m, n) / 3; k += block) {
+    auto columns = orthonormal(at::mm(matrix, next));
+    if (basis.defined()) {
+      // Twice is enough.
+      for (int pass = 0; pass < 2; ++pass) {
+        columns = columns - at::mm(basis, at::mm(basis.t(), columns));
+        columns = orthonormal(columns);
+      }
+    }
+    const auto rows = at::mm(columns.t(), matrix);
+    basis = basis.defined() ? at::cat({basis, columns}, 1) : columns;
+    projected = projected.defined() ? at::cat({projected, rows}) : rows;
+    next = rows.t();
+    if (k < kFirstCheck * block) {
+      continue;
+    }
+    const auto found = within(basis, projected, rank + 1);
+    const double error = relative_error(matrix, found, rank);
+    if (error < kTolerance) {
+      return {
+          found.U.narrow(1, 0, rank),
+          found.S.narrow(0, 0, rank),
+          found.V.narrow(1, 0, rank)};
+    }
+    // Not (for a NaN) falling fast enough to be there in a few steps.
+    if (!(error < last_error / 2)) {
+      break;
+    }
+    last_error = error;
+  }
+  const auto [U, S, Vh] = at::linalg_svd(matrix, /*full_matrices=*/false);
+  return {
+      U.narrow(1, 0, rank), S.narrow(0, 0, rank), Vh.narrow(0, 0, rank).t()};
+}
+
+Triplets svd_lowrank(const at::Tensor& matrix, int64_t rank, int64_t niter) {
+  if (matrix.size(0) < matrix.size(1)) {
+    auto [U, S, V] = svd_lowrank(matrix.t(), rank, niter);
+    return {V, S, U};
+  }
+  auto Q = orthonormal(
+      at::mm(matrix, at::randn({matrix.size(1), rank}, matrix.options())));
+  for (int64_t i = 0; i < niter; ++i) {
+    Q = orthonormal(at::mm(matrix.t(), Q));
+    Q = orthonormal(at::mm(matrix, Q));
+  }
+  const auto [U, S, Vh] =
+      at::linalg_svd(at::mm(Q.t(), matrix), /*full_matrices=*/false);
+  return {at::mm(Q, U), S, Vh.t()};
+}
+
+} // namespace torchlora::init

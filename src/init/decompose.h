@@ -1,0 +1,30 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <torchlora/init/initializer.h>
+
+namespace torchlora::init {
+
+/// The base weight to decompose: fp32, or fp64 if it is that. ValueError for
+/// a weight that is not a floating-point matrix of at least rank `r` both
+/// ways.
+at::Tensor weight_to_decompose(const Arguments& arguments, const char* name);
+
+/// The leading `rank` singular triplets of a matrix [m, n].
+struct Triplets {
+  at::Tensor U; // [m, rank]
+  at::Tensor S; // [rank], descending
+  at::Tensor V; // [n, rank]
+};
+
+/// The leading triplets, to the accuracy of a whole decomposition: by block
+/// Krylov iteration (Musco and Musco 2015, arXiv:1504.05477) while its residual
+/// falls, by a whole SVD where the spectrum is too flat for that. Does not
+/// draw from the default generator.
+Triplets leading_triplets(const at::Tensor& matrix, int64_t rank);
+
+/// `torch.svd_lowrank(matrix, rank, niter)`: Halko et al. 2009, algorithm 5.1.
+Triplets svd_lowrank(const at::Tensor& matrix, int64_t rank, int64_t niter);
+
+} // namespace torchlora::init

@@ -1,0 +1,15 @@
+#include <torch/types.h>
+
+#include "init/decompose.h"
+
+namespace torchlora::init {
+
+void mica_init(Factors& factors, const Arguments& arguments) {
+  const auto weight = weight_to_decompose(arguments, "mica");
+  const auto U = std::get<0>(at::linalg_svd(weight, /*full_matrices=*/false));
+  factors.B = U.narrow(1, U.size(1) - arguments.r, arguments.r);
+  factors.A = at::zeros_like(factors.A);
+  factors.trains_B = false;
+}
+
+} // namespace torchlora::init

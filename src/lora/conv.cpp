@@ -1,0 +1,58 @@
+#include <torchlora/lora/conv.h>
+
+#include <torch/types.h>
+
+namespace torchlora {
+
+LoraConv::LoraConv(
+    const std::shared_ptr<torch::nn::Module>& base_layer,
+    BaseWeightAccessor accessor)
+    : LoraLayer(base_layer, std::move(accessor)),
+      base_(dynamic_cast<nn::Convolution*>(base_layer.get())),
+      spatial_dims_(base_->kernel().dim() - 2) {}
+
+void LoraConv::check_config(const LoraConfig& /*config*/) const {
+  TORCH_CHECK_VALUE(
+      base_->groups() == 1,
+      "[update_layer] a convolution with ",
+      base_->groups(),
+      " groups cannot be adapted: a low-rank update over all channels is not "
+      "an update of its weight; leave it out by exclude_modules");
+}
+
+at::Tensor LoraConv::product(
+    const at::Tensor& input,
+    const std::vector<Term>& terms,
+    const at::Tensor& bias) {
+  auto output = base_->convolve(input, base_weight().weight());
+  const auto dtype = output.scalar_type();
+  for (const auto& term : terms) {
+    output = output + update(input, term);
+  }
+  if (bias.defined()) {
+    output = output + per_channel(bias);
+  }
+  return output.to(dtype);
+}
+
+at::Tensor LoraConv::update(const at::Tensor& input, const Term& term) {
+  const auto& A = term.adapter->lora_A->weight;
+  const auto x = at::dropout(input.to(A.scalar_type()), term.dropout, true);
+  const auto h = base_->convolve(x, A);
+  // B on the channels, whether or not there is a batch.
+  const auto channels = h.dim() - 1 - spatial_dims_;
+  auto sizes = h.sizes().vec();
+  sizes[channels] = term.adapter->lora_B->weight.size(0);
+  return at::matmul(
+             term.adapter->lora_B->weight.flatten(1), h.flatten(channels + 1))
+             .view(sizes) *
+      term.scaling;
+}
+
+at::Tensor LoraConv::per_channel(const at::Tensor& values) const {
+  std::vector<int64_t> sizes(spatial_dims_ + 1, 1);
+  sizes[0] = -1;
+  return values.view(sizes);
+}
+
+} // namespace torchlora

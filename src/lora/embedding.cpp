@@ -1,0 +1,86 @@
+#include <torchlora/lora/embedding.h>
+
+#include <torch/types.h>
+
+namespace torchlora {
+
+LoraEmbedding::LoraEmbedding(
+    const std::shared_ptr<torch::nn::Module>& base_layer,
+    BaseWeightAccessor accessor)
+    : LoraLayer(base_layer, std::move(accessor), kFactorNames),
+      base_(base_layer->as<torch::nn::EmbeddingImpl>()) {
+  TORCH_INTERNAL_ASSERT(base_);
+}
+
+init::Factors LoraEmbedding::construct_factors(
+    const LoraConfig& /*config*/,
+    int64_t r) const {
+  const auto base = base_weight();
+  auto A = at::randn({r, base.in_features()});
+  return {A, at::randn({base.out_features(), r})};
+}
+
+init::Initializer LoraEmbedding::find_initializer(
+    const InitLoraWeights& value) const {
+  const auto found = LoraLayer::find_initializer(value);
+  return found == init::default_init || found == init::gaussian_init
+      ? init::embedding_init
+      : found;
+}
+
+void LoraEmbedding::check_config(const LoraConfig& config) const {
+  TORCH_CHECK_VALUE(
+      !config.lora_bias(),
+      "[update_layer] lora_bias is not supported for embeddings, which have "
+      "no bias");
+}
+
+at::Tensor LoraEmbedding::look_up(
+    const at::Tensor& table,
+    const at::Tensor& input) const {
+  return at::embedding(
+      table,
+      input,
+      base_->options.padding_idx().value_or(-1),
+      base_->options.scale_grad_by_freq(),
+      base_->options.sparse());
+}
+
+at::Tensor LoraEmbedding::product(
+    const at::Tensor& input,
+    const std::vector<Term>& terms,
+    const at::Tensor& /*bias*/) {
+  auto rows = look_up(base_->weight, input);
+  const auto dtype = rows.scalar_type();
+  for (const auto& term : terms) {
+    rows = rows + update(input, term);
+  }
+  return rows.to(dtype);
+}
+
+at::Tensor LoraEmbedding::update(const at::Tensor& input, const Term& term) {
+  const auto A = look_up(term.adapter->lora_A->weight.t(), input);
+  return at::matmul(A, term.adapter->lora_B->weight.t()) * term.scaling;
+}
+
+at::Tensor LoraEmbedding::adapted_forward(
+    const at::Tensor& input,
+    const std::vector<Term>& terms) {
+  std::vector<Term> without_dropout = terms;
+  for (auto& term : without_dropout) {
+    term.dropout = 0;
+  }
+  auto rows = LoraLayer::adapted_forward(input, without_dropout);
+  if (const auto max_norm = base_->options.max_norm()) {
+    const auto norm =
+        rows.detach().norm(base_->options.norm_type(), {-1}, /*keepdim=*/true);
+    // The same rule as at::embedding_renorm_.
+    rows = rows *
+        at::where(norm > *max_norm, *max_norm / (norm + 1e-7), 1.0)
+            .to(rows.scalar_type());
+  }
+  const auto* scaled = dynamic_cast<const nn::EmbeddingImpl*>(base_);
+  return scaled && scaled->embed_scale != 1 ? rows * scaled->embed_scale : rows;
+}
+
+} // namespace torchlora

@@ -1,0 +1,166 @@
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/types.h>
+
+#include <torchlora/lora/layer.h>
+
+namespace torchlora {
+namespace {
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+/// A copy in which sums are not rounded to half precision.
+at::Tensor wide_copy(const at::Tensor& matrix) {
+  return matrix.to(
+      c10::promoteTypes(matrix.scalar_type(), at::kFloat),
+      /*non_blocking=*/false,
+      /*copy=*/true);
+}
+
+} // namespace
+
+std::vector<std::string> LoraLayer::not_merged(
+    const std::vector<std::string>& adapter_names) const {
+  std::vector<std::string> names;
+  for (const auto& name :
+       adapter_names.empty() ? active_adapters_ : adapter_names) {
+    if (find_adapter(name) && !contains(merged_adapters_, name)) {
+      names.push_back(name);
+    }
+  }
+  return names;
+}
+
+void LoraLayer::check_mergeable(
+    const std::vector<std::string>& adapter_names,
+    bool safe_merge) const {
+  const auto base = base_weight();
+  const auto unmerged = safe_merge ? unmerged_matrix() : at::Tensor();
+  auto weight = safe_merge ? base.matrix().clone() : at::Tensor();
+  for (const auto& name : adapter_names) {
+    const auto& adapter = at(name);
+    const auto& bias = adapter.lora_B->bias;
+    TORCH_CHECK_VALUE(
+        !bias.defined() || base.bias().defined(),
+        "[merge] impossible to merge the adapter ",
+        name,
+        " with lora_bias: the base layer has no bias");
+    if (!safe_merge) {
+      continue;
+    }
+    weight.add_(delta_weight(name));
+    bool finite = true;
+    if (adapter.lora_magnitude_vector) {
+      weight.mul_(scale(adapter, unmerged).unsqueeze(1));
+    }
+    finite = at::isfinite(weight).all().item<bool>() &&
+        (!bias.defined() || at::isfinite(bias).all().item<bool>());
+    TORCH_CHECK_VALUE(
+        finite,
+        "[merge] NaNs detected in the merged weights. The adapter ",
+        name,
+        " seems to be broken");
+  }
+}
+
+void LoraLayer::merge_adapter(const LoraAdapter& adapter) {
+  const auto base = base_weight();
+  at::Tensor factor;
+  if (adapter.lora_magnitude_vector) {
+    factor = scale(adapter, unmerged_matrix());
+    base.copy_(wide_copy(base.matrix())
+                   .add_(delta_weight(adapter.name))
+                   .mul_(factor.unsqueeze(1)));
+  } else {
+    base.add_(delta_weight(adapter.name));
+  }
+  if (adapter.lora_B->bias.defined()) {
+    base.bias().add_(adapter.lora_B->bias, adapter.scaling);
+  }
+  merged_adapters_.push_back(adapter.name);
+  merged_scales_.push_back(factor);
+}
+
+at::Tensor LoraLayer::unmerged_matrix() const {
+  const auto matrix = base_weight().matrix();
+  if (!merged()) {
+    return matrix;
+  }
+  auto result = wide_copy(matrix);
+  for (size_t i = merged_adapters_.size(); i-- > 0;) {
+    if (merged_scales_[i].defined()) {
+      result.div_(merged_scales_[i].unsqueeze(1));
+    }
+    result.sub_(delta_weight(merged_adapters_[i]));
+  }
+  return result;
+}
+
+void LoraLayer::merge(
+    bool safe_merge,
+    const std::vector<std::string>& adapter_names) {
+  merge_layers({this}, safe_merge, adapter_names);
+}
+
+void LoraLayer::unmerge() {
+  if (!merged()) {
+    TORCH_WARN("Already unmerged. Nothing to do.");
+    return;
+  }
+  torch::NoGradGuard no_grad;
+  const auto base = base_weight();
+  for (; merged(); merged_adapters_.pop_back(), merged_scales_.pop_back()) {
+    const auto& adapter = at(merged_adapters_.back());
+    const auto& factor = merged_scales_.back();
+    if (factor.defined()) {
+      base.copy_(wide_copy(base.matrix())
+                     .div_(factor.unsqueeze(1))
+                     .sub_(delta_weight(adapter.name)));
+    } else {
+      base.add_(delta_weight(adapter.name), -1);
+    }
+    if (adapter.lora_B->bias.defined()) {
+      base.bias().add_(adapter.lora_B->bias, -adapter.scaling);
+    }
+  }
+}
+
+void merge_layers(
+    const std::vector<LoraLayer*>& layers,
+    bool safe_merge,
+    const std::vector<std::string>& adapter_names) {
+  torch::NoGradGuard no_grad;
+  const LoraLayer* merged = nullptr;
+  std::vector<std::string> additional;
+  for (const auto* layer : layers) {
+    if (layer->merged()) {
+      merged = layer;
+      for (auto& name : layer->not_merged(adapter_names)) {
+        if (!contains(additional, name)) {
+          additional.push_back(std::move(name));
+        }
+      }
+    }
+    layer->check_mergeable(layer->not_merged(adapter_names), safe_merge);
+  }
+  if (merged && additional.empty()) {
+    TORCH_WARN("All adapters are already merged, nothing to do.");
+  } else if (merged) {
+    TORCH_WARN(fmt::format(
+        "Already following adapters were merged {}. You are now additionally "
+        "merging {}.",
+        fmt::join(merged->merged_adapters(), ","),
+        fmt::join(additional, ",")));
+  }
+  for (auto* layer : layers) {
+    for (const auto& name : layer->not_merged(adapter_names)) {
+      layer->merge_adapter(layer->at(name));
+    }
+  }
+}
+
+} // namespace torchlora

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Adapters of every layer type, variant and initialiser, both ways: peft's in torchlora and torchlora's in peft.
+
+"initial" is the largest difference of an update B A, relative, when both make an adapter under the same seed. Initialisers that peft cannot
+make for a convolution or an embedding are compared on the linear layers. pissa_niter_N is exchanged as a plain LoRA of the original base, the others
+as they are.
+"""
+
+import sys
+import warnings
+
+import common
+
+ALL, LINEAR = ["table", "conv1", "conv2", "up", "down"], ["up", "down"]
+CASES = {
+    "plain": (ALL, {}),
+    "gaussian": (ALL, {"init_lora_weights": "gaussian"}),
+    "rslora, patterns": (ALL, {"use_rslora": True, "rank_pattern": {"conv1": 2}, "alpha_pattern": {"up": 5}}),
+    "dora": (ALL, {"use_dora": True}),
+    "lora_bias": (ALL[1:], {"lora_bias": True}),
+    "olora": (LINEAR, {"init_lora_weights": "olora"}),
+    "pissa": (LINEAR, {"init_lora_weights": "pissa"}),
+    "pissa, dora": (LINEAR, {"init_lora_weights": "pissa", "use_dora": True}),
+    "pissa_niter_4": (LINEAR, {"init_lora_weights": "pissa_niter_4"}),
+    "orthogonal": (LINEAR, {"init_lora_weights": "orthogonal"}),
+    "mica": (LINEAR, {"init_lora_weights": "mica"}),
+}
+
+
+def make_net():
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(20, 8, padding_idx=3)
+            self.conv1 = nn.Conv1d(8, 8, 3, padding=1)
+            self.conv2 = nn.Conv2d(1, 4, 3, padding=1)
+            self.up = nn.Linear(8, 16)
+            self.down = nn.Linear(16, 6)
+
+        def forward(self, ids):
+            x = self.table(ids)
+            x = torch.tanh(self.conv1(x.transpose(1, 2)).transpose(1, 2))
+            x = torch.tanh(self.conv2(x.unsqueeze(1))).mean(1)
+            return self.down(torch.tanh(self.up(x)))
+
+    torch.manual_seed(0)
+    return Net()
+
+
+def updates(folder):
+    """B A of each layer of an adapter."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "adapter_model.safetensors")
+    result = {}
+    for key, A in tensors.items():
+        if "lora_A" in key or "lora_embedding_A" in key:
+            B = tensors[key.replace("lora_A", "lora_B").replace("embedding_A", "embedding_B")]
+            result[key] = B.flatten(1) @ A.flatten(1)
+    return result
+
+
+def relative(ours, theirs):
+    return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-3)).item()
+
+
+def compare(build, folder, ids, targets, values):
+    import peft
+    import torch
+    from safetensors.torch import load_file
+
+    base, given = folder.parent / "base.safetensors", folder.parent / "ids.safetensors"
+    program = build / "tests" / "parity_layers"
+    converts = values.get("init_lora_weights") == "pissa_niter_4"
+    torch.manual_seed(42)
+    net = make_net()
+    torch.manual_seed(42)
+    model = peft.get_peft_model(net, peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, **values))
+    model.save_pretrained(folder / "peft" / "config")
+    if converts:
+        model.peft_config["default"].init_lora_weights = True
+    model.save_pretrained(folder / "peft" / "initial")
+    model.peft_config["default"].init_lora_weights = values.get("init_lora_weights", True)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn(p.shape) * 0.2)
+        theirs = model(ids)
+    convert = {"path_initial_model_for_weight_conversion": str(folder / "peft" / "initial")} if converts else {}
+    model.save_pretrained(folder / "peft" / "trained", **convert)
+    common.run_program(program, ["load", base, folder / "peft" / "trained", given, folder / "theirs.safetensors"], folder / "load.log")
+    ours = load_file(folder / "theirs.safetensors")
+
+    common.run_program(program, ["make", base, folder / "peft" / "config", given, folder / "ours"], folder / "make.log")
+    made = load_file(folder / "ours" / "output.safetensors")["output"]
+    first, expected = updates(folder / "ours" / "initial"), updates(folder / "peft" / "initial")
+    assert first.keys() == expected.keys(), first.keys() ^ expected.keys()
+    result = {
+        "peft's in torchlora": relative(ours["output"], theirs),
+        "merged": relative(ours["merged"], theirs),
+        "initial": max(relative(first[key], value) for key, value in expected.items()),
+    }
+    for kind in ("raw", "plain"):
+        if kind == "raw" and converts:
+            continue
+        with torch.no_grad():
+            loaded = peft.PeftModel.from_pretrained(make_net(), folder / "ours" / kind).eval()
+            keys = set(peft.get_peft_model_state_dict(loaded))
+            result[f"torchlora's in peft, {kind}"] = relative(loaded(ids), made)
+        assert keys == set(load_file(folder / "ours" / kind / "adapter_model.safetensors")), "missing or unexpected keys"
+        if "init_lora_weights" not in values or values["init_lora_weights"] in ("gaussian", "orthogonal", "mica"):
+            break  # nothing to convert
+    return result
+
+
+def main():
+    build, runs = common.build_dir(__doc__)
+    import torch
+    from safetensors.torch import save_file
+
+    columns = ["peft's in torchlora", "merged", "initial", "torchlora's in peft, raw", "torchlora's in peft, plain"]
+    table = common.Table("Every layer type, variant and initialiser against peft, relative", dict.fromkeys(columns, 2e-5))
+    save_file({name: p.detach().clone() for name, p in make_net().named_parameters()}, runs / "base.safetensors")
+    ids = torch.randint(0, 20, (3, 7), generator=torch.Generator().manual_seed(1))
+    save_file({"ids": ids}, runs / "ids.safetensors")
+    for name, (targets, values) in CASES.items():
+        folder = runs / name.replace(", ", "_")
+        (folder / "ours").mkdir(parents=True)
+        with common.quiet(folder / "peft.log"), warnings.catch_warnings():
+            result = compare(build, folder, ids, targets, values)
+        table.add(name, **result)
+    return 0 if table.finish() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

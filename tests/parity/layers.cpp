@@ -1,0 +1,94 @@
+// What the parity scripts compare with peft beyond Gemma 4: a small model with
+// every kind of layer that peft adapts.
+//   parity_layers load BASE ADAPTER IDS OUTPUT
+//     `output` and `merged` of the model with an adapter, for the `ids` of a
+//     safetensors file
+//   parity_layers make BASE CONFIG IDS FOLDER
+//     an adapter by the adapter_config.json of the folder CONFIG under seed 42,
+//     saved in FOLDER/initial, trained for five steps and saved in FOLDER/raw
+//     and, as a plain LoRA of the original base, in FOLDER/plain; its `output`
+//     in FOLDER/output.safetensors
+#include <torch/torch.h>
+
+#include <torchlora/torchlora.h>
+
+namespace {
+
+namespace fs = std::filesystem;
+namespace nn = torchlora::nn;
+
+struct NetImpl : torch::nn::Module {
+  nn::Embedding table = register_module(
+      "table",
+      nn::Embedding(torch::nn::EmbeddingOptions(20, 8).padding_idx(3)));
+  nn::Conv1d conv1 = register_module(
+      "conv1",
+      nn::Conv1d(torch::nn::Conv1dOptions(8, 8, 3).padding(1)));
+  nn::Conv2d conv2 = register_module(
+      "conv2",
+      nn::Conv2d(torch::nn::Conv2dOptions(1, 4, 3).padding(1)));
+  nn::Linear up = register_module("up", nn::Linear(8, 16));
+  nn::Linear down = register_module("down", nn::Linear(16, 6));
+
+  torch::Tensor forward(const torch::Tensor& ids) {
+    auto x = table(ids);
+    x = conv1(x.transpose(1, 2)).transpose(1, 2).tanh();
+    x = conv2(x.unsqueeze(1)).tanh().mean(1);
+    return down(up(x).tanh());
+  }
+};
+TORCH_MODULE(Net);
+
+Net load_base(const fs::path& path) {
+  Net net;
+  const torchlora::io::SafetensorsFile file(path);
+  torch::NoGradGuard no_grad;
+  for (auto& item : net->named_parameters()) {
+    item.value().copy_(file.tensor(item.key()));
+  }
+  return net;
+}
+
+void load(
+    Net& net,
+    const fs::path& adapter,
+    const torch::Tensor& ids,
+    const fs::path& output) {
+  torch::NoGradGuard no_grad;
+  auto peft = torchlora::PeftModel::from_pretrained(*net, adapter);
+  const auto unmerged = net(ids);
+  peft.merge_and_unload();
+  torchlora::io::save_safetensors(
+      output, {{"output", unmerged}, {"merged", net(ids)}});
+}
+
+void make(
+    Net& net,
+    const fs::path& config,
+    const torch::Tensor& ids,
+    const fs::path& folder) {
+  torch::manual_seed(42);
+  auto peft = torchlora::get_peft_model(
+      *net, torchlora::io::load_adapter_config(config).inference_mode(false));
+  peft.save_pretrained(folder / "initial");
+  torch::optim::AdamW optimizer(peft.trainable_parameters(), 0.05);
+  for (int step = 0; step < 5; ++step) {
+    optimizer.zero_grad();
+    net(ids).square().mean().backward();
+    optimizer.step();
+  }
+  peft.save_pretrained(folder / "raw");
+  peft.save_pretrained(folder / "plain", {}, folder / "initial");
+  torch::NoGradGuard no_grad;
+  torchlora::io::save_safetensors(
+      folder / "output.safetensors", {{"output", net(ids)}});
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  TORCH_CHECK_VALUE(argc == 6, "five arguments are needed");
+  auto net = load_base(argv[2]);
+  const auto ids = torchlora::io::SafetensorsFile(argv[4]).tensor("ids");
+  (std::string(argv[1]) == "load" ? load : make)(net, argv[3], ids, argv[5]);
+}
