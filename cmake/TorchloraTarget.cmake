@@ -12,7 +12,10 @@ function(torchlora_target name)
   endif()
   set_target_properties(
     ${name} PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
-                       CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+                       CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
+                       # installed: our libraries in the prefix, LibTorch where it was linked
+                       INSTALL_RPATH "$ORIGIN;$ORIGIN/../${CMAKE_INSTALL_LIBDIR}"
+                       INSTALL_RPATH_USE_LINK_PATH ON)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     # ccache and precompiled headers: no time stamp in the header
     target_compile_options(${name} PRIVATE "SHELL:-Xclang -fno-pch-timestamp")

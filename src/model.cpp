@@ -8,19 +8,14 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <torch/nn/modules/embedding.h>
-#include <torch/nn/modules/linear.h>
 
 #include <torchlora/nn/pretrained.h>
 
+#include "lora/contains.h"
 #include "model_state.h"
 
 namespace torchlora {
 namespace {
-
-bool contains(const std::vector<std::string>& names, const std::string& name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
 
 /// 1234567 → "1,234,567".
 std::string with_commas(int64_t value) {

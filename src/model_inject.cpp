@@ -188,6 +188,12 @@ double lookup(
 std::vector<ModuleSite> module_sites(torch::nn::Module& model) {
   std::vector<ModuleSite> sites;
   std::unordered_set<torch::nn::Module*> seen{&model};
+  // An adapted layer that has another name too is there still as itself.
+  for (const auto& module : model.modules(/*include_self=*/false)) {
+    if (const auto* layer = dynamic_cast<LoraLayer*>(module.get())) {
+      seen.insert(layer->base_layer().get());
+    }
+  }
   visit(model, "", seen, sites);
   return sites;
 }

@@ -1,8 +1,18 @@
 #include <iostream>
 
-#include <torchlora/lora/config.h>
+#include <torch/torch.h>
+#include <torchlora/torchlora.h>
+
+struct NetImpl : torch::nn::Module {
+  torchlora::nn::Linear fc = register_module("fc", torchlora::nn::Linear(8, 4));
+};
 
 int main() {
-  const auto config = torchlora::LoraConfig().r(8).target_modules({"fc"});
-  std::cout << "r = " << config.r() << '\n';
+  auto net = std::make_shared<NetImpl>();
+  auto peft = torchlora::get_peft_model(
+      *net, torchlora::LoraConfig(2).target_modules({"fc"}));
+  peft.print_trainable_parameters();
+  std::cout << net->fc(torch::ones({1, 8})).sizes()
+            << ", DPO losses: " << torchlora::train::dpo_loss_types().size()
+            << '\n';
 }

@@ -56,7 +56,9 @@ void GradientDump::on_pre_optimizer_step(train::Trainer& trainer) {
   }
   std::vector<std::pair<std::string, at::Tensor>> gradients;
   for (const auto& item : trainer.peft_model().state_dict()) {
-    gradients.emplace_back(item.key(), item.value().grad());
+    if (item.value().grad().defined()) { // MiCA's B has none
+      gradients.emplace_back(item.key(), item.value().grad());
+    }
   }
   io::save_safetensors(
       directory_ / ("grads_step" + std::to_string(step_) + ".safetensors"),

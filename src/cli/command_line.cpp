@@ -156,11 +156,15 @@ nlohmann::ordered_json typed(
   if (text.empty()) {
     return nullptr;
   }
+  // As the parser reads them: JSON knows neither ".5" nor "+1".
   const std::string type = option.get_type_name();
-  const bool number = type.starts_with("INT") || type.starts_with("UINT") ||
-      type.starts_with("FLOAT");
-  return number ? nlohmann::ordered_json::parse(text)
-                : nlohmann::ordered_json(text);
+  if (type.starts_with("INT") || type.starts_with("UINT")) {
+    return option.as<int64_t>();
+  }
+  if (type.starts_with("FLOAT")) {
+    return option.as<double>();
+  }
+  return text;
 }
 
 } // namespace

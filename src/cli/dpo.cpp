@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -5,6 +6,7 @@
 
 #include <unistd.h>
 
+#include <c10/util/ScopeExit.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/types.h>
@@ -168,21 +170,23 @@ void say_what_is_trained(
           : "a frozen copy of the adapter as it is now");
 }
 
-void say_held_out(const std::vector<train::LogRecord>& evaluations) {
-  if (evaluations.empty()) {
-    return;
-  }
-  const auto figures = [](const train::LogRecord& record) {
-    return fmt::format(
-        "accuracy {:.4f}, margin {:.4f}, loss {:.4f}",
+void say_held_out(
+    const std::vector<train::LogRecord>& evaluations,
+    int64_t last_step) {
+  const auto say = [](const char* when, const train::LogRecord& record) {
+    fmt::print(
+        "held out, {} accuracy {:.4f}, margin {:.4f}, loss {:.4f}\n",
+        when,
         record.at("eval_rewards/accuracies"),
         record.at("eval_rewards/margins"),
         record.at("eval_loss"));
   };
-  if (evaluations.front().step == 0) {
-    fmt::print("held out, before: {}\n", figures(evaluations.front()));
+  if (!evaluations.empty() && evaluations.front().step == 0) {
+    say("before:", evaluations.front());
   }
-  fmt::print("held out, after:  {}\n", figures(evaluations.back()));
+  if (!evaluations.empty() && evaluations.back().step == last_step) {
+    say("after: ", evaluations.back());
+  }
 }
 
 void merge(
@@ -198,18 +202,17 @@ void merge(
   if (examples.size() > 1) {
     indices.push_back(1);
   }
-  const train::PreferenceBatch batch =
-      train::collate_preferences(examples, indices, pad_token_id);
+  const train::PreferenceBatch batch = train::collate_preferences(
+      examples, indices, pad_token_id, trainer.config());
   const MergeReport report = merge_and_save(
       model, peft_model, destination.path(), batch.input_ids, batch.positions);
   fmt::print(
       "merged model: {}\nreloaded, its logits differ from the adapted model's "
-      "by at most {:.3g} (the adapter changes them by up to {:.3g}; rounding "
-      "explains {:.3g}; {} positions of {} data)\n",
+      "by at most {:.3g} (the adapter changes them by up to {:.3g}; {} "
+      "positions of {} data)\n",
       destination.path().string(),
       report.largest_difference,
       report.largest_effect,
-      report.bound,
       report.num_positions,
       held_out.empty() ? "training" : "held-out");
 }
@@ -230,16 +233,22 @@ std::unique_ptr<OutputDir> merged_output(const DpoOptions& options) {
       merged, "--merged_output_dir", options.output.overwrite_output_dir);
 }
 
-void say_how_to_go_on(const fs::path& output_dir, int64_t step) {
+void say_how_to_go_on(
+    const fs::path& output_dir,
+    int64_t step,
+    const std::string& reference) {
   if (step == 0) {
     fmt::print("interrupted before the first step; nothing was saved\n");
     return;
   }
   fmt::print(
-      "interrupted after step {}; go on from there with "
-      "--adapter_name_or_path {}\n",
+      "interrupted after step {}; another run goes on from its weights with "
+      "--adapter_name_or_path {} {}\n",
       step,
-      (output_dir / fmt::format("checkpoint-{}", step)).string());
+      (output_dir / fmt::format("checkpoint-{}", step)).string(),
+      reference == "base" ? "--reference base"
+                          : "(compared with these weights, not with those this "
+                            "run began with)");
 }
 
 int train(const DpoOptions& options, const std::string& arguments) {
@@ -254,9 +263,8 @@ int train(const DpoOptions& options, const std::string& arguments) {
 
   const auto tokenizer =
       Tokenizer::from_pretrained(options.model.model_name_or_path);
-  const int64_t pad_token_id = tokenizer.pad_token_id() >= 0
-      ? tokenizer.pad_token_id()
-      : tokenizer.eos_token_id();
+  // Padding is never looked at; any token will do.
+  const int64_t pad_token_id = std::max<int64_t>(tokenizer.pad_token_id(), 0);
   auto train_set = tokenized(options.data.dataset_name, tokenizer, config);
   auto eval_set = tokenized(options.data.eval_dataset_name, tokenizer, config);
 
@@ -279,6 +287,14 @@ int train(const DpoOptions& options, const std::string& arguments) {
   say_what_is_trained(peft_model, trainer);
 
   io::write_file_atomic(output.path() / "training_args.json", arguments);
+  // A run that ends before its first step leaves nothing behind.
+  const auto clean = c10::make_scope_exit([&] {
+    if (trainer.state().global_step == 0) {
+      std::error_code ignored;
+      fs::remove(output.path() / "training_args.json", ignored);
+      fs::remove(output.path() / "log.jsonl", ignored);
+    }
+  });
   auto progress = std::make_shared<Progress>(isatty(STDERR_FILENO) == 1);
   auto watcher = std::make_shared<ProgressCallback>(progress);
   trainer.add_callback(watcher);
@@ -290,12 +306,18 @@ int train(const DpoOptions& options, const std::string& arguments) {
   const train::TrainOutput result = trainer.train(&stop_requested());
   progress->finish();
   if (result.interrupted) {
-    say_how_to_go_on(output.path(), result.global_step);
+    say_how_to_go_on(output.path(), result.global_step, trainer.reference());
     return kInterrupted;
   }
   trainer.save_model(output.path());
   fmt::print("adapter: {}\n", output.path().string());
-  say_held_out(watcher->evaluations());
+  say_held_out(watcher->evaluations(), result.global_step);
+  if (stop_requested()) {
+    fmt::print(
+        "interrupted after the last step; the adapter is whole{}\n",
+        merged ? ", the model was not merged" : "");
+    return kInterrupted;
+  }
   if (merged) {
     merge(*merged, model, peft_model, trainer, pad_token_id);
   }

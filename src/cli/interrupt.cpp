@@ -19,12 +19,10 @@ void print(std::string_view text) {
 // NOTE: a signal handler; only async-signal-safe calls.
 void on_signal(int /*signal*/) {
   if (stop.exchange(true)) {
-    print("\ntorchlora: ended at once; the last step was not saved\n");
+    print("\ntorchlora: ended at once; nothing more was saved\n");
     _exit(kInterrupted);
   }
-  print(
-      "\ntorchlora: stopping after this step and saving; "
-      "once more to end at once\n");
+  print("\ntorchlora: stopping and saving; once more to end at once\n");
 }
 
 } // namespace

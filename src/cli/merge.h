@@ -15,8 +15,6 @@ struct MergeReport {
   /// Between the adapted model before the merge and the merged model as it
   /// was loaded again.
   double largest_difference = 0;
-  /// What rounding explains.
-  double bound = 0;
   /// Between the adapted model and the base model: what the adapter does.
   double largest_effect = 0;
   int64_t num_positions = 0;
@@ -25,7 +23,8 @@ struct MergeReport {
 /// Merges the active adapters into `model`, writes a whole Hugging Face
 /// folder like the one it came from and loads that again. Logits are compared
 /// at `positions` (row · T + t, at most 64 of them) of `input_ids` [B, T].
-/// `c10::Error` if they differ by more than the dtype explains.
+/// `c10::Error` if the merge changes them by more than the model's dtype
+/// explains, and if what was written is not what was merged.
 MergeReport merge_and_save(
     gemma4::Gemma4ForCausalLM& model,
     PeftModel& peft_model,

@@ -8,14 +8,11 @@
 #include <torch/nn/init.h>
 #include <torch/types.h>
 
+#include "lora/contains.h"
 #include "lora/row_norms.h"
 
 namespace torchlora {
 namespace {
-
-bool contains(const std::vector<std::string>& names, const std::string& name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
 
 /// Rounded to the base weight's dtype, then in the adapter's.
 at::Tensor as_parameter(

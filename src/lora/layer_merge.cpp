@@ -6,12 +6,10 @@
 
 #include <torchlora/lora/layer.h>
 
+#include "lora/contains.h"
+
 namespace torchlora {
 namespace {
-
-bool contains(const std::vector<std::string>& names, const std::string& name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
 
 /// A copy in which sums are not rounded to half precision.
 at::Tensor wide_copy(const at::Tensor& matrix) {

@@ -42,14 +42,25 @@ std::optional<ComputeRoute> route_of_environment() {
 
 std::atomic<int> forced_route{-1};
 
+/// fp32 memory of the thread, kept: to map new pages in every product takes as
+/// long as to fill them.
+at::Tensor scratch_of(int64_t size) {
+  thread_local at::Tensor scratch;
+  if (!scratch.defined() || scratch.numel() < size) {
+    // An inference tensor could not be written to in training.
+    const c10::InferenceMode off(false);
+    scratch = at::empty({size}, at::kFloat);
+  }
+  return scratch.narrow(0, 0, size);
+}
+
 /// fp32 matrix product with a half-precision weight that is upcast block by
 /// block. `visit(begin, rows)` receives W[begin : begin + n] in fp32.
 template <class Visit>
 void for_each_block(const at::Tensor& weight, const Visit& visit) {
   const auto rows = weight.size(0);
-  auto scratch = at::empty(
-      {std::min(rows, kBlockRows), weight.size(1)},
-      weight.options().dtype(at::kFloat));
+  const auto scratch = scratch_of(std::min(rows, kBlockRows) * weight.size(1))
+                           .view({-1, weight.size(1)});
   for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
     const auto n = std::min(kBlockRows, rows - begin);
     auto block = scratch.narrow(0, 0, n);

@@ -209,6 +209,13 @@ json parse_row(std::string_view line, const std::string& source) {
         error.byte,
         ": ",
         what.substr(std::min(what.find(": "), what.size() - 2) + 2));
+  } catch (const json::exception& error) { // a number that no double holds
+    TORCHLORA_CHECK_DATA(
+        false,
+        "[load_preference_dataset] ",
+        source,
+        " cannot be read: ",
+        error.what());
   }
 }
 

@@ -263,11 +263,13 @@ void Trainer::log(Run& run) {
 
 LogRecord Trainer::finish(Run& run) {
   if (run.interrupted) {
-    if (!args_.output_dir.empty() && state_.global_step > 0 &&
-        run.last_saved_step != state_.global_step) {
-      save_checkpoint();
+    if (state_.global_step > 0) {
+      if (!args_.output_dir.empty() &&
+          run.last_saved_step != state_.global_step) {
+        save_checkpoint();
+      }
+      save_state();
     }
-    save_state();
     return {};
   }
   LogRecord summary;

@@ -73,11 +73,17 @@ TEST_F(CommandLine, TakesHyphensAndBooleanValues) {
        "q_proj",
        "o_proj",
        "--seed",
-       "7"});
+       "7",
+       "--beta",
+       ".5",
+       "--max_grad_norm",
+       "+2."});
   EXPECT_EQ(arguments["learning_rate"], 1e-4);
   EXPECT_EQ(arguments["use_rslora"], true);
   EXPECT_EQ(arguments["eval_on_start"], false);
   EXPECT_EQ(arguments["seed"], 7);
+  EXPECT_EQ(arguments["beta"], 0.5);
+  EXPECT_EQ(arguments["max_grad_norm"], 2);
   EXPECT_EQ(arguments["lora_alpha"], 32);
   EXPECT_EQ(
       arguments["lora_target_modules"], nlohmann::json({"q_proj", "o_proj"}));

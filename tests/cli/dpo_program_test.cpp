@@ -87,6 +87,34 @@ TEST_F(DpoProgram, TrainsSavesMergesAndReports) {
       std::set(merged.keys().begin(), merged.keys().end()));
 }
 
+// The rows that the merge is checked on are cut as those of training are.
+TEST_F(DpoProgram, MergesAfterPromptsOfMoreThanTheDefaultLength) {
+  std::string prompt;
+  for (int i = 0; i < 1200; ++i) {
+    prompt += "word ";
+  }
+  write_lines(
+      data,
+      {R"({"prompt": ")" + prompt +
+       R"(", "chosen": "a kind answer", "rejected": "no"})"});
+  const ProgramResult result = run_program(dpo_args(
+      {"--max_steps",
+       "1",
+       "--max_length",
+       "8192",
+       "--eval_dataset_name",
+       data,
+       "--eval_on_start",
+       "--eval_strategy",
+       "no",
+       "--merged_output_dir",
+       folder / "merged"}));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.out.find("reloaded, its logits"), std::string::npos);
+  EXPECT_NE(result.out.find("held out, before:"), std::string::npos);
+  EXPECT_EQ(result.out.find("held out, after:"), std::string::npos);
+}
+
 TEST_F(DpoProgram, GoesOnFromAnAdapterWithItAsReference) {
   ASSERT_EQ(
       run_program(dpo_args({"--max_steps", "1", "--learning_rate", "1e-3"}))
@@ -175,7 +203,7 @@ TEST_F(DpoProgram, NamesAWeightThatIsNotFinite) {
   const ProgramResult result = run_program(dpo_args());
   EXPECT_EQ(result.exit_code, 3);
   EXPECT_NE(result.err.find(damaged), std::string::npos) << result.err;
-  EXPECT_FALSE(fs::exists(output / "adapter_model.safetensors"));
+  EXPECT_FALSE(fs::exists(output));
 }
 
 TEST_F(DpoProgram, RefusesOutputFoldersItMustNotOrCannotUse) {
@@ -226,7 +254,10 @@ TEST_F(DpoProgram, CtrlCSavesACheckpointThatCanBeUsed) {
       checkpoint = entry.path();
     }
   }
-  EXPECT_NE(result.out.find(checkpoint), std::string::npos) << result.out;
+  EXPECT_NE(
+      result.out.find(checkpoint.string() + " --reference base"),
+      std::string::npos)
+      << result.out;
 
   output = folder / "second";
   const ProgramResult second = run_program(

@@ -14,3 +14,6 @@ run(${CMAKE_COMMAND} -S ${SOURCE_DIR}/examples/consumer -B ${build} -G Ninja
     -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_CXX_COMPILER_LAUNCHER=${CXX_LAUNCHER})
 run(${CMAKE_COMMAND} --build ${build})
 run(${build}/consumer)
+if(EXISTS ${prefix}/bin/torchlora)
+  run(${prefix}/bin/torchlora --version)
+endif()

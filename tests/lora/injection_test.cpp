@@ -153,6 +153,9 @@ TEST_F(Injection, ALayerUnderTwoNamesMerges) {
   auto peft = get_peft_model(*model_, LoraConfig(2).target_modules({"last"}));
   fill(peft, "default");
   const auto adapted = run();
+  peft.add_adapter("second", LoraConfig(2).target_modules({"last", "alias"}));
+  EXPECT_EQ(peft.layers().size(), 1U);
+  EXPECT_TRUE(torch::equal(run(), adapted));
   peft.merge_and_unload();
   EXPECT_LT((run() - adapted).abs().max().item<double>(), 1e-5);
 }

@@ -1,3 +1,5 @@
+#include <thread>
+
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -158,6 +160,24 @@ TEST(Linear, WorksInASequential) {
   torch::nn::Sequential net(Linear(5, 4), torch::nn::ReLU(), Linear(4, 2));
   EXPECT_EQ(
       net->forward(torch::randn({3, 5})).sizes(), (std::vector<int64_t>{3, 2}));
+}
+
+// The memory that a thread keeps for upcast weights serves both modes.
+TEST(ComputeRoute, TrainsInAThreadThatBeganInInferenceMode) {
+  const ForcedRoute forced(ComputeRoute::kUpcast);
+  std::thread([] {
+    const auto w = torch::randn({8, 6}).to(at::kBFloat16);
+    const auto x = torch::randn({3, 6}).to(at::kBFloat16);
+    at::Tensor inferred;
+    {
+      const c10::InferenceMode inference;
+      inferred = nn::linear(x, w);
+    }
+    auto input = x.clone().requires_grad_();
+    const auto output = nn::linear(input, w);
+    output.sum().backward();
+    EXPECT_TRUE(torch::equal(output, inferred));
+  }).join();
 }
 
 } // namespace

@@ -72,6 +72,8 @@ TEST_F(PreferenceDataset, ErrorsNameFileLineAndField) {
       {"[1]", ":2: a row should be a JSON object, found array"},
       {"{\"prompt\": \"\xff\", \"chosen\": \"c\", \"rejected\": \"r\"}",
        ":2 is not valid JSON"},
+      {R"({"prompt": "p", "chosen": "c", "rejected": "r", "score": 1e999})",
+       ":2 cannot be read"},
       {R"({"prompt": "p", "chosen": "c", "rejected": "r", "images": ["a"]})",
        ":2: the column `images` is not supported"},
   };

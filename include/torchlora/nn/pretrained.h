@@ -42,11 +42,14 @@ class TORCHLORA_API PretrainedModel {
 
 /// The output head of a causal language model:
 /// logits = c · tanh(h Wᵀ / c), or h Wᵀ without soft-capping.
-struct LmHead {
+struct TORCHLORA_API LmHead {
   /// [vocab_size, hidden_size]
   at::Tensor weight;
   /// c; 0: no soft-capping.
   double final_logit_softcapping = 0;
+
+  /// [*, hidden_size] → [*, vocab_size]
+  at::Tensor logits(const at::Tensor& hidden) const;
 };
 
 /// A causal language model as the trainers see it: hidden states and a head

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <memory>
 
 #include <torchlora/export.h>
 #include <torchlora/train/state.h>
@@ -43,12 +42,5 @@ class TORCHLORA_API TrainerCallback {
       const std::filesystem::path& /*directory*/) {}
   virtual void on_train_end(Trainer& /*trainer*/) {}
 };
-
-/// Writes the gradients of one step (from 1), before clipping, under the
-/// names of PEFT's adapter file to `directory`/grads_step<step>.safetensors:
-/// for comparison with a run of TRL.
-TORCHLORA_API std::shared_ptr<TrainerCallback> dump_gradients(
-    std::filesystem::path directory,
-    int64_t step);
 
 } // namespace torchlora::train

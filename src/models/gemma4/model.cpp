@@ -2,8 +2,6 @@
 
 #include <torch/types.h>
 
-#include <torchlora/nn/compute.h>
-
 namespace torchlora::gemma4 {
 
 Gemma4ForCausalLMImpl::Gemma4ForCausalLMImpl(
@@ -41,11 +39,7 @@ nn::LmHead Gemma4ForCausalLMImpl::lm_head() const {
 at::Tensor Gemma4ForCausalLMImpl::forward(
     const at::Tensor& input_ids,
     const at::Tensor& attention_mask) {
-  const auto head = lm_head();
-  const auto logits =
-      nn::linear(hidden_states(input_ids, attention_mask), head.weight);
-  const auto cap = head.final_logit_softcapping;
-  return cap > 0 ? at::tanh(logits / cap) * cap : logits;
+  return lm_head().logits(hidden_states(input_ids, attention_mask));
 }
 
 } // namespace torchlora::gemma4

@@ -1,0 +1,16 @@
+#include <torchlora/nn/pretrained.h>
+
+#include <torch/types.h>
+
+#include <torchlora/nn/compute.h>
+
+namespace torchlora::nn {
+
+at::Tensor LmHead::logits(const at::Tensor& hidden) const {
+  const auto raw = nn::linear(hidden, weight);
+  return final_logit_softcapping > 0
+      ? at::tanh(raw / final_logit_softcapping) * final_logit_softcapping
+      : raw;
+}
+
+} // namespace torchlora::nn
