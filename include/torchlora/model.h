@@ -9,6 +9,7 @@
 #include <torch/nn/module.h>
 #include <torch/ordered_dict.h>
 
+#include <torchlora/lora/combine.h>
 #include <torchlora/lora/config.h>
 
 namespace torchlora {
@@ -59,6 +60,17 @@ class TORCHLORA_API PeftModel {
     set_adapter(std::vector<std::string>{adapter_name});
   }
   void delete_adapter(const std::string& adapter_name);
+  /// Adds an adapter that is the weighted combination of others, inactive and
+  /// frozen; weights may be negative. Its scaling is 1, its rank that of the
+  /// configuration in every layer (padded with zeros). Biases of `lora_bias`
+  /// add up. ValueError for a name that is taken, for DoRA adapters, for
+  /// adapters whose initialiser changed the base, and for combinations that
+  /// cannot be (`CombinationOptions`).
+  void add_weighted_adapter(
+      const std::vector<std::string>& adapters,
+      const std::vector<double>& weights,
+      const std::string& adapter_name,
+      const CombinationOptions& options = {});
   DisableAdapterGuard disable_adapter() const {
     return DisableAdapterGuard(base_model());
   }

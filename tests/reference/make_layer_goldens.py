@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Writes tests/data/lora/layers.safetensors and initializers.safetensors: what peft makes of every layer type in every variant, and of every
-initialiser that needs no data. lora_B is never zero.
+"""Writes tests/data/lora/{layers,initializers,combinations}.safetensors: what peft makes of every layer type in every variant, of every
+initialiser that needs no data, and of every weighted combination. lora_B is never zero.
 
   layers:        <type>/<variant>/{base.weight, base.bias, input, weight, output, merged.weight, merged.bias, adapter.<key of peft's file>,
                  grad.<the same>}; the loss is (output * weight).sum()
   initializers:  <name>/{weight, A, B, residual}; r 4, lora_alpha 6
+  combinations:  adapters/<a or b>.<key of peft's file>, and <type>/<layer>: the update of the combination 0.7 a - 0.4 b of density 0.6 under
+                 seed 9
 """
 import os
 
@@ -63,6 +65,28 @@ def initializer_case(name, generator):
     return {"weight": weight, "A": layer.lora_A["default"].weight, "B": layer.lora_B["default"].weight, "residual": layer.base_layer.weight}
 
 
+COMBINATIONS = ["cat", "svd", "linear", "magnitude_prune", "ties", "dare_linear", "dare_ties", "magnitude_prune_svd", "ties_svd",
+                "dare_linear_svd", "dare_ties_svd"]  # fmt: skip
+
+
+def combination_cases(generator):
+    model = nn.Module()
+    model.table, model.up = nn.Embedding(20, 8), nn.Linear(12, 10)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=["table", "up"]), "a")
+    adapted.add_adapter("b", peft.LoraConfig(r=4, lora_alpha=3, target_modules=["table", "up"]))
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_" in name:
+                p.copy_(torch.randn(p.shape, generator=generator))
+    cases = {"adapters": {f"{name}.{k.removeprefix('base_model.model.')}": v for name in "ab"
+                          for k, v in peft.get_peft_model_state_dict(adapted, adapter_name=name).items()}}  # fmt: skip
+    for kind in COMBINATIONS:
+        torch.manual_seed(9)
+        adapted.add_weighted_adapter(["a", "b"], [0.7, -0.4], kind, combination_type=kind, density=0.6)
+        cases[kind] = {layer: getattr(adapted.base_model.model, layer).get_delta_weight(kind) for layer in ("table", "up")}
+    return cases
+
+
 def write(name, cases):
     tensors = {f"{case}/{key}": value.detach().clone().contiguous() for case, values in cases.items() for key, value in values.items()}
     save_file(tensors, os.path.join(DATA, name))
@@ -77,6 +101,7 @@ def main():
         for kind, (make, shape) in TYPES.items() for variant in VARIANTS if (kind, variant) != ("embedding", "lora_bias")
     })  # fmt: skip
     write("initializers.safetensors", {name: initializer_case(name, generator) for name in ("olora", "pissa", "pissa_niter_4", "orthogonal", "mica")})
+    write("combinations.safetensors", combination_cases(generator))
 
 
 if __name__ == "__main__":
