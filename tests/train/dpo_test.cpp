@@ -165,7 +165,7 @@ TEST_F(Dpo, DropoutIsSwitchedOffAndSaidSo) {
   }
   EXPECT_PRED_FORMAT2(
       testing::IsSubstring, "lora_dropout 0.5 has no effect", warning);
-  EXPECT_EQ(peft.layers().at(0).second->adapters().at(0).lora_dropout, 0);
+  EXPECT_EQ(peft.layers().at(0).second->adapters().front().lora_dropout, 0);
 }
 
 TEST_F(Dpo, WhatWouldFalsifyTheReferenceIsRefused) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -87,10 +88,10 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   void commit_adapter(const std::string& adapter_name);
   /// Does nothing if there is no such adapter; ValueError if it is merged.
   void delete_adapter(const std::string& adapter_name);
-  const std::vector<LoraAdapter>& adapters() const {
+  const std::list<LoraAdapter>& adapters() const {
     return adapters_;
   }
-  /// nullptr if there is none.
+  /// nullptr if there is none; valid until the adapter is deleted.
   const LoraAdapter* find_adapter(const std::string& adapter_name) const;
 
   /// Sets the dropout of all adapters of the layer.
@@ -198,7 +199,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   BaseWeightAccessor accessor_;
   FactorNames factor_names_;
   std::shared_ptr<AdapterDict> lora_A_, lora_B_, lora_magnitude_vector_;
-  std::vector<LoraAdapter> adapters_;
+  std::list<LoraAdapter> adapters_;
   std::vector<std::string> active_adapters_, merged_adapters_;
   /// Of `merged_adapters_`; undefined without DoRA.
   std::vector<at::Tensor> merged_scales_;
