@@ -14,8 +14,8 @@ function(torchlora_target name)
     ${name} PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
                        CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
                        # installed: our libraries in the prefix, LibTorch where it was linked
-                       INSTALL_RPATH "$ORIGIN;$ORIGIN/../${CMAKE_INSTALL_LIBDIR}"
-                       INSTALL_RPATH_USE_LINK_PATH ON)
+                       INSTALL_RPATH
+                       "$ORIGIN;$ORIGIN/../${CMAKE_INSTALL_LIBDIR};${TORCH_INSTALL_PREFIX}/lib")
   if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     # ccache and precompiled headers: no time stamp in the header
     target_compile_options(${name} PRIVATE "SHELL:-Xclang -fno-pch-timestamp")

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <utility>
@@ -56,6 +57,11 @@ class TORCHLORA_API PeftModel {
   void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false);
+  void set_adapter(
+      std::initializer_list<std::string> adapter_names,
+      bool inference_mode = false) {
+    set_adapter(std::vector<std::string>(adapter_names), inference_mode);
+  }
   void set_adapter(const std::string& adapter_name) {
     set_adapter(std::vector<std::string>{adapter_name});
   }
@@ -80,6 +86,8 @@ class TORCHLORA_API PeftModel {
   void merge_adapter(
       bool safe_merge = false,
       const std::vector<std::string>& adapter_names = {});
+  /// The names come second: a name alone would be a true `safe_merge`.
+  void merge_adapter(const char*) = delete;
   void unmerge_adapter();
   /// Merges and puts the base layers back into the tree. The handle is empty
   /// afterwards.

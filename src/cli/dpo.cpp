@@ -12,6 +12,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
 #include <torchlora/train/dpo.h>
 #include <torchlora/train/dpo_loss.h>
@@ -174,12 +175,14 @@ void say_held_out(
     const std::vector<train::LogRecord>& evaluations,
     int64_t last_step) {
   const auto say = [](const char* when, const train::LogRecord& record) {
+    const double margin = record.at("eval_rewards/margins");
     fmt::print(
-        "held out, {} accuracy {:.4f}, margin {:.4f}, loss {:.4f}\n",
+        "held out, {} accuracy {:.4f}, margin {:.4f}, loss {:.4f}{}\n",
         when,
         record.at("eval_rewards/accuracies"),
-        record.at("eval_rewards/margins"),
-        record.at("eval_loss"));
+        margin,
+        record.at("eval_loss"),
+        margin == 0 ? " (the policy is the reference: all are ties)" : "");
   };
   if (!evaluations.empty() && evaluations.front().step == 0) {
     say("before:", evaluations.front());
@@ -207,7 +210,8 @@ void merge(
   const MergeReport report = merge_and_save(
       model, peft_model, destination.path(), batch.input_ids, batch.positions);
   fmt::print(
-      "merged model: {}\nreloaded, its logits differ from the adapted model's "
+      "merged model, in the checkpoint's dtype: {}\nreloaded, its logits "
+      "differ from the adapted model's "
       "by at most {:.3g} (the adapter changes them by up to {:.3g}; {} "
       "positions of {} data)\n",
       destination.path().string(),
@@ -242,7 +246,8 @@ void say_how_to_go_on(
     return;
   }
   fmt::print(
-      "interrupted after step {}; another run goes on from its weights with "
+      "interrupted after step {}; a new run (its schedule and order start "
+      "anew) goes on from the weights with another --output_dir and "
       "--adapter_name_or_path {} {}\n",
       step,
       (output_dir / fmt::format("checkpoint-{}", step)).string(),
@@ -257,6 +262,12 @@ int train(const DpoOptions& options, const std::string& arguments) {
   if (options.model.torch_num_threads > 0) {
     at::set_num_threads(options.model.torch_num_threads);
   }
+  TORCHLORA_CHECK_DATA(
+      fs::is_directory(options.model.model_name_or_path),
+      "--model_name_or_path: there is no folder ",
+      options.model.model_name_or_path,
+      "; the name of a model on the hub is not downloaded, give the folder of "
+      "its files");
   const OutputDir output(
       config.output_dir, "--output_dir", options.output.overwrite_output_dir);
   const std::unique_ptr<OutputDir> merged = merged_output(options);
@@ -324,6 +335,25 @@ int train(const DpoOptions& options, const std::string& arguments) {
   return 0;
 }
 
+/// A loaded adapter brings its own configuration.
+void warn_of_ignored_flags(const CLI::App& app, const std::string& adapter) {
+  std::vector<std::string> ignored;
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name =
+        option->get_lnames().empty() ? "" : option->get_lnames().front();
+    if (option->count() > 0 && option->get_group() == LoraOptions::kGroup &&
+        name != "use_peft") {
+      ignored.push_back("--" + name);
+    }
+  }
+  if (!adapter.empty() && !ignored.empty()) {
+    TORCH_WARN(fmt::format(
+        "{}: without effect, the adapter in {} has its own configuration",
+        fmt::join(ignored, ", "),
+        adapter));
+  }
+}
+
 } // namespace
 
 int dpo(const std::vector<std::string>& args) {
@@ -337,6 +367,7 @@ int dpo(const std::vector<std::string>& args) {
     return 0;
   }
   options.resolve();
+  warn_of_ignored_flags(app, options.model.adapter_name_or_path);
   return train(options, resolved_arguments(app).dump(2) + "\n");
 }
 

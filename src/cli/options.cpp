@@ -10,7 +10,7 @@ namespace {
 
 constexpr const char* kModel = "Model";
 constexpr const char* kData = "Data";
-constexpr const char* kLora = "LoRA";
+constexpr const char* kLora = LoraOptions::kGroup;
 constexpr const char* kOutput = "Output";
 
 bool is_plain_name(const std::string& value) {
@@ -192,6 +192,9 @@ const std::vector<RetiredFlag>& retired_flags() {
        "bounds both together"},
       {"max_seq_length", "it is called --max_length now"},
       {"evaluation_strategy", "it is called --eval_strategy now"},
+      {"resume_from_checkpoint",
+       "a run cannot be resumed with its optimizer yet; "
+       "--adapter_name_or_path CHECKPOINT starts a new one from its weights"},
   };
   return flags;
 }

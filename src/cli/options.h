@@ -37,9 +37,12 @@ struct DataOptions {
 };
 
 struct LoraOptions {
+  static constexpr const char* kGroup = "LoRA";
+
   int64_t r = 16;
   double alpha = 32;
-  double dropout = 0.05;
+  /// TRL's is 0.05, and its DPO disables it.
+  double dropout = 0;
   std::vector<std::string> target_modules;
   std::vector<std::string> exclude_modules;
   bool use_rslora = false;

@@ -34,14 +34,24 @@ typename torch::nn::detail::conv_padding_t<D> pad(
 }
 
 template <size_t D>
-F::ConvFuncOptions<D> as_function_options(
+at::Tensor convolve(
+    at::Tensor input,
+    const at::Tensor& kernel,
     const torch::nn::detail::ConvNdOptions<D>& options,
-    const typename torch::nn::detail::conv_padding_t<D>& padding) {
-  return F::ConvFuncOptions<D>()
-      .stride(options.stride())
-      .padding(padding)
-      .dilation(options.dilation())
-      .groups(options.groups());
+    const std::vector<int64_t>& reversed_padding) {
+  const auto padding = pad<D>(input, options, reversed_padding);
+  const auto function_options = F::ConvFuncOptions<D>()
+                                    .stride(options.stride())
+                                    .padding(padding)
+                                    .dilation(options.dilation())
+                                    .groups(options.groups());
+  if constexpr (D == 1) {
+    return F::conv1d(input, kernel, function_options);
+  } else if constexpr (D == 2) {
+    return F::conv2d(input, kernel, function_options);
+  } else {
+    return F::conv3d(input, kernel, function_options);
+  }
 }
 
 } // namespace
@@ -49,25 +59,22 @@ F::ConvFuncOptions<D> as_function_options(
 at::Tensor Conv1dImpl::convolve(
     const at::Tensor& input,
     const at::Tensor& kernel) const {
-  auto x = input;
-  const auto padding = pad<1>(x, options, _reversed_padding_repeated_twice);
-  return F::conv1d(x, kernel, as_function_options<1>(options, padding));
+  return nn::convolve<1>(
+      input, kernel, options, _reversed_padding_repeated_twice);
 }
 
 at::Tensor Conv2dImpl::convolve(
     const at::Tensor& input,
     const at::Tensor& kernel) const {
-  auto x = input;
-  const auto padding = pad<2>(x, options, _reversed_padding_repeated_twice);
-  return F::conv2d(x, kernel, as_function_options<2>(options, padding));
+  return nn::convolve<2>(
+      input, kernel, options, _reversed_padding_repeated_twice);
 }
 
 at::Tensor Conv3dImpl::convolve(
     const at::Tensor& input,
     const at::Tensor& kernel) const {
-  auto x = input;
-  const auto padding = pad<3>(x, options, _reversed_padding_repeated_twice);
-  return F::conv3d(x, kernel, as_function_options<3>(options, padding));
+  return nn::convolve<3>(
+      input, kernel, options, _reversed_padding_repeated_twice);
 }
 
 } // namespace torchlora::nn

@@ -1,6 +1,7 @@
 #include <torchlora/train/dpo.h>
 
 #include <algorithm>
+#include <unordered_set>
 
 #include <fmt/ranges.h>
 #include <torch/nn/modules/dropout.h>
@@ -147,10 +148,17 @@ DpoTrainer::DpoTrainer(
 }
 
 void DpoTrainer::check_adapters() const {
+  std::unordered_set<at::TensorImpl*> of_adapters;
+  for (const auto& [name, layer] : peft_model().layers()) {
+    for (const auto& adapter : layer->adapters()) {
+      for (const auto& tensor : adapter.tensors()) {
+        of_adapters.insert(tensor.unsafeGetTensorImpl());
+      }
+    }
+  }
   for (const auto& [name, parameter] : trainable_parameters()) {
     TORCH_CHECK_VALUE(
-        name.find(".lora_A.") != std::string::npos ||
-            name.find(".lora_B.") != std::string::npos,
+        of_adapters.contains(parameter.unsafeGetTensorImpl()),
         "[DpoTrainer] ",
         name,
         " is trainable and not part of an adapter: the reference would train "

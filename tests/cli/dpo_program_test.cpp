@@ -43,6 +43,8 @@ TEST_F(DpoProgram, TrainsSavesMergesAndReports) {
        "--logging_steps",
        "2",
        "--eval_on_start",
+       "--lora_dropout",
+       "0.1",
        "--learning_rate",
        "1e-3",
        "--dtype",
@@ -115,6 +117,23 @@ TEST_F(DpoProgram, MergesAfterPromptsOfMoreThanTheDefaultLength) {
   EXPECT_EQ(result.out.find("held out, after:"), std::string::npos);
 }
 
+TEST_F(DpoProgram, TrainsAndMergesDoraAndPissa) {
+  const ProgramResult result = run_program(dpo_args(
+      {"--use_dora",
+       "--init_lora_weights",
+       "pissa",
+       "--max_steps",
+       "2",
+       "--learning_rate",
+       "1e-3",
+       "--merged_output_dir",
+       folder / "merged"}));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.out.find("a frozen copy"), std::string::npos) << result.out;
+  const io::SafetensorsFile adapter(output / "adapter_model.safetensors");
+  EXPECT_EQ(adapter.keys().size() % 3, 0U);
+}
+
 TEST_F(DpoProgram, GoesOnFromAnAdapterWithItAsReference) {
   ASSERT_EQ(
       run_program(dpo_args({"--max_steps", "1", "--learning_rate", "1e-3"}))
@@ -123,12 +142,15 @@ TEST_F(DpoProgram, GoesOnFromAnAdapterWithItAsReference) {
   const ProgramResult result = run_program(dpo_args(
       {"--adapter_name_or_path",
        output / "checkpoint-1",
+       "--use_rslora",
        "--overwrite_output_dir",
        "--max_steps",
        "1"}));
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_NE(result.out.find("a frozen copy of the adapter"), std::string::npos)
       << result.out;
+  EXPECT_NE(result.err.find("--use_rslora: without effect"), std::string::npos)
+      << result.err;
 }
 
 TEST_F(DpoProgram, RefusesDataThatCannotBeUsed) {

@@ -200,6 +200,17 @@ TYPED_TEST(LoraLayers, DisablingNestsAndSurvivesExceptions) {
   EXPECT_LT(this->difference(this->run(), adapted), 1e-5);
 }
 
+// As PEFT's calls look.
+TYPED_TEST(LoraLayers, NamesOfAdaptersComeInBracesOrAlone) {
+  auto peft = this->adapt();
+  peft.add_adapter("other", LoraConfig(2).target_modules({"target"}));
+  peft.set_adapter({"default", "other"});
+  EXPECT_EQ(peft.active_adapters().size(), 2U);
+  peft.set_adapter({"other"});
+  peft.set_adapter("other");
+  EXPECT_EQ(peft.active_adapters(), std::vector<std::string>{"other"});
+}
+
 TYPED_TEST(LoraLayers, TwoActiveAdaptersAddUpAndMergeTogether) {
   auto peft = this->adapt();
   fill_update(peft);

@@ -132,6 +132,17 @@ TEST_F(Dpo, ATrainedAdapterIsComparedWithItsCopy) {
   EXPECT_TRUE(fs::exists(folder / "ref" / "adapter_model.safetensors"));
 }
 
+TEST_F(Dpo, TrainsEveryTensorOfADoraAdapter) {
+  auto peft = get_peft_model(*model, lora.use_dora(true));
+  auto dpo = trainer(peft);
+  EXPECT_EQ(dpo.reference(), "base");
+  const auto* adapter = peft.layers().at(0).second->find_adapter("default");
+  const auto before = adapter->lora_magnitude_vector->weight.clone();
+  dpo.train();
+  EXPECT_NEAR(dpo.state().log_history[0].at("loss"), std::log(2.0), 1e-6);
+  EXPECT_FALSE(adapter->lora_magnitude_vector->weight.equal(before));
+}
+
 // PiSSA takes the update out of the base: disabled adapters are not the model
 // that training started from.
 TEST_F(Dpo, AnInitialiserThatChangesTheBaseIsComparedWithItsCopy) {
