@@ -24,13 +24,11 @@ at::Tensor LoraConv::product(
     const at::Tensor& input,
     const std::vector<Term>& terms,
     const at::Tensor& bias) {
-  auto output = base_->convolve(input, base_weight().weight());
+  // With the bias, as the base layer does: a fresh adapter changes no bit.
+  auto output = base_->convolve(input, base_weight().weight(), bias);
   const auto dtype = output.scalar_type();
   for (const auto& term : terms) {
     output = output + update(input, term);
-  }
-  if (bias.defined()) {
-    output = output + per_channel(bias);
   }
   return output.to(dtype);
 }
@@ -38,7 +36,7 @@ at::Tensor LoraConv::product(
 at::Tensor LoraConv::update(const at::Tensor& input, const Term& term) {
   const auto& A = term.adapter->lora_A->weight;
   const auto x = at::dropout(input.to(A.scalar_type()), term.dropout, true);
-  const auto h = base_->convolve(x, A);
+  const auto h = base_->convolve(x, A, {});
   // B on the channels, whether or not there is a batch.
   const auto channels = h.dim() - 1 - spatial_dims_;
   auto sizes = h.sizes().vec();

@@ -37,6 +37,7 @@ template <size_t D>
 at::Tensor convolve(
     at::Tensor input,
     const at::Tensor& kernel,
+    const at::Tensor& bias,
     const torch::nn::detail::ConvNdOptions<D>& options,
     const std::vector<int64_t>& reversed_padding) {
   const auto padding = pad<D>(input, options, reversed_padding);
@@ -44,7 +45,8 @@ at::Tensor convolve(
                                     .stride(options.stride())
                                     .padding(padding)
                                     .dilation(options.dilation())
-                                    .groups(options.groups());
+                                    .groups(options.groups())
+                                    .bias(bias);
   if constexpr (D == 1) {
     return F::conv1d(input, kernel, function_options);
   } else if constexpr (D == 2) {
@@ -58,23 +60,26 @@ at::Tensor convolve(
 
 at::Tensor Conv1dImpl::convolve(
     const at::Tensor& input,
-    const at::Tensor& kernel) const {
+    const at::Tensor& kernel,
+    const at::Tensor& bias_) const {
   return nn::convolve<1>(
-      input, kernel, options, _reversed_padding_repeated_twice);
+      input, kernel, bias_, options, _reversed_padding_repeated_twice);
 }
 
 at::Tensor Conv2dImpl::convolve(
     const at::Tensor& input,
-    const at::Tensor& kernel) const {
+    const at::Tensor& kernel,
+    const at::Tensor& bias_) const {
   return nn::convolve<2>(
-      input, kernel, options, _reversed_padding_repeated_twice);
+      input, kernel, bias_, options, _reversed_padding_repeated_twice);
 }
 
 at::Tensor Conv3dImpl::convolve(
     const at::Tensor& input,
-    const at::Tensor& kernel) const {
+    const at::Tensor& kernel,
+    const at::Tensor& bias_) const {
   return nn::convolve<3>(
-      input, kernel, options, _reversed_padding_repeated_twice);
+      input, kernel, bias_, options, _reversed_padding_repeated_twice);
 }
 
 } // namespace torchlora::nn

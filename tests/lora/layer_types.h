@@ -82,9 +82,7 @@ struct ConvType : LayerType {
   template <class Layer>
   static at::Tensor
   dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
-    std::vector<int64_t> sizes(weight.dim() - 1, 1);
-    sizes[0] = -1;
-    return layer->convolve(x, weight) + layer->bias.view(sizes);
+    return layer->convolve(x, weight, layer->bias);
   }
 };
 

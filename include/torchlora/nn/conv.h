@@ -19,42 +19,46 @@ class TORCHLORA_API Convolution {
   virtual int64_t groups() const = 0;
   /// The input convolved with another kernel [*, in_channels / groups,
   /// kernel…] as the layer convolves it with its own (stride, padding and its
-  /// mode, dilation, groups), without bias.
-  virtual at::Tensor convolve(const at::Tensor& input, const at::Tensor& kernel)
-      const = 0;
+  /// mode, dilation, groups); `bias` may be undefined.
+  virtual at::Tensor convolve(
+      const at::Tensor& input,
+      const at::Tensor& kernel,
+      const at::Tensor& bias) const = 0;
 };
 
 /// `torch::nn::Conv1d`, `Conv2d` and `Conv3d` that can be adapted.
-#define TORCHLORA_CONV(D)                                                  \
-  class TORCHLORA_API Conv##D##dImpl                                       \
-      : public Adaptable<torch::nn::Conv##D##dImpl, Conv##D##dImpl>,       \
-        public Convolution {                                               \
-   public:                                                                 \
-    Conv##D##dImpl(                                                        \
-        int64_t in_channels,                                               \
-        int64_t out_channels,                                              \
-        torch::ExpandingArray<D> kernel_size)                              \
-        : Conv##D##dImpl(torch::nn::Conv##D##dOptions(                     \
-              in_channels,                                                 \
-              out_channels,                                                \
-              kernel_size)) {}                                             \
-    explicit Conv##D##dImpl(const torch::nn::Conv##D##dOptions& options_)  \
-        : Adaptable(options_) {}                                           \
-    explicit Conv##D##dImpl(const torch::nn::Conv##D##dImpl& base)         \
-        : Adaptable(base) {}                                               \
-                                                                           \
-    at::Tensor kernel() const override {                                   \
-      return weight;                                                       \
-    }                                                                      \
-    at::Tensor kernel_bias() const override {                              \
-      return bias;                                                         \
-    }                                                                      \
-    int64_t groups() const override {                                      \
-      return options.groups();                                             \
-    }                                                                      \
-    at::Tensor convolve(const at::Tensor& input, const at::Tensor& kernel) \
-        const override;                                                    \
-  };                                                                       \
+#define TORCHLORA_CONV(D)                                                 \
+  class TORCHLORA_API Conv##D##dImpl                                      \
+      : public Adaptable<torch::nn::Conv##D##dImpl, Conv##D##dImpl>,      \
+        public Convolution {                                              \
+   public:                                                                \
+    Conv##D##dImpl(                                                       \
+        int64_t in_channels,                                              \
+        int64_t out_channels,                                             \
+        torch::ExpandingArray<D> kernel_size)                             \
+        : Conv##D##dImpl(torch::nn::Conv##D##dOptions(                    \
+              in_channels,                                                \
+              out_channels,                                               \
+              kernel_size)) {}                                            \
+    explicit Conv##D##dImpl(const torch::nn::Conv##D##dOptions& options_) \
+        : Adaptable(options_) {}                                          \
+    explicit Conv##D##dImpl(const torch::nn::Conv##D##dImpl& base)        \
+        : Adaptable(base) {}                                              \
+                                                                          \
+    at::Tensor kernel() const override {                                  \
+      return weight;                                                      \
+    }                                                                     \
+    at::Tensor kernel_bias() const override {                             \
+      return bias;                                                        \
+    }                                                                     \
+    int64_t groups() const override {                                     \
+      return options.groups();                                            \
+    }                                                                     \
+    at::Tensor convolve(                                                  \
+        const at::Tensor& input,                                          \
+        const at::Tensor& kernel,                                         \
+        const at::Tensor& bias_) const override;                          \
+  };                                                                      \
   TORCH_MODULE(Conv##D##d)
 
 TORCHLORA_CONV(1);
