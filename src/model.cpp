@@ -26,6 +26,29 @@ std::string with_commas(int64_t value) {
   return text;
 }
 
+/// An initialiser took the update out of the base weights: without the
+/// adapter they are not the original ones.
+void warn_of_residual(
+    const std::vector<LoraLayer*>& layers,
+    const std::function<bool(const std::string&)>& is_lost,
+    const char* function) {
+  for (const auto* layer : layers) {
+    for (const auto& adapter : layer->adapters()) {
+      if (adapter.subtracted && is_lost(adapter.name) &&
+          !contains(layer->merged_adapters(), adapter.name)) {
+        TORCH_WARN(
+            "[",
+            function,
+            "] the initialiser of adapter ",
+            adapter.name,
+            " took its update out of the base weights, which stay without it; "
+            "merge_and_unload keeps the model whole");
+        return;
+      }
+    }
+  }
+}
+
 /// Puts the base layers back into the tree.
 void remove_layers(torch::nn::Module& model) {
   for (const auto& site : lora_sites(model)) {
@@ -201,6 +224,10 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
         adapter_name,
         "'] while they are merged. Please unmerge them first.");
   }
+  warn_of_residual(
+      raw(sites),
+      [&](const auto& name) { return name == adapter_name; },
+      "delete_adapter");
   for (const auto& site : sites) {
     site.layer->delete_adapter(adapter_name);
   }
@@ -260,6 +287,10 @@ void PeftModel::merge_and_unload(bool safe_merge) {
 }
 
 void PeftModel::unload() {
+  warn_of_residual(
+      raw(lora_sites(*state_->model)),
+      [](const auto&) { return true; },
+      "unload");
   remove_layers(*state_->model);
   state_->adapters.clear();
   state_->active.clear();

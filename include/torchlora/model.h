@@ -92,7 +92,8 @@ class TORCHLORA_API PeftModel {
   /// Merges and puts the base layers back into the tree. The handle is empty
   /// afterwards.
   void merge_and_unload(bool safe_merge = false);
-  /// Puts the base layers back without merging.
+  /// Puts the base layers back without merging. After an initialiser that
+  /// took its update out of them (PiSSA, OLoRA) they stay without it: warns.
   void unload();
 
   /// (trainable, all) numbers of parameters.
