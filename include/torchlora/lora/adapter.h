@@ -22,7 +22,7 @@ class TORCHLORA_API LoraFactor : public torch::nn::Module {
 };
 
 /// One adapter of one layer: W' = W + scaling · B A.
-struct LoraAdapter {
+struct TORCHLORA_API LoraAdapter {
   std::string name;
   int64_t r = 0;
   double lora_alpha = 0;
