@@ -345,6 +345,15 @@ TYPED_TEST(LoraLayers, MovingTheModelMovesTheAdapterAndKeepsItAttached) {
   EXPECT_LT(this->difference(this->run(), before.to(torch::kDouble)), 1e-5);
 }
 
+TYPED_TEST(LoraLayers, ACloneOfALayerIsTheSameFunction) {
+  auto layer = TypeParam::make();
+  auto copy =
+      std::dynamic_pointer_cast<typename TypeParam::Layer::ContainedType>(
+          layer->clone());
+  ASSERT_TRUE(copy);
+  EXPECT_TRUE(torch::equal(copy->forward(this->x_), layer(this->x_)));
+}
+
 TYPED_TEST(LoraLayers, AnAdaptedModelDoesNotClone) {
   auto peft = this->adapt();
   EXPECT_THROW(peft.layers()[0].second->clone(), c10::Error);

@@ -18,9 +18,17 @@ class TORCHLORA_API EmbeddingImpl
             torch::nn::EmbeddingOptions(num_embeddings, embedding_dim)) {}
   explicit EmbeddingImpl(const torch::nn::EmbeddingOptions& options_)
       : Adaptable(options_) {}
-  explicit EmbeddingImpl(const torch::nn::EmbeddingImpl& base);
+  explicit EmbeddingImpl(const torch::nn::EmbeddingImpl& base)
+      : Adaptable(base) {}
+
+  /// A layer around an existing table [num_embeddings, embedding_dim] of any
+  /// dtype: nothing is allocated, initialised or copied.
+  static std::shared_ptr<EmbeddingImpl> from_weight(const at::Tensor& weight);
 
   at::Tensor base_forward(const at::Tensor& input) override;
+
+  std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device = std::nullopt) const override;
 
   double embed_scale = 1;
 };

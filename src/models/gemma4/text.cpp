@@ -27,6 +27,21 @@ double rounded(double value, at::ScalarType dtype) {
       .item<double>();
 }
 
+/// An embedding times a scale that is rounded to the weight's dtype:
+/// transformers' `Gemma4TextScaledWordEmbedding`.
+nn::Embedding scaled_word_embedding(
+    const TensorSource& source,
+    int64_t num_embeddings,
+    int64_t embedding_dim,
+    int64_t padding_idx,
+    double embed_scale) {
+  auto layer = nn::EmbeddingImpl::from_weight(
+      source("weight", {num_embeddings, embedding_dim}));
+  layer->options.padding_idx(padding_idx);
+  layer->embed_scale = rounded(embed_scale, layer->weight.scalar_type());
+  return nn::Embedding(layer);
+}
+
 } // namespace
 
 RMSNormImpl::RMSNormImpl(const TensorSource& source, int64_t size, double eps)
@@ -35,32 +50,6 @@ RMSNormImpl::RMSNormImpl(const TensorSource& source, int64_t size, double eps)
 
 at::Tensor RMSNormImpl::forward(const at::Tensor& input) {
   return rms_norm(input, weight, eps_);
-}
-
-ScaledWordEmbeddingImpl::ScaledWordEmbeddingImpl(
-    const TensorSource& source,
-    int64_t num_embeddings,
-    int64_t embedding_dim,
-    int64_t padding_idx,
-    double embed_scale)
-    : Adaptable(torch::nn::EmbeddingOptions(1, 1)) {
-  options.num_embeddings(num_embeddings)
-      .embedding_dim(embedding_dim)
-      .padding_idx(padding_idx);
-  weight.set_data(source("weight", {num_embeddings, embedding_dim}));
-  embed_scale_ = rounded(embed_scale, weight.scalar_type());
-}
-
-at::Tensor ScaledWordEmbeddingImpl::base_forward(const at::Tensor& input_ids) {
-  return torch::nn::EmbeddingImpl::forward(input_ids) * embed_scale_;
-}
-
-std::shared_ptr<torch::nn::Module> ScaledWordEmbeddingImpl::clone(
-    const std::optional<torch::Device>& device) const {
-  return std::shared_ptr<ScaledWordEmbeddingImpl>(new ScaledWordEmbeddingImpl(
-      *std::dynamic_pointer_cast<torch::nn::EmbeddingImpl>(
-          torch::nn::EmbeddingImpl::clone(device)),
-      embed_scale_));
 }
 
 AttentionImpl::AttentionImpl(
@@ -180,7 +169,7 @@ TextModelImpl::TextModelImpl(const TensorSource& source, const Config& config)
   const auto count = static_cast<int64_t>(config_.layers.size());
   embed_tokens = register_module(
       "embed_tokens",
-      ScaledWordEmbedding(
+      scaled_word_embedding(
           source["embed_tokens"],
           config_.vocab_size,
           hidden,
@@ -199,7 +188,7 @@ TextModelImpl::TextModelImpl(const TensorSource& source, const Config& config)
   if (per_layer > 0) {
     embed_tokens_per_layer = register_module(
         "embed_tokens_per_layer",
-        ScaledWordEmbedding(
+        scaled_word_embedding(
             source["embed_tokens_per_layer"],
             config_.vocab_size_per_layer_input,
             count * per_layer,

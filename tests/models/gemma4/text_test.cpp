@@ -3,6 +3,7 @@
 
 #include "models/gemma4/tiny.h"
 
+#include <torchlora/model.h>
 #include <torchlora/models/gemma4/model.h>
 #include <torchlora/nn/compute.h>
 
@@ -295,11 +296,24 @@ TEST(Gemma4Model, TheHeadIsTiedAndNoModule) {
   }
 }
 
+TEST(ScaledWordEmbedding, AnAdaptedTableKeepsTheScale) {
+  auto model = load("E2B-96", at::kFloat);
+  const auto ids = torch::arange(8).unsqueeze(0);
+  torch::NoGradGuard no_grad;
+  const auto before = model(ids);
+  auto peft = get_peft_model(
+      *model,
+      LoraConfig(2).target_modules({"embed_tokens", "embed_tokens_per_layer"}));
+  EXPECT_TRUE(torch::equal(model(ids), before));
+  EXPECT_THROW(
+      model->language_model()->embed_tokens.ptr()->clone(), c10::Error);
+}
+
 TEST(ScaledWordEmbedding, ACloneKeepsTheScale) {
   auto model = load("E2B-96", at::kBFloat16);
   const auto original = model->language_model()->embed_tokens.ptr();
   const auto copy =
-      std::dynamic_pointer_cast<ScaledWordEmbeddingImpl>(original->clone());
+      std::dynamic_pointer_cast<nn::EmbeddingImpl>(original->clone());
   ASSERT_TRUE(copy);
   const auto ids = torch::arange(8);
   torch::NoGradGuard no_grad;

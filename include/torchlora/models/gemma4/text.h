@@ -2,15 +2,14 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <torch/nn/modules/embedding.h>
 #include <torch/nn/pimpl.h>
 
 #include <torchlora/models/gemma4/config.h>
+#include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
 namespace torchlora::gemma4 {
@@ -49,32 +48,6 @@ class TORCHLORA_API RMSNormImpl : public torch::nn::Module {
   double eps_;
 };
 TORCH_MODULE(RMSNorm);
-
-/// Embedding times a scale that is rounded to the weight's dtype.
-/// transformers' `Gemma4TextScaledWordEmbedding`.
-class TORCHLORA_API ScaledWordEmbeddingImpl
-    : public nn::Adaptable<torch::nn::EmbeddingImpl> {
- public:
-  ScaledWordEmbeddingImpl(
-      const TensorSource& source,
-      int64_t num_embeddings,
-      int64_t embedding_dim,
-      int64_t padding_idx,
-      double embed_scale);
-  at::Tensor base_forward(const at::Tensor& input_ids) override;
-
-  std::shared_ptr<torch::nn::Module> clone(
-      const std::optional<torch::Device>& device = std::nullopt) const override;
-
- private:
-  ScaledWordEmbeddingImpl(
-      const torch::nn::EmbeddingImpl& base,
-      double embed_scale)
-      : Adaptable(base), embed_scale_(embed_scale) {}
-
-  double embed_scale_;
-};
-TORCH_MODULE(ScaledWordEmbedding);
 
 /// Keys and values of one layer, [B, heads, T, head_dim].
 using KeyValue = std::pair<at::Tensor, at::Tensor>;
@@ -168,7 +141,7 @@ class TORCHLORA_API TextModelImpl : public torch::nn::Module {
     return config_;
   }
 
-  ScaledWordEmbedding embed_tokens{nullptr}, embed_tokens_per_layer{nullptr};
+  nn::Embedding embed_tokens{nullptr}, embed_tokens_per_layer{nullptr};
   std::vector<DecoderLayer> layers;
   RMSNorm norm{nullptr}, per_layer_projection_norm{nullptr};
   nn::Linear per_layer_model_projection{nullptr};
