@@ -45,11 +45,9 @@ void visit(
         ""};
     site.layer = std::dynamic_pointer_cast<LoraLayer>(module);
     site.type = site.layer ? nullptr : LoraRegistry::global().find(*module);
-    const auto path = site.layer ? site.layer->base_weight().path()
-        : site.type              ? site.type->base_weight(*module).path()
-                                 : "";
-    site.peft_name = path.empty() ? site.name : site.name + "." + path;
     const bool is_leaf = site.layer || site.type;
+    const auto path = is_leaf ? site.base_weight().path() : "";
+    site.peft_name = path.empty() ? site.name : site.name + "." + path;
     sites.push_back(std::move(site));
     if (!is_leaf) {
       visit(*module, prefix + child.key() + ".", seen, sites);

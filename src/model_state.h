@@ -45,6 +45,11 @@ struct ModuleSite {
   /// the weight ("….q_proj.linear"); `name` for all other modules.
   std::string peft_name;
 
+  /// Of a layer that is or can be adapted.
+  BaseWeight base_weight() const {
+    return layer ? layer->base_weight() : type->base_weight(*module);
+  }
+
   std::string lora_name() const {
     return layer || type ? peft_name : name;
   }

@@ -32,8 +32,7 @@ std::vector<AdapterTensorSpec>
 specs_of(const ModuleSite& site, int64_t r, const LoraConfig& config) {
   return adapter_tensor_specs(
       site.layer ? site.layer->factor_names() : site.type->factor_names,
-      site.layer ? site.layer->base_weight()
-                 : site.type->base_weight(*site.module),
+      site.base_weight(),
       r,
       config);
 }
@@ -110,9 +109,10 @@ std::vector<at::Tensor> match_tensors(
 
 /// Initialisers that change the base weight and cannot do so again from the
 /// checkpoint and the configuration alone.
-bool changed_the_base_for_good(const std::string& name) {
-  return name.starts_with("pissa_niter_") || name == "corda" ||
-      name == "loftq" || name == "lora_ga";
+bool changed_the_base_for_good(const InitLoraWeights& init) {
+  return init.is_name() &&
+      (init.name().starts_with("pissa_niter_") || init.name() == "corda" ||
+       init.name() == "loftq" || init.name() == "lora_ga");
 }
 
 /// Adds the adapter of a folder, inactive and frozen.
@@ -124,7 +124,7 @@ LoraConfig inject_from_folder(
   auto config = io::load_adapter_config(directory);
   const auto& init = config.init_lora_weights();
   TORCHLORA_CHECK_DATA(
-      !init.is_name() || !changed_the_base_for_good(init.name()),
+      !changed_the_base_for_good(init),
       "[load_adapter] the adapter in ",
       directory.string(),
       " was initialised by ",
@@ -193,7 +193,7 @@ void PeftModel::save_pretrained(
       io::convert_to_plain_lora(
           tensors, config, path_initial_model_for_weight_conversion);
     } else if (const auto& init = config.init_lora_weights();
-               init.is_name() && init.name().starts_with("pissa_niter_")) {
+               changed_the_base_for_good(init)) {
       TORCH_WARN(
           "[save_pretrained] ",
           init.name(),

@@ -28,23 +28,21 @@ at::Tensor as_parameter(
       : tensor;
 }
 
-std::shared_ptr<LoraFactor> make_factor(
-    at::Tensor value,
-    at::Tensor bias = {}) {
-  auto factor =
-      std::make_shared<LoraFactor>(value.contiguous(), std::move(bias));
-  for (auto& parameter : factor->parameters()) {
-    parameter.set_requires_grad(false);
-  }
-  return factor;
-}
-
 void train_factor(const std::shared_ptr<LoraFactor>& factor, bool trainable) {
   if (factor) {
     for (auto& parameter : factor->parameters()) {
       parameter.set_requires_grad(trainable);
     }
   }
+}
+
+std::shared_ptr<LoraFactor> make_factor(
+    at::Tensor value,
+    at::Tensor bias = {}) {
+  auto factor =
+      std::make_shared<LoraFactor>(value.contiguous(), std::move(bias));
+  train_factor(factor, false);
+  return factor;
 }
 
 } // namespace
@@ -175,12 +173,8 @@ void LoraLayer::commit_adapter(const std::string& adapter_name) {
   }
   if (adapter.lora_magnitude_vector) {
     auto& magnitude = adapter.lora_magnitude_vector->weight;
-    const auto norm = row_norms(
-        unmerged_matrix(),
-        adapter.lora_A->weight.flatten(1),
-        adapter.lora_B->weight.flatten(1),
-        adapter.scaling);
-    magnitude.copy_(norm.reshape(magnitude.sizes()));
+    magnitude.copy_(
+        norms(adapter, unmerged_matrix()).reshape(magnitude.sizes()));
   }
 }
 
@@ -291,16 +285,23 @@ std::vector<LoraLayer::Term> LoraLayer::terms() const {
   return terms;
 }
 
-/// DoRA's factor of each row, [out_features], differentiable by the magnitude.
-at::Tensor LoraLayer::scale(
+/// ‖W + scaling · B A‖ of each row, [out_features].
+at::Tensor LoraLayer::norms(
     const LoraAdapter& adapter,
     const at::Tensor& weight) const {
-  const auto norm = row_norms(
+  return row_norms(
       weight,
       adapter.lora_A->weight.flatten(1),
       adapter.lora_B->weight.flatten(1),
       adapter.scaling);
-  return adapter.lora_magnitude_vector->weight.flatten() / norm;
+}
+
+/// DoRA's factor of each row, [out_features], differentiable by the magnitude.
+at::Tensor LoraLayer::scale(
+    const LoraAdapter& adapter,
+    const at::Tensor& weight) const {
+  return adapter.lora_magnitude_vector->weight.flatten() /
+      norms(adapter, weight);
 }
 
 /// `output` is without bias.

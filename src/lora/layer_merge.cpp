@@ -19,6 +19,17 @@ at::Tensor wide_copy(const at::Tensor& matrix) {
       /*copy=*/true);
 }
 
+/// Takes a merged update out of a matrix, in place; `scale` may be undefined.
+void undo_update(
+    at::Tensor& matrix,
+    const at::Tensor& scale,
+    const at::Tensor& delta) {
+  if (scale.defined()) {
+    matrix.div_(scale.unsqueeze(1));
+  }
+  matrix.sub_(delta);
+}
+
 } // namespace
 
 std::vector<std::string> LoraLayer::not_merged(
@@ -51,11 +62,10 @@ void LoraLayer::check_mergeable(
       continue;
     }
     weight.add_(delta_weight(name));
-    bool finite = true;
     if (adapter.lora_magnitude_vector) {
       weight.mul_(scale(adapter, unmerged).unsqueeze(1));
     }
-    finite = at::isfinite(weight).all().item<bool>() &&
+    const bool finite = at::isfinite(weight).all().item<bool>() &&
         (!bias.defined() || at::isfinite(bias).all().item<bool>());
     TORCH_CHECK_VALUE(
         finite,
@@ -90,10 +100,7 @@ at::Tensor LoraLayer::unmerged_matrix() const {
   }
   auto result = wide_copy(matrix);
   for (size_t i = merged_adapters_.size(); i-- > 0;) {
-    if (merged_scales_[i].defined()) {
-      result.div_(merged_scales_[i].unsqueeze(1));
-    }
-    result.sub_(delta_weight(merged_adapters_[i]));
+    undo_update(result, merged_scales_[i], delta_weight(merged_adapters_[i]));
   }
   return result;
 }
@@ -115,10 +122,10 @@ void LoraLayer::unmerge() {
     const auto& adapter = at(merged_adapters_.back());
     const auto& factor = merged_scales_.back();
     if (factor.defined()) {
-      base.copy_(wide_copy(base.matrix())
-                     .div_(factor.unsqueeze(1))
-                     .sub_(delta_weight(adapter.name)));
-    } else {
+      auto matrix = wide_copy(base.matrix());
+      undo_update(matrix, factor, delta_weight(adapter.name));
+      base.copy_(matrix);
+    } else { // in place: no copy of the weight
       base.add_(delta_weight(adapter.name), -1);
     }
     if (adapter.lora_B->bias.defined()) {

@@ -147,4 +147,28 @@ struct PairImpl : torch::nn::Module {
   typename Type::Layer target{nullptr}, other{nullptr};
 };
 
+/// The fixture of the suites over all layer types.
+template <class Type>
+class LayerSuite : public testing::Test {
+ protected:
+  explicit LayerSuite(uint64_t seed) {
+    torch::manual_seed(seed);
+    model_ = std::make_shared<PairImpl<Type>>();
+    x_ = Type::input();
+  }
+  PeftModel adapt(LoraConfig config = LoraConfig(4)) {
+    return get_peft_model(*model_, config.target_modules({"target", "other"}));
+  }
+  at::Tensor run() {
+    torch::NoGradGuard no_grad;
+    return model_->forward(x_);
+  }
+  static double difference(const at::Tensor& a, const at::Tensor& b) {
+    return (a - b).abs().max().template item<double>();
+  }
+
+  std::shared_ptr<PairImpl<Type>> model_;
+  at::Tensor x_;
+};
+
 } // namespace torchlora::test

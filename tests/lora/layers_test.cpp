@@ -29,32 +29,15 @@ void fill_update(PeftModel& peft, const std::string& adapter = "default") {
 }
 
 template <class Type>
-class LoraLayers : public testing::Test {
+class LoraLayers : public LayerSuite<Type> {
  protected:
-  LoraLayers() {
-    torch::manual_seed(7);
-    model_ = std::make_shared<PairImpl<Type>>();
-    x_ = Type::input();
-  }
-  PeftModel adapt(LoraConfig config = LoraConfig(4)) {
-    return get_peft_model(*model_, config.target_modules({"target", "other"}));
-  }
-  Tensor run() {
-    torch::NoGradGuard no_grad;
-    return model_->forward(x_);
-  }
+  LoraLayers() : LayerSuite<Type>(7) {}
   void cast(at::ScalarType dtype) {
-    model_->to(dtype);
-    if (x_.is_floating_point()) {
-      x_ = x_.to(dtype);
+    this->model_->to(dtype);
+    if (this->x_.is_floating_point()) {
+      this->x_ = this->x_.to(dtype);
     }
   }
-  double difference(const Tensor& a, const Tensor& b) {
-    return (a - b).abs().max().template item<double>();
-  }
-
-  std::shared_ptr<PairImpl<Type>> model_;
-  Tensor x_;
 };
 TYPED_TEST_SUITE(LoraLayers, LayerTypes);
 

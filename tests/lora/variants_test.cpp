@@ -21,16 +21,11 @@ double difference(const Tensor& a, const Tensor& b) {
 
 /// Every layer type with DoRA.
 template <class Type>
-class Variants : public testing::Test {
+class Variants : public LayerSuite<Type> {
  protected:
-  Variants() {
-    torch::manual_seed(11);
-    model_ = std::make_shared<PairImpl<Type>>();
-    x_ = Type::input();
-  }
+  Variants() : LayerSuite<Type>(11) {}
   PeftModel adapt(LoraConfig config) {
-    auto peft =
-        get_peft_model(*model_, config.target_modules({"target", "other"}));
+    auto peft = LayerSuite<Type>::adapt(std::move(config));
     disturb(peft, "default");
     return peft;
   }
@@ -43,12 +38,6 @@ class Variants : public testing::Test {
       }
     }
   }
-  Tensor run() {
-    torch::NoGradGuard no_grad;
-    return model_->forward(x_);
-  }
-  std::shared_ptr<PairImpl<Type>> model_;
-  Tensor x_;
 };
 TYPED_TEST_SUITE(Variants, LayerTypes);
 

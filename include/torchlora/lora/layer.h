@@ -176,6 +176,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
  private:
   std::vector<Term> terms() const;
   const LoraAdapter& at(const std::string& adapter_name) const;
+  at::Tensor norms(const LoraAdapter& adapter, const at::Tensor& weight) const;
   at::Tensor scale(const LoraAdapter& adapter, const at::Tensor& weight) const;
   at::Tensor with_term(
       const at::Tensor& output,
