@@ -67,17 +67,9 @@ std::vector<LoraLayer*> raw(const std::vector<ModuleSite>& sites) {
 
 } // namespace
 
-DisableAdapterGuard::DisableAdapterGuard(torch::nn::Module& model) {
-  for (const auto& site : lora_sites(model)) {
-    saved_.emplace_back(site.layer, site.layer->adapters_enabled());
-    site.layer->enable_adapters(false);
-  }
-}
-
-DisableAdapterGuard::~DisableAdapterGuard() {
-  for (const auto& [layer, enabled] : saved_) {
-    layer->enable_adapters(enabled);
-  }
+void PeftModel::State::select_versions() {
+  versions.select(
+      disabled > 0 ? std::vector<std::string>() : active, trainable);
 }
 
 PeftModel::State::Adapter* PeftModel::State::find(
@@ -101,7 +93,7 @@ PeftModel::State::Adapter& PeftModel::State::at(
 PeftModel adapt(
     torch::nn::Module& model,
     const std::string& adapter_name,
-    const std::function<LoraConfig()>& inject_first) {
+    const std::function<InjectionPlan()>& inject_first) {
   const auto shared = model.weak_from_this().lock();
   TORCH_CHECK_VALUE(
       shared,
@@ -115,7 +107,9 @@ PeftModel adapt(
       "\" is adapted already; use add_adapter of its PeftModel, or unload it");
   auto state = std::make_shared<PeftModel::State>();
   state->model = shared;
-  state->adapters.push_back({adapter_name, inject_first()});
+  auto plan = inject_first();
+  state->versions.add(adapter_name, plan.owned);
+  state->adapters.push_back({adapter_name, std::move(plan.config)});
   auto& config = state->adapters.back().config;
   if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
     config.base_model_name_or_path(pretrained->name_or_path());
@@ -136,7 +130,7 @@ PeftModel get_peft_model(
   auto peft = adapt(model, adapter_name, [&] {
     auto plan = plan_injection(model, config, adapter_name);
     inject(plan, adapter_name, autocast_adapter_dtype);
-    return std::move(plan.config);
+    return plan;
   });
   peft.state().autocast_adapter_dtype = autocast_adapter_dtype;
   return peft;
@@ -182,6 +176,7 @@ void PeftModel::add_adapter(
       "' already exists.");
   auto plan = plan_injection(*state_->model, config, adapter_name);
   inject(plan, adapter_name, state_->autocast_adapter_dtype);
+  state_->versions.add(adapter_name, plan.owned);
   plan.config.base_model_name_or_path(
       state_->adapters.empty()
           ? config.base_model_name_or_path()
@@ -195,6 +190,7 @@ void PeftModel::set_adapter(
   for (const auto& name : adapter_names) {
     state_->at(name);
   }
+  state_->versions.check_active(adapter_names);
   const auto sites = lora_sites(*state_->model);
   if (std::any_of(sites.begin(), sites.end(), [](const auto& site) {
         return site.layer->merged();
@@ -208,6 +204,8 @@ void PeftModel::set_adapter(
     site.layer->set_adapter(adapter_names, inference_mode);
   }
   state_->active = adapter_names;
+  state_->trainable = !inference_mode;
+  state_->select_versions();
 }
 
 void PeftModel::delete_adapter(const std::string& adapter_name) {
@@ -231,6 +229,7 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
   for (const auto& site : sites) {
     site.layer->delete_adapter(adapter_name);
   }
+  state_->versions.remove(adapter_name);
   std::erase_if(state_->adapters, [&](const auto& adapter) {
     return adapter.name == adapter_name;
   });
@@ -283,10 +282,13 @@ void PeftModel::merge_and_unload(bool safe_merge) {
       })) {
     merge_adapter(safe_merge);
   }
+  state_->versions.release();
   unload();
 }
 
 void PeftModel::unload() {
+  state_->versions.select({}, /*trainable=*/false);
+  state_->versions.release();
   warn_of_residual(
       raw(lora_sites(*state_->model)),
       [](const auto&) { return true; },

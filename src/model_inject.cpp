@@ -213,8 +213,9 @@ InjectionPlan plan_injection(
       adapter_name,
       "\"");
   const auto sites = module_sites(model);
-  InjectionPlan plan{config, {}};
+  InjectionPlan plan{config, {}, {}};
   plan.config.target_modules(resolve_targets(model, sites, config));
+  add_task_heads(model, plan.config);
 
   const TargetMatcher matcher(plan.config);
   const PatternTable ranks(config.rank_pattern());
@@ -249,6 +250,8 @@ InjectionPlan plan_injection(
   if (plan.targets.empty()) {
     refuse_no_match(plan.config, any_excluded, any_unmatched);
   }
+
+  plan.owned = find_owned_tensors(model, plan.config, adapted);
 
   const auto names = both_names(adapted);
   if (plan.config.target_modules().is_list()) {
@@ -312,6 +315,10 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
     const LoraConfig& config,
     const std::string& adapter_name) {
   const auto plan = plan_injection(model, config, adapter_name);
+  TORCH_CHECK_VALUE(
+      plan.owned.empty(),
+      "[inject_adapter] modules_to_save and bias need get_peft_model, whose "
+      "handle keeps the base model's own tensors");
   const bool is_first = lora_sites(model).empty();
   auto layers = inject(plan, adapter_name, /*autocast_adapter_dtype=*/false);
   if (is_first) {

@@ -10,6 +10,8 @@
 #include <torchlora/lora/registry.h>
 #include <torchlora/model.h>
 
+#include "parameter_versions.h"
+
 namespace torchlora {
 
 struct PeftModel::State {
@@ -23,7 +25,14 @@ struct PeftModel::State {
   bool autocast_adapter_dtype = true;
   std::vector<Adapter> adapters;
   std::vector<std::string> active;
+  /// Whether the active adapters train.
+  bool trainable = false;
+  ParameterVersions versions;
+  int disabled = 0;
 
+  /// Gives the base tensors the active adapters' versions, or the base's own
+  /// while adapters are disabled.
+  void select_versions();
   Adapter* find(const std::string& adapter_name);
   /// ValueError if there is none of that name.
   Adapter& at(const std::string& adapter_name);
@@ -70,6 +79,7 @@ struct InjectionPlan {
   /// With the targets resolved.
   LoraConfig config;
   std::vector<Target> targets;
+  std::vector<OwnedTensor> owned;
 };
 
 /// ValueError where `get_peft_model` documents it; warns by name of list
@@ -90,7 +100,26 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
 PeftModel adapt(
     torch::nn::Module& model,
     const std::string& adapter_name,
-    const std::function<LoraConfig()>& inject_first);
+    const std::function<InjectionPlan()>& inject_first);
+
+/// Enters the heads that the configuration's task type trains, as PEFT does,
+/// in its `modules_to_save`.
+void add_task_heads(torch::nn::Module& model, LoraConfig& config);
+
+/// The tensors that an adapter has versions of: those of the modules to save
+/// and, by `config.bias()`, biases of the model and of `adapted`. Warns of
+/// entries without a module; ValueError for a module that is adapted or tied.
+std::vector<OwnedTensor> find_owned_tensors(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::vector<ModuleSite>& adapted);
+
+/// The name of a tensor outside of `module` that shares memory with `tensor`;
+/// empty if there is none.
+std::string tied_to(
+    torch::nn::Module& model,
+    torch::nn::Module& module,
+    const at::Tensor& tensor);
 
 /// ValueError, naming both, if a base weight of `sites` is another module's
 /// parameter too.

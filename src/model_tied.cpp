@@ -54,29 +54,49 @@ std::vector<Owner> owners(torch::nn::Module& model) {
   return result;
 }
 
+/// The name of the first of `all` that is outside of `module` and shares
+/// memory with `tensor`; empty if there is none.
+std::string find_tie(
+    const std::vector<Owner>& all,
+    torch::nn::Module& module,
+    const at::Tensor& tensor) {
+  // By identity: a layer that is registered under two names is one layer.
+  std::unordered_set<torch::nn::Module*> own;
+  for (const auto& inner : module.modules()) {
+    own.insert(inner.get());
+  }
+  for (const auto& owner : all) {
+    if (!own.contains(owner.module) && overlap(owner.tensor, tensor)) {
+      return owner.name;
+    }
+  }
+  return "";
+}
+
 } // namespace
+
+std::string tied_to(
+    torch::nn::Module& model,
+    torch::nn::Module& module,
+    const at::Tensor& tensor) {
+  return find_tie(owners(model), module, tensor);
+}
 
 void check_not_tied(
     torch::nn::Module& model,
     const std::vector<ModuleSite>& sites) {
   const auto all = owners(model);
   for (const auto& site : sites) {
-    const auto weight = site.layer->base_weight();
-    // By identity: a layer that is registered under two names is one layer.
-    std::unordered_set<torch::nn::Module*> own;
-    for (const auto& module : site.layer->modules()) {
-      own.insert(module.get());
-    }
-    for (const auto& owner : all) {
-      TORCH_CHECK_VALUE(
-          own.contains(owner.module) || !overlap(owner.tensor, weight.weight()),
-          "[merge_adapter] the weight of \"",
-          site.name,
-          "\" is tied to \"",
-          owner.name,
-          "\", which a merge would change too; give one of them a copy of its "
-          "own first");
-    }
+    const auto partner =
+        find_tie(all, *site.layer, site.layer->base_weight().weight());
+    TORCH_CHECK_VALUE(
+        partner.empty(),
+        "[merge_adapter] the weight of \"",
+        site.name,
+        "\" is tied to \"",
+        partner,
+        "\", which a merge would change too; give one of them a copy of its "
+        "own first");
   }
 }
 

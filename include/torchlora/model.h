@@ -15,25 +15,15 @@
 
 namespace torchlora {
 
+class DisableAdapterGuard;
 class LoraLayer;
-
-/// Switches adapters off for its lifetime and restores what was before: the
-/// counterpart of PEFT's `with model.disable_adapter():`. Nests.
-class TORCHLORA_API DisableAdapterGuard {
- public:
-  explicit DisableAdapterGuard(torch::nn::Module& model);
-  ~DisableAdapterGuard();
-  DisableAdapterGuard(const DisableAdapterGuard&) = delete;
-  DisableAdapterGuard& operator=(const DisableAdapterGuard&) = delete;
-
- private:
-  std::vector<std::pair<std::shared_ptr<LoraLayer>, bool>> saved_;
-};
+class MixedBatchGuard;
 
 /// The handle that `get_peft_model` returns: what belongs to the whole model
-/// and not to a layer (configurations by adapter name, active adapters). A
-/// shared pointer inside; it holds no tensors and is in nobody's call path:
-/// go on calling your own model's `forward`. PEFT's `PeftModel`.
+/// and not to a layer (configurations by adapter name, active adapters, the
+/// versions of base tensors that are not the active ones). A shared pointer
+/// inside; it is in nobody's call path: go on calling your own model's
+/// `forward`. PEFT's `PeftModel`.
 class TORCHLORA_API PeftModel {
  public:
   struct State;
@@ -53,7 +43,8 @@ class TORCHLORA_API PeftModel {
   /// Adds a second adapter; it stays inactive and frozen until `set_adapter`.
   void add_adapter(const std::string& adapter_name, const LoraConfig& config);
   /// Makes these adapters active (their updates add up) and, unless
-  /// `inference_mode`, trainable; all others frozen.
+  /// `inference_mode`, trainable; all others frozen. ValueError if two of them
+  /// train the same module (`modules_to_save`) or bias.
   void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false);
@@ -77,9 +68,15 @@ class TORCHLORA_API PeftModel {
       const std::vector<double>& weights,
       const std::string& adapter_name,
       const CombinationOptions& options = {});
-  DisableAdapterGuard disable_adapter() const {
-    return DisableAdapterGuard(base_model());
-  }
+  /// PEFT's `with model.disable_adapter():`.
+  [[nodiscard]] DisableAdapterGuard disable_adapter() const;
+  /// Sends each element of the batches to come through the adapter named for
+  /// it ("__base__": none), whatever is active: PEFT's argument
+  /// `adapter_names` of forward. In eval mode; ValueError for a model in
+  /// training, unknown names, merged adapters, DoRA and adapters with
+  /// `modules_to_save` or `bias`.
+  [[nodiscard]] MixedBatchGuard mixed_batch(
+      const std::vector<std::string>& adapter_names) const;
 
   /// Adds the update to the base weights, in place; the layers stay.
   /// `safe_merge`: nothing is written if a merged value is not finite.
@@ -92,8 +89,9 @@ class TORCHLORA_API PeftModel {
   /// Merges and puts the base layers back into the tree. The handle is empty
   /// afterwards.
   void merge_and_unload(bool safe_merge = false);
-  /// Puts the base layers back without merging. After an initialiser that
-  /// took its update out of them (PiSSA, OLoRA) they stay without it: warns.
+  /// Puts the base layers back without merging, and the base model's own
+  /// tensors in the place of trained ones. After an initialiser that took its
+  /// update out of the base weights (PiSSA, OLoRA) they stay without it: warns.
   void unload();
 
   /// (trainable, all) numbers of parameters.
@@ -141,6 +139,33 @@ class TORCHLORA_API PeftModel {
 
  private:
   std::shared_ptr<State> state_;
+};
+
+/// Switches adapters off for its lifetime and restores what was before. Nests.
+class TORCHLORA_API DisableAdapterGuard {
+ public:
+  explicit DisableAdapterGuard(const PeftModel& model);
+  ~DisableAdapterGuard();
+  DisableAdapterGuard(const DisableAdapterGuard&) = delete;
+  DisableAdapterGuard& operator=(const DisableAdapterGuard&) = delete;
+
+ private:
+  PeftModel model_;
+  std::vector<std::pair<std::shared_ptr<LoraLayer>, bool>> saved_;
+};
+
+/// `PeftModel::mixed_batch`, for its lifetime. Does not nest.
+class TORCHLORA_API MixedBatchGuard {
+ public:
+  MixedBatchGuard(
+      const PeftModel& model,
+      const std::vector<std::string>& adapter_names);
+  ~MixedBatchGuard();
+  MixedBatchGuard(const MixedBatchGuard&) = delete;
+  MixedBatchGuard& operator=(const MixedBatchGuard&) = delete;
+
+ private:
+  std::vector<std::shared_ptr<LoraLayer>> layers_;
 };
 
 /// Freezes `model`, replaces its targeted layers by LoRA layers and returns

@@ -113,6 +113,11 @@ void LoraOptions::add_to(CLI::App& app) {
          "modules to leave out, with everything below them: names or one "
          "regular expression")
       ->group(kLora);
+  app.add_option(
+         "--lora_modules_to_save",
+         modules_to_save,
+         "modules to train whole and save with the adapter: names")
+      ->group(kLora);
   app.add_flag("--use_rslora", use_rslora, "scale by alpha / sqrt(r)")
       ->group(kLora);
   app.add_flag("--use_dora", use_dora, "train a magnitude a channel (DoRA)")
@@ -150,6 +155,7 @@ LoraConfig LoraOptions::config() const {
       .init_lora_weights(init_from(init_lora_weights))
       .target_modules(module_names(target_modules))
       .exclude_modules(module_names(exclude_modules))
+      .modules_to_save(modules_to_save)
       .task_type("CAUSAL_LM");
 }
 

@@ -45,6 +45,7 @@ struct LoraOptions {
   double dropout = 0;
   std::vector<std::string> target_modules;
   std::vector<std::string> exclude_modules;
+  std::vector<std::string> modules_to_save;
   bool use_rslora = false;
   bool use_dora = false;
   std::string init_lora_weights = "true";

@@ -24,16 +24,13 @@ const json& neutral_values() {
   static const json values = json::parse(R"({
     "alora_invocation_tokens": [null],
     "arrow_config": [null],
-    "bias": ["none"],
     "corda_config": [null],
-    "ensure_weight_tying": [false],
     "eva_config": [null],
     "kasa_config": [null],
     "layer_replication": [null],
     "loftq_config": [{}, null],
     "lora_ga_config": [null],
     "megatron_config": [null],
-    "modules_to_save": [null, []],
     "monteclora_config": [null],
     "target_parameters": [null, []],
     "trainable_token_indices": [null],
@@ -238,6 +235,16 @@ LoraConfig load_adapter_config(const fs::path& directory) {
       }
     }
   }
+  const char* biases = "none, all or lora_only";
+  reader.read("bias", biases, config.bias());
+  if (config.bias() != "none" && config.bias() != "all" &&
+      config.bias() != "lora_only") {
+    reader.refuse("bias", biases);
+  }
+  reader.read_list(
+      "modules_to_save", "a list of names", config.modules_to_save());
+  reader.read(
+      "ensure_weight_tying", "true or false", config.ensure_weight_tying());
   reader.read("task_type", "a string", config.task_type());
   reader.read(
       "base_model_name_or_path", "a string", config.base_model_name_or_path());
@@ -256,6 +263,7 @@ LoraConfig load_adapter_config(const fs::path& directory) {
     if (!known.contains(key) && key != "runtime_config") {
       TORCH_WARN(
           "[load_adapter_config] ", file, ": the key ", key, " is not known");
+      config.unknown_keys().emplace_back(key, value.dump());
     }
   }
   return config;
@@ -288,6 +296,12 @@ std::string adapter_config_json(const LoraConfig& config) {
   values["layers_pattern"] = or_null(config.layers_pattern());
   values["rank_pattern"] = pattern(config.rank_pattern());
   values["alpha_pattern"] = pattern(config.alpha_pattern());
+  values["modules_to_save"] = or_null(config.modules_to_save());
+  values["bias"] = config.bias();
+  values["ensure_weight_tying"] = config.ensure_weight_tying();
+  for (const auto& [key, text] : config.unknown_keys()) {
+    values[key] = json::parse(text);
+  }
   return values.dump(2) + "\n";
 }
 

@@ -50,37 +50,80 @@ io::SafetensorsFile open_weights(const fs::path& directory) {
   return io::SafetensorsFile(directory / kWeightsFile);
 }
 
-/// The tensors of a file for a plan's layers, in the order of
-/// `LoraAdapter::tensors`, layer by layer.
-std::vector<at::Tensor> match_tensors(
+/// Embedding tables and output heads that PEFT saves beside an adapter that
+/// targets them: taken out of `unexpected`, and added to what the adapter owns
+/// where they are not the base model's.
+void match_tables(
     const io::SafetensorsFile& file,
-    const InjectionPlan& plan) {
-  std::vector<at::Tensor> tensors;
-  std::vector<std::string> missing, misshaped;
-  std::set<std::string> unexpected(file.keys().begin(), file.keys().end());
-  for (const auto& target : plan.targets) {
-    const auto& site = target.site;
-    for (const auto& [name, sizes] : specs_of(site, target.r, plan.config)) {
-      auto key = file_key(site.peft_name, name);
-      if (!file.contains(key) && file.contains(file_key(site.name, name))) {
-        key = file_key(site.name, name);
-      }
-      if (!file.contains(key)) {
-        missing.push_back(key);
+    torch::nn::Module& model,
+    std::set<std::string>& unexpected,
+    std::vector<OwnedTensor>& owned) {
+  for (const auto& site : module_sites(model)) {
+    if (!site.layer && !site.type) {
+      continue;
+    }
+    const auto weight = site.base_weight().weight();
+    for (const char* name : {"base_layer.weight", "weight"}) {
+      const auto key = file_key(site.peft_name, name);
+      if (!unexpected.contains(key) || file.sizes(key) != weight.sizes()) {
         continue;
       }
       unexpected.erase(key);
-      if (file.sizes(key) != sizes) {
-        misshaped.push_back(fmt::format(
-            "{} is [{}], expected [{}]",
-            key,
-            fmt::join(file.sizes(key), ", "),
-            fmt::join(sizes, ", ")));
-        continue;
+      auto value = file.tensor(key).to(weight.options());
+      if (!at::equal(value, weight.detach())) {
+        owned.push_back(
+            {site.peft_name + "." + name, weight, value, /*trains=*/false});
       }
-      tensors.push_back(file.tensor(key));
     }
   }
+}
+
+/// The tensors of a file for a plan's layers, in the order of
+/// `LoraAdapter::tensors`, layer by layer; those that the adapter owns are put
+/// into the plan.
+std::vector<at::Tensor> match_tensors(
+    const io::SafetensorsFile& file,
+    torch::nn::Module& model,
+    InjectionPlan& plan) {
+  std::vector<at::Tensor> tensors;
+  std::vector<std::string> missing, misshaped;
+  std::set<std::string> unexpected(file.keys().begin(), file.keys().end());
+  const auto take = [&](const std::string& key, at::IntArrayRef sizes) {
+    if (!file.contains(key)) {
+      missing.push_back(key);
+      return at::Tensor();
+    }
+    unexpected.erase(key);
+    if (file.sizes(key) != sizes) {
+      misshaped.push_back(fmt::format(
+          "{} is [{}], expected [{}]",
+          key,
+          fmt::join(file.sizes(key), ", "),
+          fmt::join(sizes, ", ")));
+      return at::Tensor();
+    }
+    return file.tensor(key);
+  };
+  for (const auto& target : plan.targets) {
+    const auto& site = target.site;
+    for (const auto& [name, sizes] : specs_of(site, target.r, plan.config)) {
+      const auto other = file_key(site.name, name);
+      tensors.push_back(take(
+          file.contains(other) ? other : file_key(site.peft_name, name),
+          sizes));
+    }
+  }
+  for (auto& owned : plan.owned) {
+    owned.value = take(kPrefix + owned.key, owned.tensor.sizes());
+  }
+  if (plan.config.bias() == "all") {
+    // NOTE: PEFT's files have the biases of modules_to_save three times.
+    std::erase_if(unexpected, [](const std::string& key) {
+      return key.ends_with(".original_module.bias") ||
+          key.ends_with(".modules_to_save.bias");
+    });
+  }
+  match_tables(file, model, unexpected, plan.owned);
   const auto list = [](const auto& keys, const char* what) {
     std::vector<std::string> shown(
         keys.begin(),
@@ -115,8 +158,9 @@ bool changed_the_base_for_good(const InitLoraWeights& init) {
        init.name() == "loftq" || init.name() == "lora_ga");
 }
 
-/// Adds the adapter of a folder, inactive and frozen.
-LoraConfig inject_from_folder(
+/// Adds the adapter of a folder, inactive and frozen, but for the tensors it
+/// owns.
+InjectionPlan inject_from_folder(
     torch::nn::Module& model,
     const fs::path& directory,
     const std::string& adapter_name,
@@ -134,7 +178,7 @@ LoraConfig inject_from_folder(
       "original base");
   const auto file = open_weights(directory);
   auto plan = plan_injection(model, config, adapter_name);
-  const auto tensors = match_tensors(file, plan);
+  const auto tensors = match_tensors(file, model, plan);
   const auto layers = inject(plan, adapter_name, autocast_adapter_dtype);
   torch::NoGradGuard no_grad;
   auto next = tensors.begin();
@@ -143,7 +187,7 @@ LoraConfig inject_from_folder(
       tensor.copy_(*next++);
     }
   }
-  return plan.config;
+  return plan;
 }
 
 } // namespace
@@ -160,6 +204,9 @@ torch::OrderedDict<std::string, torch::Tensor> PeftModel::state_dict(
         tensors.insert(file_key(site.peft_name, spec.key), *next++);
       }
     }
+  }
+  for (const auto& [key, tensor] : state_->versions.tensors(adapter_name)) {
+    tensors.insert(kPrefix + key, tensor);
   }
   return tensors;
 }
@@ -216,10 +263,11 @@ void PeftModel::load_adapter(
       "[load_adapter] Adapter with name '",
       adapter_name,
       "' already exists.");
-  auto config = inject_from_folder(
+  auto plan = inject_from_folder(
       *state_->model, directory, adapter_name, state_->autocast_adapter_dtype);
-  config.inference_mode(!is_trainable);
-  state_->adapters.push_back({adapter_name, std::move(config)});
+  plan.config.inference_mode(!is_trainable);
+  state_->versions.add(adapter_name, plan.owned);
+  state_->adapters.push_back({adapter_name, std::move(plan.config)});
 }
 
 PeftModel PeftModel::from_pretrained(

@@ -88,6 +88,14 @@ void LoraLayer::unbind() {
 }
 
 at::Tensor LoraLayer::forward(const at::Tensor& input) {
+  TORCH_CHECK_VALUE(
+      !mixed_batch_ || input.size(0) == mixed_batch_->size,
+      "[LoraLayer] Length of `adapter_names` should be the same as the number "
+      "of inputs, but got ",
+      mixed_batch_ ? mixed_batch_->size : 0,
+      " and ",
+      input.size(0),
+      " respectively.");
   const auto now = terms();
   return now.empty() ? redirectable_->base_forward(input)
                      : adapted_forward(input, now);
@@ -268,7 +276,13 @@ init::Initializer LoraLayer::find_initializer(
 
 std::vector<LoraLayer::Term> LoraLayer::terms() const {
   std::vector<Term> terms;
-  if (enabled_ && !merged()) {
+  if (enabled_ && mixed_batch_) {
+    for (const auto& [name, rows] : mixed_batch_->rows) {
+      if (const auto* adapter = find_adapter(name)) {
+        terms.push_back({adapter, adapter->scaling, 0, {}, rows});
+      }
+    }
+  } else if (enabled_ && !merged()) {
     for (const auto& name : active_adapters_) {
       const auto* adapter = find_adapter(name);
       terms.push_back(
@@ -326,13 +340,33 @@ at::Tensor LoraLayer::with_term(
       c * update(dropped, rest);
 }
 
+/// One product for the whole batch, one update an adapter.
+at::Tensor LoraLayer::mixed_forward(
+    const at::Tensor& input,
+    const std::vector<Term>& terms) {
+  const auto output = product(input, {}, base_weight().bias());
+  std::vector<at::Tensor> rows, updates;
+  for (const auto& term : terms) {
+    rows.push_back(term.rows.to(input.device()));
+    auto change = update(input.index_select(0, rows.back()), term);
+    if (const auto& bias = term.adapter->lora_B->bias; bias.defined()) {
+      change = change + per_channel(bias * term.scaling);
+    }
+    updates.push_back(change.to(output.scalar_type()));
+  }
+  return output.index_add(0, at::cat(rows), at::cat(updates));
+}
+
 at::Tensor LoraLayer::adapted_forward(
     const at::Tensor& input,
     const std::vector<Term>& terms) {
+  if (terms.front().rows.defined()) {
+    return mixed_forward(input, terms);
+  }
   auto bias = base_weight().bias();
-  for (const auto& [adapter, scaling, dropout, merged_scale] : terms) {
-    if (const auto& b = adapter->lora_B->bias; b.defined()) {
-      bias = bias.defined() ? bias + b * scaling : b * scaling;
+  for (const auto& term : terms) {
+    if (const auto& b = term.adapter->lora_B->bias; b.defined()) {
+      bias = bias.defined() ? bias + b * term.scaling : b * term.scaling;
     }
   }
   // What goes into one product: all up to the first that scales its output.

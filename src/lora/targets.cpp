@@ -41,12 +41,19 @@ bool names_module(const std::string& entry, const std::string& module_name) {
 
 struct TargetMatcher::Impl {
   ModuleNames target_modules, exclude_modules;
+  std::vector<std::string> modules_to_save;
   std::vector<int64_t> layers_to_transform;
   TargetRules rules;
   std::optional<PythonRegex> target_regex, exclude_regex;
   std::vector<PythonRegex> layer_index;
 
   bool excluded(const std::string& name) const {
+    if (std::any_of(
+            modules_to_save.begin(),
+            modules_to_save.end(),
+            [&](const auto& entry) { return names_ancestor(entry, name); })) {
+      return true;
+    }
     if (exclude_regex) {
       return exclude_regex->fullmatch(name);
     }
@@ -111,6 +118,7 @@ TargetMatcher::TargetMatcher(const LoraConfig& config, TargetRules rules) {
   auto impl = std::make_unique<Impl>();
   impl->target_modules = targets;
   impl->exclude_modules = config.exclude_modules();
+  impl->modules_to_save = config.modules_to_save();
   impl->layers_to_transform = config.layers_to_transform();
   impl->rules = rules;
   if (targets.is_regex()) {

@@ -56,6 +56,21 @@ bool changes_something(const LoraAdapter& adapter) {
       adapter.lora_B->weight.any().item<bool>();
 }
 
+/// Whether an active adapter has a tensor of the base model of its own
+/// (`modules_to_save`, `bias`) that is not the base model's.
+bool replaces_something(const PeftModel& model) {
+  std::vector<std::pair<at::Tensor, at::Tensor>> values;
+  for (const auto& name : model.active_adapters()) {
+    for (const auto& item : model.state_dict(name)) {
+      values.emplace_back(item.value(), item.value().detach());
+    }
+  }
+  const auto guard = model.disable_adapter();
+  return std::any_of(values.begin(), values.end(), [](const auto& pair) {
+    return !at::equal(pair.first.detach(), pair.second);
+  });
+}
+
 /// Scores the completion tokens of a batch whose tensors are on the model's
 /// device.
 TokenScores score(nn::CausalLM& model, const PreferenceBatch& batch) {
@@ -149,11 +164,9 @@ DpoTrainer::DpoTrainer(
 
 void DpoTrainer::check_adapters() const {
   std::unordered_set<at::TensorImpl*> of_adapters;
-  for (const auto& [name, layer] : peft_model().layers()) {
-    for (const auto& adapter : layer->adapters()) {
-      for (const auto& tensor : adapter.tensors()) {
-        of_adapters.insert(tensor.unsafeGetTensorImpl());
-      }
+  for (const auto& adapter : peft_model().adapter_names()) {
+    for (const auto& item : peft_model().state_dict(adapter)) {
+      of_adapters.insert(item.value().unsafeGetTensorImpl());
     }
   }
   for (const auto& [name, parameter] : trainable_parameters()) {
@@ -224,8 +237,10 @@ void DpoTrainer::disable_dropout() {
 void DpoTrainer::set_up_reference() {
   reference_ = config_.reference;
   if (reference_ == "auto") {
-    reference_ = any_active(peft_model(), changes_something) ? "initial_adapter"
-                                                             : "base";
+    reference_ = any_active(peft_model(), changes_something) ||
+            replaces_something(peft_model())
+        ? "initial_adapter"
+        : "base";
   }
   if (reference_ == "base") {
     TORCH_CHECK_VALUE(
@@ -247,16 +262,9 @@ void DpoTrainer::set_up_reference() {
   auto config = peft.peft_config(active[0]);
   peft.add_adapter(kReferenceAdapter, config.init_lora_weights(true));
   torch::NoGradGuard no_grad;
-  for (const auto& [name, layer] : peft.layers()) {
-    const auto* policy = layer->find_adapter(active[0]);
-    const auto* reference = layer->find_adapter(kReferenceAdapter);
-    if (policy && reference) {
-      auto copies = reference->tensors();
-      const auto originals = policy->tensors();
-      for (size_t i = 0; i < copies.size(); ++i) {
-        copies[i].copy_(originals[i]);
-      }
-    }
+  const auto originals = peft.state_dict(active[0]);
+  for (auto& item : peft.state_dict(kReferenceAdapter)) {
+    item.value().copy_(originals[item.key()]);
   }
   if (config_.disable_dropout) {
     for (const auto& [name, layer] : peft.layers()) {

@@ -134,6 +134,31 @@ TEST_F(DpoProgram, TrainsAndMergesDoraAndPissa) {
   EXPECT_EQ(adapter.keys().size() % 3, 0U);
 }
 
+TEST_F(DpoProgram, TrainsAModuleWholeAndMergesIt) {
+  const ProgramResult result = run_program(dpo_args(
+      {"--lora_modules_to_save",
+       "norm",
+       "--dtype",
+       "float32",
+       "--max_steps",
+       "2",
+       "--learning_rate",
+       "1e-3",
+       "--merged_output_dir",
+       folder / "merged"}));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.out.find("reference: the base model"), std::string::npos);
+  const io::SafetensorsFile adapter(output / "adapter_model.safetensors");
+  const std::string norm = "model.language_model.norm.weight";
+  ASSERT_TRUE(adapter.contains("base_model.model." + norm));
+  const auto trained = adapter.tensor("base_model.model." + norm);
+  const io::SafetensorsFile merged(folder / "merged" / "model.safetensors");
+  const auto whole = merged.tensor(norm);
+  EXPECT_TRUE(whole.equal(trained.to(whole.scalar_type())));
+  const io::SafetensorsFile base(model / "model.safetensors");
+  EXPECT_FALSE(base.tensor(norm).to(trained.scalar_type()).equal(trained));
+}
+
 TEST_F(DpoProgram, GoesOnFromAnAdapterWithItAsReference) {
   ASSERT_EQ(
       run_program(dpo_args({"--max_steps", "1", "--learning_rate", "1e-3"}))

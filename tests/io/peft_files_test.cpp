@@ -177,8 +177,7 @@ TEST_F(PeftFiles, FeaturesThatAreNotSupportedAreRefusedByName) {
   save(*text_, LoraConfig(4).target_modules({"v_proj"}));
   const auto whole = read_config();
   const std::pair<const char*, json> table[] = {
-      {"bias", "all"},
-      {"modules_to_save", {"head"}},
+      {"bias", "some"},
       {"target_parameters", {"experts.down_proj"}},
       {"trainable_token_indices", {1, 2}},
       {"layer_replication", {{0, 4}, {2, 5}}},

@@ -1,4 +1,5 @@
 #include <filesystem>
+#include <map>
 
 #include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
@@ -20,6 +21,9 @@ void fill_update(PeftModel& peft, const std::string& adapter = "default") {
   torch::NoGradGuard no_grad;
   for (auto& [name, layer] : peft.layers()) {
     const auto* found = layer->find_adapter(adapter);
+    if (!found) {
+      continue;
+    }
     found->lora_A->weight.normal_();
     found->lora_B->weight.normal_();
     const auto weight = layer->base_weight().weight();
@@ -212,6 +216,54 @@ TYPED_TEST(LoraLayers, TwoActiveAdaptersAddUpAndMergeTogether) {
   peft.delete_adapter("second");
   EXPECT_LT(this->difference(this->run(), first), 1e-5);
   EXPECT_THROW(peft.delete_adapter("second"), c10::ValueError);
+}
+
+TYPED_TEST(LoraLayers, AMixedBatchIsEachElementThroughItsAdapter) {
+  auto peft = this->adapt();
+  fill_update(peft);
+  // One that only a part of the layers has.
+  peft.add_adapter("second", LoraConfig(2).target_modules({"target"}));
+  fill_update(peft, "second");
+  this->model_->eval();
+  const std::vector<std::string> names{"second", "__base__", "default"};
+  const auto pick = [&](int64_t size) {
+    std::vector<std::string> result;
+    for (int64_t i = 0; i < size; ++i) {
+      result.push_back(names[static_cast<size_t>(i * i + 1) % names.size()]);
+    }
+    return result;
+  };
+  const auto chosen = pick(this->x_.size(0));
+  std::map<std::string, Tensor> alone;
+  for (const auto& name : {"default", "second"}) {
+    peft.set_adapter(name);
+    alone[name] = this->run();
+  }
+  {
+    const auto guard = peft.disable_adapter();
+    alone["__base__"] = this->run();
+  }
+  Tensor mixed;
+  {
+    const auto guard = peft.mixed_batch(chosen);
+    mixed = this->run();
+    EXPECT_THROW(
+        this->model_->forward(at::cat({this->x_, this->x_})), c10::ValueError);
+  }
+  for (int64_t i = 0; i < this->x_.size(0); ++i) {
+    EXPECT_LT(
+        this->difference(mixed[i], alone[chosen[static_cast<size_t>(i)]][i]),
+        1e-5)
+        << i;
+  }
+  EXPECT_TRUE(torch::equal(this->run(), alone["second"]));
+
+  EXPECT_THROW((void)peft.mixed_batch({"third"}), c10::ValueError);
+  peft.merge_adapter();
+  EXPECT_THROW((void)peft.mixed_batch(chosen), c10::ValueError);
+  peft.unmerge_adapter();
+  this->model_->train();
+  EXPECT_THROW((void)peft.mixed_batch(chosen), c10::ValueError);
 }
 
 TYPED_TEST(LoraLayers, MergeAndUnloadLeavesAPlainModel) {

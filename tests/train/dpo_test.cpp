@@ -179,6 +179,32 @@ TEST_F(Dpo, DropoutIsSwitchedOffAndSaidSo) {
   EXPECT_EQ(peft.layers().at(0).second->adapters().front().lora_dropout, 0);
 }
 
+TEST_F(Dpo, AModuleThatIsTrainedWholeIsNotInTheReference) {
+  auto peft = get_peft_model(*model, lora.modules_to_save({"embed"}));
+  const auto before = model->embed->weight.clone();
+  auto dpo = trainer(peft);
+  EXPECT_EQ(dpo.reference(), "base");
+  dpo.train();
+  EXPECT_NEAR(dpo.state().log_history[0].at("loss"), std::log(2.0), 1e-6);
+  EXPECT_LT(dpo.state().log_history[1].at("loss"), std::log(2.0));
+  const auto trained = model->embed->weight.clone();
+  EXPECT_FALSE(trained.equal(before));
+  {
+    const auto guard = peft.disable_adapter();
+    EXPECT_TRUE(model->embed->weight.equal(before));
+  }
+
+  // Now it is not the base any more, whatever its factors are.
+  torch::NoGradGuard no_grad;
+  for (const auto& [name, layer] : peft.layers()) {
+    layer->find_adapter("default")->lora_B->weight.zero_();
+  }
+  auto next = trainer(peft);
+  EXPECT_EQ(next.reference(), "initial_adapter");
+  peft.set_adapter("ref");
+  EXPECT_TRUE(model->embed->weight.equal(trained));
+}
+
 TEST_F(Dpo, WhatWouldFalsifyTheReferenceIsRefused) {
   auto peft = get_peft_model(*model, lora);
   model->embed->weight.set_requires_grad(true);

@@ -115,11 +115,24 @@ struct TORCHLORA_API LoraConfig {
   TORCH_ARG(std::vector<std::string>, layers_pattern);
   TORCH_ARG(Pattern, rank_pattern);
   TORCH_ARG(Pattern, alpha_pattern);
+  /// Modules that are trained whole and saved with the adapter, by their names
+  /// or the ends of them behind a dot.
+  TORCH_ARG(std::vector<std::string>, modules_to_save);
+  /// Which biases of the base model the adapter trains and saves: "none",
+  /// "all" or "lora_only" (those of the adapted layers).
+  TORCH_ARG(std::string, bias) = "none";
+  /// Whether `modules_to_save` may name a module whose weight is another's
+  /// too; both are then the trained one.
+  TORCH_ARG(bool, ensure_weight_tying) = false;
   /// "CAUSAL_LM" …, written to the file; empty: none.
   TORCH_ARG(std::string, task_type);
   TORCH_ARG(std::string, base_model_name_or_path);
   TORCH_ARG(std::string, revision);
   TORCH_ARG(bool, inference_mode) = false;
+  /// Keys of a file that torchlora does not know, with their JSON; they are
+  /// written again.
+  using UnknownKeys = std::vector<std::pair<std::string, std::string>>;
+  TORCH_ARG(UnknownKeys, unknown_keys);
 };
 
 } // namespace torchlora

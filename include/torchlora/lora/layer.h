@@ -3,6 +3,7 @@
 #include <list>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <torch/nn/module.h>
@@ -13,6 +14,14 @@
 #include <torchlora/nn/redirect.h>
 
 namespace torchlora {
+
+/// Which elements of a batch, along its first dimension, go through which
+/// adapter; the others through none.
+struct MixedBatch {
+  int64_t size = 0;
+  /// Adapter names and int64 indices.
+  std::vector<std::pair<std::string, at::Tensor>> rows;
+};
 
 /// The layer that takes the place of an adapted one in the module tree:
 /// children `base_layer` (the original, which is redirected to this layer),
@@ -133,6 +142,13 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
     return !merged_adapters_.empty();
   }
 
+  /// Until it is set to nullptr, every forward sends each element of its batch
+  /// through one adapter, whatever is active; those that the layer does not
+  /// have are skipped. For `MixedBatchGuard`, which checks what it may be.
+  void set_mixed_batch(std::shared_ptr<const MixedBatch> batch) {
+    mixed_batch_ = std::move(batch);
+  }
+
   void pretty_print(std::ostream& stream) const override;
 
  protected:
@@ -145,6 +161,8 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
     double dropout;
     /// Of a merged DoRA update: what its rows were multiplied by.
     at::Tensor merged_scale = {};
+    /// Of a mixed batch: the elements (int64) that the adapter is for.
+    at::Tensor rows = {};
   };
 
   /// Factors as PEFT constructs them for this type of layer, drawn in fp32, as
@@ -182,6 +200,9 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       const at::Tensor& output,
       const at::Tensor& input,
       const Term& term);
+  at::Tensor mixed_forward(
+      const at::Tensor& input,
+      const std::vector<Term>& terms);
 
   friend void merge_layers(
       const std::vector<LoraLayer*>& layers,
@@ -205,6 +226,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// Of `merged_adapters_`; undefined without DoRA.
   std::vector<at::Tensor> merged_scales_;
   bool enabled_ = true;
+  std::shared_ptr<const MixedBatch> mixed_batch_;
 };
 
 /// `LoraLayer::merge` on many layers as one: warns once, and with

@@ -1,0 +1,116 @@
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/types.h>
+
+#include "lora/contains.h"
+#include "model_state.h"
+
+namespace torchlora {
+namespace {
+
+constexpr auto kBase = "__base__";
+
+void check_mixed_batch(
+    PeftModel::State& state,
+    const std::set<std::string>& names,
+    const std::vector<ModuleSite>& sites) {
+  std::vector<std::string> unknown;
+  for (const auto& name : names) {
+    const auto* adapter = state.find(name);
+    if (!adapter) {
+      unknown.push_back(name);
+      continue;
+    }
+    TORCH_CHECK_VALUE(
+        !adapter->config.use_dora(),
+        "[mixed_batch] Cannot pass `adapter_names` when DoRA is enabled, as "
+        "for adapter ",
+        name);
+    TORCH_CHECK_VALUE(
+        !state.versions.has(name),
+        "[mixed_batch] adapter ",
+        name,
+        " has modules_to_save or biases of its own, which the elements of one "
+        "batch cannot differ in");
+  }
+  TORCH_CHECK_VALUE(
+      unknown.empty(),
+      fmt::format(
+          "[mixed_batch] Trying to infer with non-existing adapter(s): {}",
+          fmt::join(unknown, ", ")));
+  for (const auto& site : sites) {
+    TORCH_CHECK_VALUE(
+        !site.layer->is_training(),
+        "[mixed_batch] Cannot pass `adapter_names` when the model is in "
+        "training mode: call eval()");
+    TORCH_CHECK_VALUE(
+        !site.layer->merged(),
+        "[mixed_batch] Cannot pass `adapter_names` when there are merged "
+        "adapters, please call `unmerge_adapter` first");
+  }
+}
+
+} // namespace
+
+DisableAdapterGuard::DisableAdapterGuard(const PeftModel& model)
+    : model_(model) {
+  for (const auto& site : lora_sites(model_.base_model())) {
+    saved_.emplace_back(site.layer, site.layer->adapters_enabled());
+    site.layer->enable_adapters(false);
+  }
+  ++model_.state().disabled;
+  model_.state().select_versions();
+}
+
+DisableAdapterGuard::~DisableAdapterGuard() {
+  for (const auto& [layer, enabled] : saved_) {
+    layer->enable_adapters(enabled);
+  }
+  --model_.state().disabled;
+  model_.state().select_versions();
+}
+
+MixedBatchGuard::MixedBatchGuard(
+    const PeftModel& model,
+    const std::vector<std::string>& adapter_names) {
+  std::map<std::string, std::vector<int64_t>> rows;
+  std::set<std::string> names;
+  for (size_t i = 0; i < adapter_names.size(); ++i) {
+    if (adapter_names[i] != kBase) {
+      rows[adapter_names[i]].push_back(static_cast<int64_t>(i));
+      names.insert(adapter_names[i]);
+    }
+  }
+  const auto sites = lora_sites(model.base_model());
+  check_mixed_batch(model.state(), names, sites);
+  auto batch = std::make_shared<MixedBatch>();
+  batch->size = static_cast<int64_t>(adapter_names.size());
+  for (const auto& [name, indices] : rows) {
+    batch->rows.emplace_back(name, torch::tensor(indices, at::kLong));
+  }
+  for (const auto& site : sites) {
+    site.layer->set_mixed_batch(batch);
+    layers_.push_back(site.layer);
+  }
+}
+
+MixedBatchGuard::~MixedBatchGuard() {
+  for (const auto& layer : layers_) {
+    layer->set_mixed_batch(nullptr);
+  }
+}
+
+DisableAdapterGuard PeftModel::disable_adapter() const {
+  return DisableAdapterGuard(*this);
+}
+
+MixedBatchGuard PeftModel::mixed_batch(
+    const std::vector<std::string>& adapter_names) const {
+  return MixedBatchGuard(*this, adapter_names);
+}
+
+} // namespace torchlora

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace torchlora {
+
+/// A tensor of the base model that an adapter has a version of its own of:
+/// one of `modules_to_save`, a bias it trains, a table from its file.
+struct OwnedTensor {
+  /// In the adapter's file, behind "base_model.model.".
+  std::string key;
+  /// The model's tensor.
+  at::Tensor tensor;
+  /// Undefined: starts as the base model's.
+  at::Tensor value = {};
+  bool trains = true;
+};
+
+/// The versions of base tensors, by adapter. A tensor stays the model's own
+/// object, which all handles and optimizers see; it is given the data (and the
+/// gradient) of the active adapter's version. So a module of any type can be
+/// trained whole, and disabling an adapter gives the base back.
+class ParameterVersions {
+ public:
+  /// Adds an adapter's versions, inactive.
+  void add(const std::string& adapter, const std::vector<OwnedTensor>& tensors);
+  void remove(const std::string& adapter);
+  bool has(const std::string& adapter) const;
+  /// ValueError, with the keys, if two of the adapters have versions of one
+  /// tensor.
+  void check_active(const std::vector<std::string>& adapters) const;
+  /// Makes every tensor the version of the one of `adapters` that has one, the
+  /// base model's where none has. Only an adapter's version is `trainable`.
+  void select(const std::vector<std::string>& adapters, bool trainable);
+  /// Forgets all versions and leaves the tensors as they are.
+  void release();
+  /// Keys and current values of an adapter's versions.
+  std::vector<std::pair<std::string, at::Tensor>> tensors(
+      const std::string& adapter) const;
+
+ private:
+  struct Version {
+    /// Empty: the base model's.
+    std::string adapter;
+    std::string key;
+    bool trains = false;
+    /// While it is not the current one.
+    at::Tensor value = {}, grad = {};
+  };
+  struct Slot {
+    at::Tensor tensor;
+    /// The base model's first.
+    std::vector<Version> versions;
+    size_t current = 0;
+
+    size_t find(const std::string& adapter) const;
+    void make_current(size_t index, bool trainable);
+  };
+  std::vector<Slot> slots_;
+};
+
+} // namespace torchlora

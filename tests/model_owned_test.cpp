@@ -1,0 +1,279 @@
+// Tensors of the base model that an adapter trains: modules_to_save, bias, and
+// the tables in peft's files (tests/reference/make_owned_goldens.py).
+#include <filesystem>
+#include <set>
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <torchlora/io/safetensors.h>
+#include <torchlora/lora/layer.h>
+#include <torchlora/model.h>
+#include <torchlora/nn/embedding.h>
+#include <torchlora/nn/linear.h>
+
+namespace torchlora {
+namespace {
+
+namespace fs = std::filesystem;
+using at::Tensor;
+
+/// Modules that are trained whole need not be torchlora's.
+struct NetImpl : torch::nn::Module {
+  nn::Embedding embed_tokens =
+      register_module("embed_tokens", nn::Embedding(12, 6));
+  nn::Linear up = register_module("up", nn::Linear(6, 8));
+  torch::nn::LayerNorm norm = register_module(
+      "norm",
+      torch::nn::LayerNorm(torch::nn::LayerNormOptions({8})));
+  torch::nn::Linear head = register_module("head", torch::nn::Linear(8, 4));
+  torch::nn::Linear score = register_module("score", torch::nn::Linear(4, 3));
+
+  Tensor forward(const Tensor& ids) {
+    return score(head(norm(up(embed_tokens(ids)).tanh())));
+  }
+};
+
+double difference(const Tensor& a, const Tensor& b) {
+  return (a - b).abs().max().item<double>();
+}
+
+class OwnedTensors : public testing::Test {
+ protected:
+  OwnedTensors() {
+    torch::NoGradGuard no_grad;
+    for (auto& item : model_->named_parameters()) {
+      item.value().copy_(reference_.tensor("base." + item.key()));
+    }
+    base_ = run();
+  }
+  Tensor run() {
+    torch::NoGradGuard no_grad;
+    return model_->forward(ids_);
+  }
+  /// As training would, and not the same for every adapter.
+  void disturb(PeftModel& peft) {
+    torch::NoGradGuard no_grad;
+    for (auto& parameter : peft.trainable_parameters()) {
+      parameter.add_(torch::randn_like(parameter), 0.3);
+    }
+  }
+  LoraConfig config() {
+    return LoraConfig(2).target_modules({"up"});
+  }
+
+  static inline const fs::path folder_ =
+      fs::path(TORCHLORA_TEST_DATA) / "lora" / "owned";
+  io::SafetensorsFile reference_{folder_ / "reference.safetensors"};
+  std::shared_ptr<NetImpl> model_ = std::make_shared<NetImpl>();
+  Tensor ids_ = reference_.tensor("ids");
+  Tensor base_;
+};
+
+class OwnedTensorGoldens : public OwnedTensors,
+                           public testing::WithParamInterface<const char*> {};
+
+TEST_P(OwnedTensorGoldens, AreThoseOfPeft) {
+  const std::string name = GetParam();
+  EXPECT_LT(difference(base_, reference_.tensor("base.output")), 1e-6);
+  auto peft = PeftModel::from_pretrained(
+      *model_, folder_ / name, "default", /*is_trainable=*/true);
+  const auto output = model_->forward(ids_);
+  const auto expected = reference_.tensor(name + ".output");
+  EXPECT_LT(difference(output, expected), 1e-5);
+  EXPECT_GT(difference(base_, expected), 1e-2);
+
+  output.square().sum().backward();
+  std::set<std::string> trained;
+  for (const auto& item : peft.state_dict()) {
+    const auto key = name + ".grad." + item.key();
+    ASSERT_EQ(item.value().grad().defined(), reference_.contains(key)) << key;
+    if (reference_.contains(key)) {
+      const auto gradient = reference_.tensor(key);
+      EXPECT_LT(
+          difference(item.value().grad(), gradient),
+          1e-5 * gradient.abs().max().item<double>());
+    }
+    trained.insert(item.key());
+  }
+  {
+    const auto guard = peft.disable_adapter();
+    EXPECT_TRUE(torch::equal(run(), base_));
+  }
+  EXPECT_TRUE(torch::equal(run(), output));
+
+  // What is saved has peft's keys, and loads.
+  const auto saved = fs::path(testing::TempDir()) / "owned_adapter";
+  peft.save_pretrained(saved);
+  const io::SafetensorsFile ours(saved / "adapter_model.safetensors");
+  const io::SafetensorsFile theirs(
+      folder_ / name / "adapter_model.safetensors");
+  for (const auto& key : theirs.keys()) {
+    EXPECT_TRUE(
+        ours.contains(key) || key.ends_with("original_module.bias") ||
+        key.ends_with("modules_to_save.bias"))
+        << key;
+  }
+  EXPECT_EQ(
+      std::set<std::string>(ours.keys().begin(), ours.keys().end()), trained);
+  peft.unload();
+  EXPECT_TRUE(torch::equal(run(), base_));
+  auto loaded = PeftModel::from_pretrained(*model_, saved);
+  EXPECT_TRUE(torch::equal(run(), output));
+  EXPECT_TRUE(loaded.trainable_parameters().empty());
+  loaded.merge_and_unload();
+  EXPECT_LT(difference(run(), output), 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases,
+    OwnedTensorGoldens,
+    testing::Values(
+        "modules_to_save",
+        "bias_all",
+        "bias_lora_only",
+        "bias_and_modules",
+        "token_classification",
+        "saved_table"));
+
+TEST_F(OwnedTensors, EachAdapterHasItsOwnAndGradientsAndOptimizersFollow) {
+  auto peft = get_peft_model(*model_, config().modules_to_save({"head"}));
+  EXPECT_TRUE(torch::equal(run(), base_));
+  EXPECT_EQ(peft.trainable_parameters().size(), 4U);
+  torch::optim::SGD optimizer(peft.trainable_parameters(), 0.1);
+  model_->forward(ids_).square().sum().backward();
+  const auto gradient = model_->head->weight.grad().clone();
+  optimizer.step();
+  const auto first = run();
+
+  // A copy of the base model's, not of the first adapter's.
+  peft.add_adapter("second", config().modules_to_save({"head", "norm"}));
+  peft.set_adapter("second");
+  EXPECT_TRUE(torch::equal(run(), base_));
+  EXPECT_FALSE(model_->head->weight.grad().defined());
+  disturb(peft);
+  const auto second = run();
+  peft.set_adapter("default");
+  EXPECT_TRUE(torch::equal(run(), first));
+  EXPECT_TRUE(torch::equal(model_->head->weight.grad(), gradient));
+  EXPECT_FALSE(model_->norm->weight.requires_grad());
+  EXPECT_THROW(peft.set_adapter({"default", "second"}), c10::ValueError);
+  EXPECT_EQ(peft.active_adapters(), std::vector<std::string>{"default"});
+
+  const auto folder = fs::path(testing::TempDir()) / "owned_two";
+  peft.save_pretrained(folder);   // the second is not the active one
+  peft.delete_adapter("default"); // the second becomes active
+  EXPECT_TRUE(torch::equal(run(), second));
+  peft.unload();
+  EXPECT_TRUE(torch::equal(run(), base_));
+  auto loaded = PeftModel::from_pretrained(*model_, folder / "second");
+  EXPECT_TRUE(torch::equal(run(), second));
+  loaded.load_adapter(folder, "first");
+  loaded.set_adapter("first");
+  EXPECT_TRUE(torch::equal(run(), first));
+}
+
+// A forward whose backward comes after a look at the base model, as in DPO.
+TEST_F(OwnedTensors, BackwardAfterADisabledForwardIsRight) {
+  auto peft = get_peft_model(*model_, config().modules_to_save({"head"}));
+  disturb(peft);
+  model_->forward(ids_).square().sum().backward();
+  const auto expected = model_->head->weight.grad().clone();
+  model_->zero_grad();
+  const auto loss = model_->forward(ids_).square().sum();
+  {
+    const auto guard = peft.disable_adapter();
+    EXPECT_TRUE(torch::equal(run(), base_));
+  }
+  loss.backward();
+  EXPECT_TRUE(torch::equal(model_->head->weight.grad(), expected));
+}
+
+TEST_F(OwnedTensors, FollowTheModelToAnotherDtype) {
+  auto peft = get_peft_model(*model_, config().modules_to_save({"head"}));
+  disturb(peft);
+  const auto adapted = run();
+  model_->to(torch::kDouble);
+  EXPECT_LT(difference(run(), adapted), 1e-5);
+  const auto guard = peft.disable_adapter();
+  EXPECT_EQ(model_->head->weight.scalar_type(), torch::kDouble);
+  EXPECT_LT(difference(run(), base_), 1e-5);
+}
+
+// In peft ["q_proj"] also trains "xq_proj".
+TEST_F(OwnedTensors, NamesEndAtADot) {
+  auto peft = get_peft_model(*model_, config().modules_to_save({"ead"}));
+  EXPECT_EQ(peft.trainable_parameters().size(), 2U);
+}
+
+TEST_F(OwnedTensors, AModuleToSaveIsNotAdapted) {
+  auto peft = get_peft_model(
+      *model_,
+      LoraConfig(2)
+          .target_modules({"up", "embed_tokens"})
+          .modules_to_save({"embed_tokens"}));
+  EXPECT_EQ(peft.layers().size(), 1U);
+  EXPECT_TRUE(model_->embed_tokens->weight.requires_grad());
+  EXPECT_THROW(
+      peft.add_adapter(
+          "second",
+          LoraConfig(2)
+              .target_modules({"embed_tokens"})
+              .modules_to_save({"up"})),
+      c10::ValueError);
+}
+
+TEST_F(OwnedTensors, ATiedModuleNeedsConsent) {
+  struct TiedImpl : torch::nn::Module {
+    nn::Embedding table = register_module("table", nn::Embedding(12, 6));
+    nn::Linear up = register_module("up", nn::Linear(6, 6));
+    std::shared_ptr<torch::nn::Module> head =
+        register_module("head", std::make_shared<torch::nn::Module>("head"));
+    torch::nn::Linear assigned = register_module(
+        "assigned",
+        torch::nn::Linear(torch::nn::LinearOptions(6, 12).bias(false)));
+    TiedImpl() {
+      head->register_parameter("weight", table->weight);
+      assigned->weight = table->weight;
+    }
+  };
+  auto model = std::make_shared<TiedImpl>();
+  auto tied = config().modules_to_save({"head"});
+  EXPECT_THROW(get_peft_model(*model, tied), c10::ValueError);
+  EXPECT_TRUE(model->up->weight.requires_grad());
+  EXPECT_THROW( // its registered parameter is another tensor
+      get_peft_model(
+          *model,
+          config().modules_to_save({"assigned"}).ensure_weight_tying(true)),
+      c10::ValueError);
+  get_peft_model(*model, tied.ensure_weight_tying(true));
+  EXPECT_TRUE(model->table->weight.requires_grad());
+}
+
+TEST_F(OwnedTensors, BadConfigurationsLeaveTheModelAlone) {
+  for (const auto& bad :
+       {config().bias("some"), config().bias("all").lora_bias(true)}) {
+    EXPECT_THROW(get_peft_model(*model_, bad), c10::ValueError);
+    EXPECT_TRUE(model_->head->weight.requires_grad());
+  }
+}
+
+TEST_F(OwnedTensors, AreMissedInAFile) {
+  const auto folder = fs::path(testing::TempDir()) / "owned_missing";
+  fs::remove_all(folder);
+  fs::copy(folder_ / "modules_to_save", folder);
+  const io::SafetensorsFile file(
+      folder_ / "modules_to_save" / "adapter_model.safetensors");
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const auto& key : file.keys()) {
+    if (!key.ends_with("norm.weight")) {
+      tensors.emplace_back(key, file.tensor(key));
+    }
+  }
+  io::save_safetensors(folder / "adapter_model.safetensors", tensors);
+  EXPECT_THROW(PeftModel::from_pretrained(*model_, folder), c10::Error);
+  EXPECT_TRUE(torch::equal(run(), base_));
+}
+
+} // namespace
+} // namespace torchlora
