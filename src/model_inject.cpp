@@ -231,6 +231,9 @@ InjectionPlan plan_injection(
     } else if (
         match == TargetMatch::kTargeted ||
         peft_match == TargetMatch::kTargeted) {
+      if (!site.layer && !site.type) {
+        LoraRegistry::global().create(site.name, site.module); // refuses
+      }
       const double r = lookup(ranks, site, static_cast<double>(config.r()));
       TORCH_CHECK_VALUE(
           r == std::floor(r),

@@ -1,5 +1,6 @@
 // Tensors of the base model that an adapter trains: modules_to_save, bias, and
-// the tables in peft's files (tests/reference/make_owned_goldens.py).
+// the tables in peft's files (tests/reference/make_owned_goldens.py); and the
+// same model with adapters by older versions (make_version_goldens.py).
 #include <filesystem>
 #include <set>
 
@@ -19,20 +20,22 @@ namespace fs = std::filesystem;
 using at::Tensor;
 
 /// Modules that are trained whole need not be torchlora's.
-struct NetImpl : torch::nn::Module {
+template <class Head>
+struct NetOf : torch::nn::Module {
   nn::Embedding embed_tokens =
       register_module("embed_tokens", nn::Embedding(12, 6));
   nn::Linear up = register_module("up", nn::Linear(6, 8));
   torch::nn::LayerNorm norm = register_module(
       "norm",
       torch::nn::LayerNorm(torch::nn::LayerNormOptions({8})));
-  torch::nn::Linear head = register_module("head", torch::nn::Linear(8, 4));
+  Head head = register_module("head", Head(8, 4));
   torch::nn::Linear score = register_module("score", torch::nn::Linear(4, 3));
 
   Tensor forward(const Tensor& ids) {
     return score(head(norm(up(embed_tokens(ids)).tanh())));
   }
 };
+using NetImpl = NetOf<torch::nn::Linear>;
 
 double difference(const Tensor& a, const Tensor& b) {
   return (a - b).abs().max().item<double>();
@@ -135,6 +138,43 @@ INSTANTIATE_TEST_SUITE_P(
         "bias_and_modules",
         "token_classification",
         "saved_table"));
+
+class OldVersionFiles : public testing::TestWithParam<const char*> {};
+
+TEST_P(OldVersionFiles, Load) {
+  const auto folder =
+      fs::path(TORCHLORA_TEST_DATA) / "lora" / "versions" / GetParam();
+  const io::SafetensorsFile reference(folder / "reference.safetensors");
+  auto model = std::make_shared<NetOf<nn::Linear>>();
+  torch::NoGradGuard no_grad;
+  for (auto& item : model->named_parameters()) {
+    item.value().copy_(reference.tensor("base." + item.key()));
+  }
+  auto peft = PeftModel::from_pretrained(*model, folder);
+  const auto expected = reference.tensor("output");
+  const auto ids = reference.tensor("ids");
+  EXPECT_LT(difference(model->forward(ids), expected), 1e-5);
+  const auto saved = fs::path(testing::TempDir()) / "old_version";
+  peft.save_pretrained(saved);
+  peft.unload();
+  EXPECT_GT(difference(model->forward(ids), expected), 1e-2);
+  PeftModel::from_pretrained(*model, saved);
+  EXPECT_LT(difference(model->forward(ids), expected), 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Versions,
+    OldVersionFiles,
+    testing::Values("0.10.0", "0.12.0", "0.14.0"));
+
+TEST(OldVersions, ALayerThatCannotBeAdaptedIsRefused) {
+  auto model = std::make_shared<NetOf<torch::nn::Linear>>();
+  EXPECT_THROW(
+      PeftModel::from_pretrained(
+          *model,
+          fs::path(TORCHLORA_TEST_DATA) / "lora" / "versions" / "0.12.0"),
+      c10::ValueError);
+}
 
 TEST_F(OwnedTensors, EachAdapterHasItsOwnAndGradientsAndOptimizersFollow) {
   auto peft = get_peft_model(*model_, config().modules_to_save({"head"}));

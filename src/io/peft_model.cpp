@@ -11,6 +11,7 @@
 #include <torchlora/io/safetensors.h>
 #include <torchlora/model.h>
 
+#include "io/adapter_file.h"
 #include "io/saved_config.h"
 #include "io/weight_conversion.h"
 #include "model_state.h"
@@ -37,24 +38,11 @@ specs_of(const ModuleSite& site, int64_t r, const LoraConfig& config) {
       config);
 }
 
-io::SafetensorsFile open_weights(const fs::path& directory) {
-  std::error_code error;
-  TORCHLORA_CHECK_DATA(
-      fs::exists(directory / kWeightsFile, error) ||
-          !fs::exists(directory / "adapter_model.bin", error),
-      "[load_adapter] ",
-      directory.string(),
-      " has its weights in adapter_model.bin only; save it again with PEFT to "
-      "get ",
-      kWeightsFile);
-  return io::SafetensorsFile(directory / kWeightsFile);
-}
-
 /// Embedding tables and output heads that PEFT saves beside an adapter that
 /// targets them: taken out of `unexpected`, and added to what the adapter owns
 /// where they are not the base model's.
 void match_tables(
-    const io::SafetensorsFile& file,
+    const io::AdapterFile& file,
     torch::nn::Module& model,
     std::set<std::string>& unexpected,
     std::vector<OwnedTensor>& owned) {
@@ -65,11 +53,12 @@ void match_tables(
     const auto weight = site.base_weight().weight();
     for (const char* name : {"base_layer.weight", "weight"}) {
       const auto key = file_key(site.peft_name, name);
-      if (!unexpected.contains(key) || file.sizes(key) != weight.sizes()) {
+      if (!unexpected.contains(key) ||
+          file.tensors.at(key).sizes() != weight.sizes()) {
         continue;
       }
       unexpected.erase(key);
-      auto value = file.tensor(key).to(weight.options());
+      auto value = file.tensors.at(key).to(weight.options());
       if (!at::equal(value, weight.detach())) {
         owned.push_back(
             {site.peft_name + "." + name, weight, value, /*trains=*/false});
@@ -82,34 +71,38 @@ void match_tables(
 /// `LoraAdapter::tensors`, layer by layer; those that the adapter owns are put
 /// into the plan.
 std::vector<at::Tensor> match_tensors(
-    const io::SafetensorsFile& file,
+    const io::AdapterFile& file,
     torch::nn::Module& model,
     InjectionPlan& plan) {
   std::vector<at::Tensor> tensors;
   std::vector<std::string> missing, misshaped;
-  std::set<std::string> unexpected(file.keys().begin(), file.keys().end());
+  std::set<std::string> unexpected;
+  for (const auto& item : file.tensors) {
+    unexpected.insert(item.first);
+  }
   const auto take = [&](const std::string& key, at::IntArrayRef sizes) {
-    if (!file.contains(key)) {
+    const auto found = file.tensors.find(key);
+    if (found == file.tensors.end()) {
       missing.push_back(key);
       return at::Tensor();
     }
     unexpected.erase(key);
-    if (file.sizes(key) != sizes) {
+    if (found->second.sizes() != sizes) {
       misshaped.push_back(fmt::format(
           "{} is [{}], expected [{}]",
           key,
-          fmt::join(file.sizes(key), ", "),
+          fmt::join(found->second.sizes(), ", "),
           fmt::join(sizes, ", ")));
       return at::Tensor();
     }
-    return file.tensor(key);
+    return found->second;
   };
   for (const auto& target : plan.targets) {
     const auto& site = target.site;
     for (const auto& [name, sizes] : specs_of(site, target.r, plan.config)) {
       const auto other = file_key(site.name, name);
       tensors.push_back(take(
-          file.contains(other) ? other : file_key(site.peft_name, name),
+          file.tensors.contains(other) ? other : file_key(site.peft_name, name),
           sizes));
     }
   }
@@ -142,7 +135,7 @@ std::vector<at::Tensor> match_tensors(
   TORCHLORA_CHECK_DATA(
       missing.empty() && misshaped.empty() && unexpected.empty(),
       "[load_adapter] ",
-      file.path().string(),
+      file.path.string(),
       " does not fit this model and its adapter_config.json:",
       list(missing, "missing"),
       list(unexpected, "unexpected"),
@@ -176,7 +169,7 @@ InjectionPlan inject_from_folder(
       ", which changed the base weights as well and cannot be repeated; save "
       "it with path_initial_model_for_weight_conversion, then it fits the "
       "original base");
-  const auto file = open_weights(directory);
+  const auto file = io::read_adapter_file(directory);
   auto plan = plan_injection(model, config, adapter_name);
   const auto tensors = match_tensors(file, model, plan);
   const auto layers = inject(plan, adapter_name, autocast_adapter_dtype);

@@ -170,7 +170,19 @@ TEST_F(PeftFiles, AnOldSmallConfigurationLoads) {
         {"target_modules", {"v_proj"}},
         {"a_key_of_the_future", 1}};
   });
-  EXPECT_EQ(PeftModel::from_pretrained(*text_, folder_).layers().size(), 1U);
+  const auto peft = PeftModel::from_pretrained(*text_, folder_);
+  EXPECT_EQ(peft.layers().size(), 1U);
+  peft.save_pretrained(folder_);
+  EXPECT_EQ(read_config()["a_key_of_the_future"], 1); // kept
+}
+
+TEST_F(PeftFiles, AWeightsFileThatIsNoDictionaryOfTensorsIsRefused) {
+  save(*text_, LoraConfig(4).target_modules({"v_proj"}));
+  fs::remove(folder_ / "adapter_model.safetensors");
+  for (const std::string& bytes : {"", "not a zip archive"}) {
+    io::write_file_atomic(folder_ / "adapter_model.bin", bytes);
+    EXPECT_NE(refusal().find("adapter_model.bin"), std::string::npos);
+  }
 }
 
 TEST_F(PeftFiles, FeaturesThatAreNotSupportedAreRefusedByName) {
