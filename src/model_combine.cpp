@@ -156,7 +156,9 @@ void PeftModel::add_weighted_adapter(
   bool has_bias = false;
   for (auto& site : lora_sites(*state_->model)) {
     if (check_layer(site, adapters, options, has_bias)) {
-      targets.push_back(site.peft_name);
+      if (!site.is_part) {
+        targets.push_back(site.peft_name);
+      }
       sites.push_back(std::move(site));
     }
   }

@@ -25,6 +25,32 @@ std::string repr(const ModuleNames& names) {
       : "None";
 }
 
+/// The children that are adapted together with a layer.
+void visit_parts(
+    const std::string& name,
+    const std::string& peft_name,
+    torch::nn::Module& layer,
+    std::vector<ModuleSite>& sites) {
+  const auto* redirectable = dynamic_cast<nn::Redirectable*>(&layer);
+  if (!redirectable) {
+    return;
+  }
+  for (const auto& child : redirectable->adapted_children()) {
+    const auto module = layer.named_children()[child];
+    ModuleSite site{
+        name + "." + child,
+        module,
+        &layer,
+        child,
+        std::dynamic_pointer_cast<LoraLayer>(module),
+        nullptr,
+        peft_name + ".base_layer." + child,
+        /*is_part=*/true};
+    site.type = site.layer ? nullptr : LoraRegistry::global().find(*module);
+    sites.push_back(std::move(site));
+  }
+}
+
 void visit(
     torch::nn::Module& parent,
     const std::string& prefix,
@@ -48,8 +74,14 @@ void visit(
     const bool is_leaf = site.layer || site.type;
     const auto path = is_leaf ? site.base_weight().path() : "";
     site.peft_name = path.empty() ? site.name : site.name + "." + path;
-    sites.push_back(std::move(site));
-    if (!is_leaf) {
+    sites.push_back(site);
+    if (is_leaf) {
+      visit_parts(
+          site.name,
+          site.peft_name,
+          site.layer ? *site.layer->base_layer() : *module,
+          sites);
+    } else {
       visit(*module, prefix + child.key() + ".", seen, sites);
     }
   }
@@ -84,7 +116,7 @@ ModuleNames all_linear(
         std::any_of(left_out.begin(), left_out.end(), [&](const auto& entry) {
           return names_module(entry, site.name);
         });
-    if (is_linear(site) && !is_left_out) {
+    if (is_linear(site) && !site.is_part && !is_left_out) {
       names.push_back(site.peft_name);
     }
   }
@@ -220,8 +252,16 @@ InjectionPlan plan_injection(
   const PatternTable ranks(config.rank_pattern());
   const PatternTable alphas(config.alpha_pattern());
   std::vector<ModuleSite> adapted;
-  bool any_excluded = false, any_unmatched = false;
+  bool any_excluded = false, any_unmatched = false, with_parts = false;
   for (const auto& site : sites) {
+    if (site.is_part) {
+      if (with_parts) {
+        const auto& whole = plan.targets.back();
+        plan.targets.push_back({site, whole.r, whole.lora_alpha});
+      }
+      continue;
+    }
+    with_parts = false;
     const auto match = matcher.match(site.name);
     const auto peft_match = matcher.match(site.lora_name());
     if (match == TargetMatch::kExcluded ||
@@ -237,6 +277,10 @@ InjectionPlan plan_injection(
           r,
           " for module ",
           site.name);
+      if (!site.layer) { // refuses what cannot be adapted
+        LoraRegistry::global().create(site.name, site.module);
+      }
+      with_parts = true;
       plan.targets.push_back(
           {site,
            static_cast<int64_t>(r),

@@ -44,6 +44,9 @@ struct ModuleSite {
   /// The name under which PEFT knows the layer: that of the module that owns
   /// the weight ("….q_proj.linear"); `name` for all other modules.
   std::string peft_name;
+  /// Whether it is adapted with the site before it and never alone: a child
+  /// that a layer names in `adapted_children`.
+  bool is_part = false;
 
   /// Of a layer that is or can be adapted.
   BaseWeight base_weight() const {

@@ -12,6 +12,7 @@
 #include <torchlora/lora/embedding.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/lora/linear.h>
+#include <torchlora/lora/multihead_attention.h>
 #include <torchlora/lora/registry.h>
 #include <torchlora/model.h>
 #include <torchlora/models/gemma4/model.h>
@@ -21,6 +22,7 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/inspect.h>
 #include <torchlora/nn/linear.h>
+#include <torchlora/nn/multihead_attention.h>
 #include <torchlora/nn/pretrained.h>
 #include <torchlora/tokenizer/chat.h>
 #include <torchlora/tokenizer/tokenizer.h>

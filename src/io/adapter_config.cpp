@@ -47,7 +47,6 @@ const json& neutral_values() {
 const json& indifferent_values() {
   static const json values = json::parse(R"({
     "auto_mapping": null,
-    "fan_in_fan_out": false,
     "megatron_core": "megatron.core",
     "peft_version": null,
     "qalora_group_size": 16,
@@ -216,6 +215,7 @@ LoraConfig load_adapter_config(const fs::path& directory) {
   reader.read("r", "a number", config.r());
   reader.read("lora_alpha", config.lora_alpha());
   reader.read("lora_dropout", config.lora_dropout());
+  reader.read("fan_in_fan_out", "true or false", config.fan_in_fan_out());
   reader.read("use_rslora", "true or false", config.use_rslora());
   reader.read("use_dora", "true or false", config.use_dora());
   reader.read("lora_bias", "true or false", config.lora_bias());
@@ -276,6 +276,7 @@ std::string adapter_config_json(const LoraConfig& config) {
   values["r"] = config.r();
   values["lora_alpha"] = number(config.lora_alpha());
   values["lora_dropout"] = config.lora_dropout();
+  values["fan_in_fan_out"] = config.fan_in_fan_out();
   values["use_rslora"] = config.use_rslora();
   values["use_dora"] = config.use_dora();
   values["lora_bias"] = config.lora_bias();

@@ -3,7 +3,7 @@
 
 "initial" is the largest difference of an update B A, relative, when both make an adapter under the same seed. Initialisers that peft cannot
 make for a convolution or an embedding are compared on the linear layers. pissa_niter_N is exchanged as a plain LoRA of the original base, the others
-as they are.
+as they are. peft adds the update of an attention's out_proj twice: on the way from peft its lora_B is doubled, on the way to it halved.
 """
 
 import sys
@@ -24,12 +24,19 @@ CASES = {
     "pissa_niter_4": (LINEAR, {"init_lora_weights": "pissa_niter_4"}),
     "orthogonal": (LINEAR, {"init_lora_weights": "orthogonal"}),
     "mica": (LINEAR, {"init_lora_weights": "mica"}),
+    "attention": (["mha", "up"], {"rank_pattern": {"mha": 3}}),
+    "attention, rslora": (["mha"], {"use_rslora": True}),
+    "transposed": (["c_attn", "table"], {"fan_in_fan_out": True}),
+    "transposed, bias": (["c_attn"], {"fan_in_fan_out": True, "lora_bias": True}),
+    "transposed, pissa, dora": (["c_attn"], {"fan_in_fan_out": True, "init_lora_weights": "pissa", "use_dora": True}),
+    "transposed and not": (["c_attn", "up"], {}),
 }
 
 
 def make_net():
     import torch
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
     class Net(nn.Module):
         def __init__(self):
@@ -37,17 +44,31 @@ def make_net():
             self.table = nn.Embedding(20, 8, padding_idx=3)
             self.conv1 = nn.Conv1d(8, 8, 3, padding=1)
             self.conv2 = nn.Conv2d(1, 4, 3, padding=1)
-            self.up = nn.Linear(8, 16)
+            self.mha = nn.MultiheadAttention(8, 2)
+            self.c_attn = Conv1D(12, 8)
+            self.up = nn.Linear(12, 16)
             self.down = nn.Linear(16, 6)
 
         def forward(self, ids):
             x = self.table(ids)
+            y = x.transpose(0, 1)
+            x = x + self.mha(y, y, y, need_weights=False)[0].transpose(0, 1)
             x = torch.tanh(self.conv1(x.transpose(1, 2)).transpose(1, 2))
             x = torch.tanh(self.conv2(x.unsqueeze(1))).mean(1)
-            return self.down(torch.tanh(self.up(x)))
+            return self.down(torch.tanh(self.up(torch.tanh(self.c_attn(x)))))
 
     torch.manual_seed(0)
-    return Net()
+    net = Net()
+    nn.init.normal_(net.c_attn.weight, std=0.3)
+    return net
+
+
+def scale_out_proj(folder, factor):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "adapter_model.safetensors")
+    scaled = {key: value * (factor if "out_proj.lora_B" in key else 1) for key, value in tensors.items()}
+    save_file(scaled, folder / "adapter_model.safetensors")
 
 
 def updates(folder):
@@ -91,6 +112,7 @@ def compare(build, folder, ids, targets, values):
         theirs = model(ids)
     convert = {"path_initial_model_for_weight_conversion": str(folder / "peft" / "initial")} if converts else {}
     model.save_pretrained(folder / "peft" / "trained", **convert)
+    scale_out_proj(folder / "peft" / "trained", 2)
     common.run_program(program, ["load", base, folder / "peft" / "trained", given, folder / "theirs.safetensors"], folder / "load.log")
     ours = load_file(folder / "theirs.safetensors")
 
@@ -106,6 +128,7 @@ def compare(build, folder, ids, targets, values):
     for kind in ("raw", "plain"):
         if kind == "raw" and converts:
             continue
+        scale_out_proj(folder / "ours" / kind, 0.5)
         with torch.no_grad():
             loaded = peft.PeftModel.from_pretrained(make_net(), folder / "ours" / kind).eval()
             keys = set(peft.get_peft_model_state_dict(loaded))

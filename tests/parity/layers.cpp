@@ -17,6 +17,26 @@ namespace {
 namespace fs = std::filesystem;
 namespace nn = torchlora::nn;
 
+/// transformers' Conv1D, which the library has not.
+struct TransposedModule : torch::nn::Cloneable<TransposedModule> {
+  TransposedModule(int64_t in, int64_t out) : in_(in), out_(out) {
+    TransposedModule::reset();
+  }
+  void reset() override {
+    weight = register_parameter("weight", torch::empty({in_, out_}));
+    bias = register_parameter("bias", torch::empty({out_}));
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    return at::linear(x, weight.t(), bias);
+  }
+  int64_t in_, out_;
+  torch::Tensor weight, bias;
+};
+struct TransposedImpl : nn::Adaptable<TransposedModule, TransposedImpl> {
+  using Adaptable::Adaptable;
+};
+TORCH_MODULE(Transposed);
+
 struct NetImpl : torch::nn::Module {
   nn::Embedding table = register_module(
       "table",
@@ -27,14 +47,19 @@ struct NetImpl : torch::nn::Module {
   nn::Conv2d conv2 = register_module(
       "conv2",
       nn::Conv2d(torch::nn::Conv2dOptions(1, 4, 3).padding(1)));
-  nn::Linear up = register_module("up", nn::Linear(8, 16));
+  nn::MultiheadAttention mha =
+      register_module("mha", nn::MultiheadAttention(8, 2));
+  Transposed c_attn = register_module("c_attn", Transposed(8, 12));
+  nn::Linear up = register_module("up", nn::Linear(12, 16));
   nn::Linear down = register_module("down", nn::Linear(16, 6));
 
   torch::Tensor forward(const torch::Tensor& ids) {
     auto x = table(ids);
+    const auto y = x.transpose(0, 1);
+    x = x + std::get<0>(mha(y, y, y, at::Tensor(), false)).transpose(0, 1);
     x = conv1(x.transpose(1, 2)).transpose(1, 2).tanh();
     x = conv2(x.unsqueeze(1)).tanh().mean(1);
-    return down(up(x).tanh());
+    return down(up(c_attn(x).tanh()).tanh());
   }
 };
 TORCH_MODULE(Net);
@@ -88,6 +113,11 @@ void make(
 
 int main(int argc, char** argv) {
   TORCH_CHECK_VALUE(argc == 6, "five arguments are needed");
+  torchlora::LoraRegistry::global().add<TransposedImpl, torchlora::LoraLinear>(
+      "Transposed", [](TransposedImpl& module) {
+        return torchlora::BaseWeight(
+            module.weight, module.bias, "", torchlora::WeightLayout::kInOut);
+      });
   auto net = load_base(argv[2]);
   const auto ids = torchlora::io::SafetensorsFile(argv[4]).tensor("ids");
   (std::string(argv[1]) == "load" ? load : make)(net, argv[3], ids, argv[5]);

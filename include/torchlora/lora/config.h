@@ -95,6 +95,9 @@ struct TORCHLORA_API LoraConfig {
   TORCH_ARG(double, lora_alpha) = 8;
   /// Probability of dropping an element of the update's input in training.
   TORCH_ARG(double, lora_dropout) = 0;
+  /// Set where an adapter is saved whose linear layers all store their weight
+  /// [in, out], for PEFT; here the layout is the layer's own affair.
+  TORCH_ARG(bool, fan_in_fan_out) = false;
   TORCH_ARG(bool, use_rslora) = false;
   /// Weight-decomposed LoRA, arXiv:2402.09353: a trained magnitude a channel.
   TORCH_ARG(bool, use_dora) = false;

@@ -23,6 +23,14 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
       const std::vector<Term>& terms,
       const at::Tensor& bias) override;
   at::Tensor update(const at::Tensor& input, const Term& term) override;
+  at::Tensor per_channel(const at::Tensor& values) const override {
+    return rows(values);
+  }
+  /// Of a tensor with a row for each output channel those that the forward at
+  /// work computes: all, but for a layer that computes its output in parts.
+  virtual at::Tensor rows(const at::Tensor& tensor) const {
+    return tensor;
+  }
 };
 
 } // namespace torchlora
