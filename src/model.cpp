@@ -49,11 +49,15 @@ void warn_of_residual(
   }
 }
 
-/// Puts the base layers back into the tree.
+/// Puts the base layers back into the tree, out of nested ones too.
 void remove_layers(torch::nn::Module& model) {
   for (const auto& site : lora_sites(model)) {
     site.layer->unbind();
-    site.parent->replace_module(site.child_name, site.layer->base_layer());
+    auto base_layer = site.layer->base_layer();
+    while (const auto* layer = dynamic_cast<LoraLayer*>(base_layer.get())) {
+      base_layer = layer->base_layer();
+    }
+    site.parent->replace_module(site.child_name, base_layer);
   }
 }
 

@@ -49,6 +49,13 @@ bool check_layer(
       continue;
     }
     TORCH_CHECK_VALUE(
+        site.parameter.empty(),
+        "[add_weighted_adapter] adapter ",
+        name,
+        " has target_parameters (\"",
+        site.name,
+        "\"), which cannot be combined");
+    TORCH_CHECK_VALUE(
         !adapter->subtracted,
         "[add_weighted_adapter] the initialiser of adapter ",
         name,

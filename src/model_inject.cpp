@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 #include <torch/nn/modules/linear.h>
 
+#include <torchlora/lora/experts.h>
 #include <torchlora/lora/targets.h>
 #include <torchlora/nn/pretrained.h>
 
@@ -57,9 +58,12 @@ void visit(
     std::unordered_set<torch::nn::Module*>& seen,
     std::vector<ModuleSite>& sites) {
   for (const auto& child : parent.named_children()) {
-    const auto& module = child.value();
-    if (!seen.insert(module.get()).second) {
+    if (!seen.insert(child.value().get()).second) {
       continue;
+    }
+    auto module = child.value();
+    while (const auto* layer = dynamic_cast<LoraExperts*>(module.get())) {
+      module = layer->base_layer();
     }
     ModuleSite site{
         prefix + child.key(),
@@ -82,12 +86,16 @@ void visit(
           site.layer ? *site.layer->base_layer() : *module,
           sites);
     } else {
+      visit_parameters(site, child.value(), sites);
       visit(*module, prefix + child.key() + ".", seen, sites);
     }
   }
 }
 
 bool is_linear(const ModuleSite& site) {
+  if (!site.parameter.empty()) {
+    return false;
+  }
   auto owner = site.layer ? site.layer->base_layer() : site.module;
   if (site.peft_name != site.name) {
     const auto inside = owner->named_modules("", /*include_self=*/false);
@@ -137,10 +145,13 @@ ModuleNames resolve_targets(
   const auto defaults = pretrained
       ? default_target_modules(pretrained->model_type())
       : ModuleNames();
+  if (defaults.is_none() && !config.target_parameters().empty()) {
+    return std::vector<std::string>{}; // none is PEFT's default
+  }
   TORCH_CHECK_VALUE(
       !defaults.is_none(),
-      "[get_peft_model] Please specify `target_modules`: there is no default "
-      "for ",
+      "[get_peft_model] Please specify `target_modules` or "
+      "`target_parameters`: there is no default for ",
       pretrained ? "model_type \"" + pretrained->model_type() + "\""
                  : "a model that does not tell its model_type");
   return defaults;
@@ -155,6 +166,12 @@ ModuleNames resolve_targets(
     message =
         "All modules were excluded. This is likely unintended. Check your "
         "`target_modules` and `exclude_modules` configuration.";
+  } else if (
+      !any_excluded && config.target_modules().is_list() &&
+      config.target_modules().list().empty()) {
+    message =
+        "No `target_modules` passed but also no `target_parameters` found. "
+        "Please check the values for these arguments.";
   } else if (!any_excluded) {
     message = fmt::format(
         "Target modules {} not found in the base model. Please check the "
@@ -191,6 +208,17 @@ std::vector<std::string> both_names(const std::vector<ModuleSite>& sites) {
   return names;
 }
 
+/// The value for a module under either of its names.
+double lookup(
+    const PatternTable& table,
+    const ModuleSite& site,
+    double default_value) {
+  const auto value = table.find(site.name);
+  return value ? *value : table.find(site.lora_name()).value_or(default_value);
+}
+
+} // namespace
+
 void warn_unused(
     const char* field,
     const std::vector<std::string>& entries,
@@ -203,17 +231,6 @@ void warn_unused(
         fmt::join(entries, "', '")));
   }
 }
-
-/// The value for a module under either of its names.
-double lookup(
-    const PatternTable& table,
-    const ModuleSite& site,
-    double default_value) {
-  const auto value = table.find(site.name);
-  return value ? *value : table.find(site.lora_name()).value_or(default_value);
-}
-
-} // namespace
 
 std::vector<ModuleSite> module_sites(torch::nn::Module& model) {
   std::vector<ModuleSite> sites;
@@ -253,7 +270,21 @@ InjectionPlan plan_injection(
   const PatternTable alphas(config.alpha_pattern());
   std::vector<ModuleSite> adapted;
   bool any_excluded = false, any_unmatched = false, with_parts = false;
+  // In PEFT's order: modules first.
+  const auto rank_of = [&](const ModuleSite& site) {
+    const double r = lookup(ranks, site, static_cast<double>(config.r()));
+    TORCH_CHECK_VALUE(
+        r == std::floor(r),
+        "[get_peft_model] `rank_pattern` must give integers, got ",
+        r,
+        " for module ",
+        site.name);
+    return static_cast<int64_t>(r);
+  };
   for (const auto& site : sites) {
+    if (!site.parameter.empty()) {
+      continue;
+    }
     if (site.is_part) {
       if (with_parts) {
         const auto& whole = plan.targets.back();
@@ -270,25 +301,32 @@ InjectionPlan plan_injection(
     } else if (
         match == TargetMatch::kTargeted ||
         peft_match == TargetMatch::kTargeted) {
-      const double r = lookup(ranks, site, static_cast<double>(config.r()));
-      TORCH_CHECK_VALUE(
-          r == std::floor(r),
-          "[get_peft_model] `rank_pattern` must give integers, got ",
-          r,
-          " for module ",
-          site.name);
       if (!site.layer) { // refuses what cannot be adapted
         LoraRegistry::global().create(site.name, site.module);
       }
       with_parts = true;
       plan.targets.push_back(
-          {site,
-           static_cast<int64_t>(r),
-           lookup(alphas, site, config.lora_alpha())});
+          {site, rank_of(site), lookup(alphas, site, config.lora_alpha())});
       adapted.push_back(site);
     } else {
       any_unmatched = true;
     }
+  }
+  for (const auto& site : targeted_parameters(model, sites, config)) {
+    const auto owner =
+        site.name.substr(0, site.name.size() - site.parameter.size());
+    for (const auto& inner : adapted) {
+      TORCH_CHECK_VALUE(
+          !inner.parameter.empty() || !inner.name.starts_with(owner),
+          "[get_peft_model] \"",
+          inner.name,
+          "\" is inside of the module of the parameter \"",
+          site.name,
+          "\"; one adapter cannot have both");
+    }
+    plan.targets.push_back(
+        {site, rank_of(site), lookup(alphas, site, config.lora_alpha())});
+    adapted.push_back(site);
   }
   if (plan.targets.empty()) {
     refuse_no_match(plan.config, any_excluded, any_unmatched);
@@ -325,9 +363,19 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
   std::vector<std::shared_ptr<LoraLayer>> layers;
   try {
     for (const auto& [site, r, lora_alpha] : plan.targets) {
-      auto layer = site.layer
-          ? site.layer
-          : LoraRegistry::global().create(site.name, site.module);
+      auto layer = site.layer;
+      if (!layer && site.parameter.empty()) {
+        layer = LoraRegistry::global().create(site.name, site.module);
+      } else if (!layer) { // around that of the module's parameter before it
+        const auto& last =
+            layers.empty() ? site : plan.targets[layers.size() - 1].site;
+        layer = site.type->create(
+            !last.parameter.empty() && last.module == site.module &&
+                    !layers.empty()
+                ? layers.back()
+                : site.module,
+            site.type->base_weight);
+      }
       layer->prepare_adapter(
           adapter_name, r, lora_alpha, plan.config, autocast_adapter_dtype);
       layers.push_back(std::move(layer));

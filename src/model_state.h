@@ -47,6 +47,9 @@ struct ModuleSite {
   /// Whether it is adapted with the site before it and never alone: a child
   /// that a layer names in `adapted_children`.
   bool is_part = false;
+  /// Of a parameter of `nn::StackedExperts` its name in `module`; `name` is
+  /// then the parameter's, and no module is called so.
+  std::string parameter = {};
 
   /// Of a layer that is or can be adapted.
   BaseWeight base_weight() const {
@@ -57,6 +60,28 @@ struct ModuleSite {
     return layer || type ? peft_name : name;
   }
 };
+
+/// The sites of the parameters of `nn::StackedExperts`, behind that of the
+/// module; `module` is the child in the tree, perhaps a LoRA layer of a
+/// parameter.
+void visit_parameters(
+    const ModuleSite& site,
+    const std::shared_ptr<torch::nn::Module>& module,
+    std::vector<ModuleSite>& sites);
+
+/// Those that a configuration targets, each called as PEFT's file will call it.
+/// ValueError for a parameter that cannot be adapted; warns by name of entries
+/// that matched nothing.
+std::vector<ModuleSite> targeted_parameters(
+    torch::nn::Module& model,
+    const std::vector<ModuleSite>& sites,
+    const LoraConfig& config);
+
+/// Warns of entries of a configuration's field, if there are some.
+void warn_unused(
+    const char* field,
+    const std::vector<std::string>& entries,
+    const char* what);
 
 std::vector<ModuleSite> module_sites(torch::nn::Module& model);
 

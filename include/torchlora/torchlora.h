@@ -10,6 +10,7 @@
 #include <torchlora/lora/config.h>
 #include <torchlora/lora/conv.h>
 #include <torchlora/lora/embedding.h>
+#include <torchlora/lora/experts.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/lora/linear.h>
 #include <torchlora/lora/multihead_attention.h>
@@ -20,6 +21,7 @@
 #include <torchlora/nn/compute.h>
 #include <torchlora/nn/conv.h>
 #include <torchlora/nn/embedding.h>
+#include <torchlora/nn/experts.h>
 #include <torchlora/nn/inspect.h>
 #include <torchlora/nn/linear.h>
 #include <torchlora/nn/multihead_attention.h>

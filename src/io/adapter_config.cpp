@@ -35,7 +35,6 @@ const json& neutral_values() {
     "megatron_config": [null],
     "modules_to_save": [null, []],
     "monteclora_config": [null],
-    "target_parameters": [null, []],
     "trainable_token_indices": [null],
     "use_bdlora": [null, false],
     "use_qalora": [false],
@@ -220,6 +219,10 @@ LoraConfig load_adapter_config(const fs::path& directory) {
   reader.read("use_dora", "true or false", config.use_dora());
   reader.read("lora_bias", "true or false", config.lora_bias());
   reader.read("target_modules", config.target_modules());
+  reader.read(
+      "target_parameters",
+      "a list of names or null",
+      config.target_parameters());
   reader.read("exclude_modules", config.exclude_modules());
   reader.read_list(
       "layers_to_transform",
@@ -284,6 +287,7 @@ std::string adapter_config_json(const LoraConfig& config) {
   values["init_lora_weights"] =
       init.is_name() ? json(init.name()) : json(init.flag());
   values["target_modules"] = names(config.target_modules());
+  values["target_parameters"] = or_null(config.target_parameters());
   values["exclude_modules"] = names(config.exclude_modules());
   values["layers_to_transform"] = or_null(config.layers_to_transform());
   values["layers_pattern"] = or_null(config.layers_pattern());

@@ -190,6 +190,12 @@ void PeftModel::save_pretrained(
     auto config = io::saved_config(*state_->model, adapter);
     config.inference_mode(true);
     if (!path_initial_model_for_weight_conversion.empty()) {
+      TORCH_CHECK_VALUE(
+          config.target_parameters().empty(),
+          "[save_pretrained] adapter ",
+          name,
+          " has target_parameters, whose initialisers leave the base as it is: "
+          "save it without path_initial_model_for_weight_conversion");
       io::convert_to_plain_lora(
           tensors, config, path_initial_model_for_weight_conversion);
     } else if (const auto& init = config.init_lora_weights();

@@ -16,6 +16,9 @@ std::set<std::string> modules_of_the_checkpoint(
     const std::vector<ModuleSite>& sites) {
   std::set<std::string> names;
   for (const auto& site : sites) {
+    if (!site.parameter.empty()) {
+      continue;
+    }
     names.insert(site.name);
     names.insert(site.peft_name);
   }
@@ -89,7 +92,10 @@ LoraConfig saved_config(
   for (const auto& site : sites) {
     const auto* found =
         site.layer ? site.layer->find_adapter(adapter.name) : nullptr;
-    if (found && !site.is_part) {
+    if (found && !site.parameter.empty()) {
+      ranks.emplace_back(site.name, static_cast<double>(found->r));
+      alphas.emplace_back(site.name, found->lora_alpha);
+    } else if (found && !site.is_part) {
       names.push_back(site.peft_name);
       ranks.emplace_back(site.peft_name, static_cast<double>(found->r));
       alphas.emplace_back(site.peft_name, found->lora_alpha);

@@ -50,10 +50,13 @@ std::shared_ptr<LoraFactor> make_factor(
 LoraLayer::LoraLayer(
     std::shared_ptr<torch::nn::Module> base_layer,
     BaseWeightAccessor accessor,
-    const FactorNames& factor_names)
+    const FactorNames& factor_names,
+    nn::Redirectable* redirectable)
     : torch::nn::Module("torchlora::LoraLayer"),
       base_layer_(std::move(base_layer)),
-      redirectable_(dynamic_cast<nn::Redirectable*>(base_layer_.get())),
+      redirectable_(
+          redirectable ? redirectable
+                       : dynamic_cast<nn::Redirectable*>(base_layer_.get())),
       accessor_(std::move(accessor)),
       factor_names_(factor_names) {
   TORCH_CHECK_VALUE(
@@ -235,12 +238,13 @@ const LoraAdapter& LoraLayer::at(const std::string& adapter_name) const {
 
 at::Tensor LoraLayer::delta_weight(const std::string& adapter_name) const {
   const auto& adapter = at(adapter_name);
-  const auto A = adapter.lora_A->weight.flatten(1);
-  const auto B = adapter.lora_B->weight.flatten(1);
+  const auto& A = adapter.lora_A->weight;
+  const auto& B = adapter.lora_B->weight;
   // Half-precision products are slow on many CPUs.
   const bool upcast = A.is_cpu() && A.element_size() == 2;
   const auto dtype = upcast ? at::kFloat : A.scalar_type();
-  return at::mm(B.to(dtype), A.to(dtype))
+  return base_weight()
+      .product(A.to(dtype), B.to(dtype))
       .mul_(adapter.scaling)
       .to(A.scalar_type());
 }

@@ -179,7 +179,7 @@ TEST_F(PeftFiles, FeaturesThatAreNotSupportedAreRefusedByName) {
   const std::pair<const char*, json> table[] = {
       {"bias", "all"},
       {"modules_to_save", {"head"}},
-      {"target_parameters", {"experts.down_proj"}},
+      {"target_parameters", "experts.down_proj"},
       {"trainable_token_indices", {1, 2}},
       {"layer_replication", {{0, 4}, {2, 5}}},
       {"alora_invocation_tokens", {1, 2}},

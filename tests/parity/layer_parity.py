@@ -30,6 +30,9 @@ CASES = {
     "transposed, bias": (["c_attn"], {"fan_in_fan_out": True, "lora_bias": True}),
     "transposed, pissa, dora": (["c_attn"], {"fan_in_fan_out": True, "init_lora_weights": "pissa", "use_dora": True}),
     "transposed and not": (["c_attn", "up"], {}),
+    "parameters": (None, {"target_parameters": ["experts.up_proj", "experts.down_proj"], "rank_pattern": {"down_proj": 2}}),
+    "parameters, gaussian": (["up"], {"target_parameters": ["down_proj", "transposed.up_proj"], "init_lora_weights": "gaussian"}),
+    "parameters, random": ([], {"target_parameters": ["experts.up_proj", "experts.down_proj"], "init_lora_weights": False, "use_rslora": True}),
 }
 
 
@@ -37,6 +40,19 @@ def make_net():
     import torch
     from torch import nn
     from transformers.pytorch_utils import Conv1D
+
+    class Experts(nn.Module):
+        def __init__(self, is_transposed):
+            super().__init__()
+            self.is_transposed = is_transposed
+            self.up_proj = nn.Parameter(torch.randn(3, 12, 10) if is_transposed else torch.randn(3, 10, 12))
+            self.down_proj = nn.Parameter(torch.randn(3, 10, 12) if is_transposed else torch.randn(3, 12, 10))
+
+        def forward(self, x, ids):
+            up, down = self.up_proj, self.down_proj
+            if self.is_transposed:
+                up, down = up.transpose(1, 2), down.transpose(1, 2)
+            return torch.einsum("btoi,bti->bto", down[ids], torch.tanh(torch.einsum("btoi,bti->bto", up[ids], x) * 0.3)) * 0.3
 
     class Net(nn.Module):
         def __init__(self):
@@ -46,6 +62,8 @@ def make_net():
             self.conv2 = nn.Conv2d(1, 4, 3, padding=1)
             self.mha = nn.MultiheadAttention(8, 2)
             self.c_attn = Conv1D(12, 8)
+            self.experts = Experts(False)
+            self.transposed = Experts(True)
             self.up = nn.Linear(12, 16)
             self.down = nn.Linear(16, 6)
 
@@ -55,7 +73,9 @@ def make_net():
             x = x + self.mha(y, y, y, need_weights=False)[0].transpose(0, 1)
             x = torch.tanh(self.conv1(x.transpose(1, 2)).transpose(1, 2))
             x = torch.tanh(self.conv2(x.unsqueeze(1))).mean(1)
-            return self.down(torch.tanh(self.up(torch.tanh(self.c_attn(x)))))
+            x = torch.tanh(self.c_attn(x))
+            x = x + self.experts(x, ids % 3) + self.transposed(x, (ids + 1) % 3)
+            return self.down(torch.tanh(self.up(x)))
 
     torch.manual_seed(0)
     net = Net()
@@ -134,7 +154,7 @@ def compare(build, folder, ids, targets, values):
             keys = set(peft.get_peft_model_state_dict(loaded))
             result[f"torchlora's in peft, {kind}"] = relative(loaded(ids), made)
         assert keys == set(load_file(folder / "ours" / kind / "adapter_model.safetensors")), "missing or unexpected keys"
-        if "init_lora_weights" not in values or values["init_lora_weights"] in ("gaussian", "orthogonal", "mica"):
+        if "init_lora_weights" not in values or values["init_lora_weights"] in (False, "gaussian", "orthogonal", "mica"):
             break  # nothing to convert
     return result
 

@@ -37,6 +37,27 @@ struct TransposedImpl : nn::Adaptable<TransposedModule, TransposedImpl> {
 };
 TORCH_MODULE(Transposed);
 
+struct ExpertsImpl : torch::nn::Module, nn::StackedExperts {
+  explicit ExpertsImpl(bool is_transposed) : StackedExperts(is_transposed) {
+    const auto parameter = [&](const char* name, int64_t out, int64_t in) {
+      return register_parameter(
+          name,
+          is_transposed ? torch::empty({3, in, out})
+                        : torch::empty({3, out, in}));
+    };
+    parameter("up_proj", 10, 12);
+    parameter("down_proj", 12, 10);
+  }
+  torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& ids) {
+    const auto [order, counts] = nn::sort_by_expert(ids.flatten(), 3);
+    auto h = x.flatten(0, 1).index_select(0, order);
+    h = expert_linear("up_proj", h, counts);
+    h = expert_linear("down_proj", (h * 0.3).tanh(), counts) * 0.3;
+    return h.index_select(0, order.argsort()).view(x.sizes());
+  }
+};
+TORCH_MODULE(Experts);
+
 struct NetImpl : torch::nn::Module {
   nn::Embedding table = register_module(
       "table",
@@ -50,6 +71,8 @@ struct NetImpl : torch::nn::Module {
   nn::MultiheadAttention mha =
       register_module("mha", nn::MultiheadAttention(8, 2));
   Transposed c_attn = register_module("c_attn", Transposed(8, 12));
+  Experts experts = register_module("experts", Experts(false));
+  Experts transposed = register_module("transposed", Experts(true));
   nn::Linear up = register_module("up", nn::Linear(12, 16));
   nn::Linear down = register_module("down", nn::Linear(16, 6));
 
@@ -59,7 +82,9 @@ struct NetImpl : torch::nn::Module {
     x = x + std::get<0>(mha(y, y, y, at::Tensor(), false)).transpose(0, 1);
     x = conv1(x.transpose(1, 2)).transpose(1, 2).tanh();
     x = conv2(x.unsqueeze(1)).tanh().mean(1);
-    return down(up(c_attn(x).tanh()).tanh());
+    x = c_attn(x).tanh();
+    x = x + experts(x, ids % 3) + transposed(x, (ids + 1) % 3);
+    return down(up(x).tanh());
   }
 };
 TORCH_MODULE(Net);
@@ -103,7 +128,9 @@ void make(
     optimizer.step();
   }
   peft.save_pretrained(folder / "raw");
-  peft.save_pretrained(folder / "plain", {}, folder / "initial");
+  if (peft.peft_config().target_parameters().empty()) {
+    peft.save_pretrained(folder / "plain", {}, folder / "initial");
+  }
   torch::NoGradGuard no_grad;
   torchlora::io::save_safetensors(
       folder / "output.safetensors", {{"output", net(ids)}});

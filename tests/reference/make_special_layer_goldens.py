@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes tests/data/lora/{attention,transposed}.safetensors: what peft makes of nn.MultiheadAttention and of transformers' Conv1D, whose weight
-is [in, out]. lora_B is never zero.
+"""Writes tests/data/lora/{attention,transposed,experts}.safetensors: what peft makes of nn.MultiheadAttention, of transformers' Conv1D, whose
+weight is [in, out], and of stacked parameters. lora_B is never zero.
 
   attention:   <variant>/{base.<parameter>, query, key, key_padding_mask, attn_mask, weight, output, attention, adapter.<key of peft's file>,
                grad.<the same>, merged.<parameter>}; key is the value too, the loss is (output * weight).sum(). peft adds the update of out_proj twice,
@@ -8,6 +8,7 @@ is [in, out]. lora_B is never zero.
                compared with the dense formula here
   transposed:  <variant>/{base.weight, base.bias, input, weight, output, adapter.*, grad.*, merged.weight, merged.bias}, pissa/{weight, A, B,
                residual}; cat/{<a or b>.<key of peft's file>, update}: 0.7 a - 0.4 b
+  experts:     <stacked, transposed or single>_<variant>/{base.*, input, ids, weight, output, adapter.*, grad.*, merged.*}; expert 1 of 4 has no row
 """
 
 import os
@@ -137,6 +138,41 @@ def transposed_combination(generator):
     return tensors | {"update": adapted.base_model.model.layer.get_delta_weight("cat")}
 
 
+class Experts(nn.Module):
+    def __init__(self, experts, transposed):
+        super().__init__()
+        sizes = lambda *s: (s[0], s[2], s[1]) if transposed else s if experts > 1 else s[1:]
+        self.is_transposed = transposed
+        self.up_proj = nn.Parameter(torch.randn(sizes(experts, 10, 6)) * 0.4)
+        self.scale = nn.Parameter(torch.ones(10))
+        self.down_proj = nn.Parameter(torch.randn(sizes(experts, 7, 10)) * 0.4)
+
+    def forward(self, x, ids):
+        stack = lambda w: w.unsqueeze(0) if w.dim() == 2 else w.transpose(1, 2) if self.is_transposed else w
+        up, down = stack(self.up_proj)[ids], stack(self.down_proj)[ids]
+        h = torch.tanh(torch.einsum("toi,ti->to", up, x)) * self.scale
+        return torch.einsum("toi,ti->to", down, h)
+
+
+def experts_case(experts, transposed, variant, generator):
+    layer = Experts(experts, transposed)
+    tensors = {"base." + k: v.detach().clone() for k, v in layer.named_parameters()}
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_parameters=["layer.down_proj", "up_proj"], target_modules=[], **VARIANTS[variant])
+    adapted = peft.get_peft_model(holder(layer), config)
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if p.requires_grad:
+                p.copy_(torch.randn(p.shape, generator=generator) * 0.4)
+    tensors |= {"adapter." + k: v for k, v in adapter(adapted).items()}
+    x, ids = torch.randn(9, 6, generator=generator), torch.tensor([3, 0, 2, 2, 0, 3, 3, 0, 2]) % experts
+    output = adapted.base_model.model.layer(x, ids)
+    weight = torch.randn(output.shape, generator=generator)
+    (output * weight).sum().backward()
+    tensors |= {"grad." + k: v for k, v in gradients(adapted).items()}
+    tensors |= {"input": x, "ids": ids, "weight": weight, "output": output}
+    return tensors | {"merged." + k: v for k, v in adapted.merge_and_unload().layer.named_parameters()}
+
+
 def write(name, cases):
     tensors = {f"{case}/{key}": value.detach().clone().contiguous() for case, values in cases.items() for key, value in values.items()}
     save_file(tensors, os.path.join(DATA, name))
@@ -149,6 +185,10 @@ def main():
     write("attention.safetensors", {variant: attention_case(variant, generator) for variant in ("plain", "rslora")})
     cases = {variant: transposed_case(variant, generator) for variant in VARIANTS}
     write("transposed.safetensors", cases | {"pissa": transposed_pissa(generator), "cat": transposed_combination(generator)})
+    experts = {"stacked": (4, False), "transposed": (4, True), "single": (1, False)}
+    write("experts.safetensors", {
+        f"{kind}_{variant}": experts_case(*arguments, variant, generator) for kind, arguments in experts.items() for variant in ("plain", "rslora")
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

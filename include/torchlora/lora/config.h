@@ -109,6 +109,9 @@ struct TORCHLORA_API LoraConfig {
   /// Which modules to adapt; none: the default for the model's type, if PEFT
   /// has one.
   TORCH_ARG(ModuleNames, target_modules);
+  /// Stacked expert parameters (`nn::StackedExperts`) to adapt, by full name or
+  /// by its end behind a dot: {"experts.gate_up_proj"}.
+  TORCH_ARG(std::vector<std::string>, target_parameters);
   /// Modules to leave out. Unlike in PEFT a listed name also leaves out
   /// everything below a module of that name.
   TORCH_ARG(ModuleNames, exclude_modules);

@@ -38,10 +38,12 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// A layer type with other names hides it by its own.
   static constexpr FactorNames kFactorNames{};
 
+  /// `redirectable`: what is redirected, if it is not the base layer.
   LoraLayer(
       std::shared_ptr<torch::nn::Module> base_layer,
       BaseWeightAccessor accessor,
-      const FactorNames& factor_names = kFactorNames);
+      const FactorNames& factor_names = kFactorNames,
+      nn::Redirectable* redirectable = nullptr);
   ~LoraLayer() override;
 
   /// [*, in_features] → [*, out_features], in the base layer's output dtype.
