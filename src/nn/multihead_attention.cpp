@@ -57,12 +57,22 @@ MultiheadAttentionImpl::MultiheadAttentionImpl(
 }
 
 void MultiheadAttentionImpl::adopt_out_proj() {
-  auto& hidden = torch::nn::MultiheadAttentionImpl::out_proj;
-  out_proj = Linear(std::make_shared<LinearImpl>(
-      static_cast<const torch::nn::LinearImpl&>(*hidden)));
-  hidden = torch::nn::Linear(
-      std::static_pointer_cast<torch::nn::LinearImpl>(out_proj.ptr()));
-  replace_module("out_proj", out_proj.ptr());
+  const std::shared_ptr<torch::nn::LinearImpl> layer =
+      std::make_shared<LinearImpl>(
+          static_cast<const torch::nn::LinearImpl&>(*out_proj));
+  out_proj = torch::nn::Linear(layer);
+  replace_module("out_proj", layer);
+}
+
+// NOTE: by LibTorch's handle, as a member of its own would be left behind where
+// a module that holds this one is cloned.
+LinearImpl& MultiheadAttentionImpl::projection() {
+  auto* layer = dynamic_cast<LinearImpl*>(out_proj.get());
+  TORCH_CHECK(
+      layer,
+      "[MultiheadAttention] out_proj must be a torchlora::nn::Linear, found ",
+      out_proj->name());
+  return *layer;
 }
 
 std::vector<std::string> MultiheadAttentionImpl::adapted_children() const {
@@ -202,7 +212,7 @@ std::tuple<at::Tensor, at::Tensor> MultiheadAttentionImpl::forward(
         p);
   }
   output = output.permute({2, 0, 1, 3}).reshape({query.size(0), N, -1});
-  return {out_proj(output), weights};
+  return {projection().forward(output), weights};
 }
 
 } // namespace torchlora::nn

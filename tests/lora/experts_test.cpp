@@ -353,6 +353,33 @@ TEST(TargetParameters, WhatPeftRefusesIsRefusedByName) {
   EXPECT_THROW(one.add_adapter("b", config()), c10::ValueError);
 }
 
+TEST(TargetParameters, WhatMatchedNothingIsSaid) {
+  struct Handler : c10::WarningHandler {
+    void process(const c10::Warning& warning) override {
+      text += warning.msg() + "\n";
+    }
+    std::string text;
+  };
+  const auto warnings = [](const LoraConfig& config) {
+    Handler handler;
+    const c10::WarningUtils::WarningHandlerGuard guard(&handler);
+    auto net = std::make_shared<NetImpl>();
+    get_peft_model(*net, config);
+    return handler.text;
+  };
+  EXPECT_EQ(warnings(config()), "");
+  EXPECT_NE(
+      warnings(config({"up_proj", "gate"}))
+          .find("target_parameters matched no parameter: ['gate']"),
+      std::string::npos);
+  EXPECT_NE(
+      warnings(config({"gate"}).target_modules({"head"})).find("['gate']"),
+      std::string::npos);
+  EXPECT_NE(
+      warnings(config().target_modules({"tail"})).find("['tail']"),
+      std::string::npos);
+}
+
 TEST(TargetParameters, AModuleInsideOfTheExpertsIsNotAdaptedWithThem) {
   struct OuterImpl : torch::nn::Module, nn::StackedExperts {
     Tensor up = register_parameter("up", torch::randn({2, 3, 4}));

@@ -148,7 +148,8 @@ struct AttentionType : LayerType {
     auto scores = at::matmul(heads(qkv[0]), heads(qkv[1]).transpose(2, 3)) / 2;
     const auto output =
         at::matmul(scores.softmax(-1), heads(qkv[2])).permute({2, 0, 1, 3});
-    return layer->out_proj(output.reshape(x.sizes()));
+    return dynamic_cast<nn::LinearImpl&>(*layer->out_proj)
+        .forward(output.reshape(x.sizes()));
   }
   static Layer make() {
     return Layer(12, 3);

@@ -219,6 +219,31 @@ TEST(MultiheadAttention, MasksMayBeBooleanFloatingAndOfEachHead) {
   }
 }
 
+TEST(MultiheadAttention, ACloneOfTheModelIsWholeAndItsOwn) {
+  struct ModelImpl : torch::nn::Cloneable<ModelImpl> {
+    ModelImpl() {
+      ModelImpl::reset();
+    }
+    void reset() override {
+      mha = register_module("mha", nn::MultiheadAttention(12, 3));
+    }
+    nn::MultiheadAttention mha{nullptr};
+  };
+  auto model = std::make_shared<ModelImpl>();
+  auto copy = std::dynamic_pointer_cast<ModelImpl>(model->clone());
+  torch::NoGradGuard no_grad;
+  const auto x = torch::randn({4, 2, 12});
+  const auto expected = std::get<0>(model->mha(x, x, x));
+  EXPECT_TRUE(torch::equal(std::get<0>(copy->mha(x, x, x)), expected));
+  auto peft = get_peft_model(*copy, LoraConfig(2).target_modules({"mha"}));
+  randomize(peft);
+  const auto adapted = std::get<0>(copy->mha(x, x, x));
+  EXPECT_GT(difference(adapted, expected), 1e-3);
+  peft.merge_and_unload();
+  EXPECT_LT(difference(std::get<0>(copy->mha(x, x, x)), adapted), 1e-5);
+  EXPECT_TRUE(torch::equal(std::get<0>(model->mha(x, x, x)), expected));
+}
+
 TEST(MultiheadAttention, ItsDropoutActsInTraining) {
   nn::MultiheadAttention mha(Options(12, 3).dropout(0.5));
   const auto x = torch::randn({4, 2, 12});

@@ -16,7 +16,8 @@ namespace torchlora::nn {
 
 /// `torch::nn::MultiheadAttention` that can be adapted and whose matrix
 /// products follow the CPU (`nn/compute.h`). An adapter of it is two: one of
-/// `in_proj_weight` and one of `out_proj`.
+/// `in_proj_weight` and one of `out_proj`, which is an `nn::Linear` under
+/// LibTorch's handle.
 ///
 /// With a key and value size of its own (`kdim`, `vdim`) it computes, but is
 /// refused as a target, as in PEFT.
@@ -59,11 +60,9 @@ class TORCHLORA_API MultiheadAttentionImpl
   /// projects by; all outside of one.
   at::Tensor projected_rows(const at::Tensor& tensor) const;
 
-  /// Hides LibTorch's, which is the same layer.
-  Linear out_proj{nullptr};
-
  private:
   void adopt_out_proj();
+  LinearImpl& projection();
   at::Tensor project(const at::Tensor& input, int64_t first, int64_t parts);
   std::tuple<at::Tensor, at::Tensor, at::Tensor> project_inputs(
       const at::Tensor& query,
