@@ -112,7 +112,10 @@ LoraConfig saved_config(
     config.layers_to_transform({});
     config.layers_pattern({});
   }
-  config.fan_in_fan_out(layouts == std::set{WeightLayout::kInOut});
+  // Adapters of parameters refuse the flag.
+  config.fan_in_fan_out(
+      config.target_parameters().empty() &&
+      layouts == std::set{WeightLayout::kInOut});
   sort_as_in_the_file(config.rank_pattern());
   sort_as_in_the_file(config.alpha_pattern());
   const auto r = static_cast<double>(config.r());

@@ -7,6 +7,7 @@
 
 #include <torchlora/io/peft.h>
 #include <torchlora/io/safetensors.h>
+#include <torchlora/nn/experts.h>
 
 #include "lora/layer_types.h"
 
@@ -21,13 +22,19 @@ double difference(const Tensor& a, const Tensor& b) {
   return (a - b).abs().max().item<double>();
 }
 
+struct StackImpl : torch::nn::Module, nn::StackedExperts {
+  Tensor up = register_parameter("up", torch::randn({2, 3, 4}));
+};
+
 struct NetImpl : torch::nn::Module {
   explicit NetImpl(int64_t in = 12, int64_t out = 10)
       : layer(register_module("layer", TransposedLinear(in, out))),
         table(register_module("table", nn::Embedding(5, 4))),
+        experts(register_module("experts", std::make_shared<StackImpl>())),
         head(register_module("head", nn::Linear(3, 2))) {}
   TransposedLinear layer;
   nn::Embedding table;
+  std::shared_ptr<StackImpl> experts;
   nn::Linear head;
 };
 
@@ -159,9 +166,12 @@ TEST(TransposedLinear, AWeightedCombinationIsThatOfPeft) {
 // PEFT needs the flag; the embedding, which is [in, out] always, does not say.
 TEST(TransposedLinear, TheFlagIsWrittenForPeftAndMakesNoDifferenceOnLoading) {
   const auto folder = fs::path(testing::TempDir()) / "transposed";
-  const auto flag = [&](const ModuleNames& targets) {
+  const auto flag = [&](const ModuleNames& targets,
+                        const std::vector<std::string>& parameters = {}) {
     auto net = std::make_shared<NetImpl>();
-    auto peft = get_peft_model(*net, LoraConfig(2).target_modules(targets));
+    auto peft = get_peft_model(
+        *net,
+        LoraConfig(2).target_modules(targets).target_parameters(parameters));
     peft.save_pretrained(folder);
     peft.unload();
     auto loaded = PeftModel::from_pretrained(*net, folder);
@@ -171,6 +181,7 @@ TEST(TransposedLinear, TheFlagIsWrittenForPeftAndMakesNoDifferenceOnLoading) {
   EXPECT_TRUE(flag({"layer"}));
   EXPECT_TRUE(flag({"layer", "table"}));
   EXPECT_FALSE(flag({"layer", "head"}));
+  EXPECT_FALSE(flag({"layer"}, {"experts.up"})); // which refuse it
   EXPECT_FALSE(flag({"head", "table"}));
   EXPECT_FALSE(flag({"table"}));
 }
