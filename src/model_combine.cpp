@@ -49,7 +49,7 @@ bool check_layer(
       continue;
     }
     TORCH_CHECK_VALUE(
-        !adapter->subtracted,
+        !adapter->changed_base,
         "[add_weighted_adapter] the initialiser of adapter ",
         name,
         " changed the base weights; save it with "

@@ -181,7 +181,21 @@ double lookup(
   return value ? *value : table.find(site.lora_name()).value_or(default_value);
 }
 
+at::Tensor statistics_of(const LoraConfig& config, const ModuleSite& site) {
+  if (!config.init_statistics()) {
+    return {};
+  }
+  const auto found = config.init_statistics()->find(site.name);
+  return found == config.init_statistics()->end() ? at::Tensor()
+                                                  : found->second;
+}
+
 } // namespace
+
+void remove_layer(const ModuleSite& site) {
+  site.layer->unbind();
+  site.parent->replace_module(site.child_name, site.layer->base_layer());
+}
 
 std::vector<ModuleSite> module_sites(torch::nn::Module& model) {
   std::vector<ModuleSite> sites;
@@ -212,8 +226,11 @@ InjectionPlan plan_injection(
       "got \"",
       adapter_name,
       "\"");
+  init::check_init_config(config);
   const auto sites = module_sites(model);
   InjectionPlan plan{config, {}};
+  plan.config.init_statistics(nullptr).init_progress(nullptr);
+  plan.progress = config.init_progress();
   plan.config.target_modules(resolve_targets(model, sites, config));
 
   const TargetMatcher matcher(plan.config);
@@ -240,7 +257,8 @@ InjectionPlan plan_injection(
       plan.targets.push_back(
           {site,
            static_cast<int64_t>(r),
-           lookup(alphas, site, config.lora_alpha())});
+           lookup(alphas, site, config.lora_alpha()),
+           statistics_of(config, site)});
       adapted.push_back(site);
     } else {
       any_unmatched = true;
@@ -280,13 +298,28 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
     bool autocast_adapter_dtype) {
   std::vector<std::shared_ptr<LoraLayer>> layers;
   try {
-    for (const auto& [site, r, lora_alpha] : plan.targets) {
+    for (const auto& target : plan.targets) {
+      const auto& site = target.site;
       auto layer = site.layer
           ? site.layer
           : LoraRegistry::global().create(site.name, site.module);
-      layer->prepare_adapter(
-          adapter_name, r, lora_alpha, plan.config, autocast_adapter_dtype);
+      try {
+        layer->prepare_adapter(
+            adapter_name,
+            target.r,
+            target.lora_alpha,
+            plan.config,
+            autocast_adapter_dtype,
+            target.statistics,
+            plan.is_loaded);
+      } catch (c10::Error& e) {
+        e.add_context("module " + site.name);
+        throw;
+      }
       layers.push_back(std::move(layer));
+      if (plan.progress) {
+        plan.progress(layers.size(), plan.targets.size(), site.name);
+      }
     }
   } catch (...) {
     for (const auto& layer : layers) {

@@ -55,6 +55,9 @@ struct ModuleSite {
   }
 };
 
+/// Puts a LoRA layer's base layer back into the tree.
+void remove_layer(const ModuleSite& site);
+
 std::vector<ModuleSite> module_sites(torch::nn::Module& model);
 
 /// The LoRA layers of a model.
@@ -66,10 +69,15 @@ struct InjectionPlan {
     ModuleSite site;
     int64_t r;
     double lora_alpha;
+    /// Of the configuration's statistics, what is the module's.
+    at::Tensor statistics = {};
   };
-  /// With the targets resolved.
+  /// With the targets resolved, and without what is for one injection only.
   LoraConfig config;
   std::vector<Target> targets;
+  InitProgress progress = {};
+  /// Whether the factors will be overwritten.
+  bool is_loaded = false;
 };
 
 /// ValueError where `get_peft_model` documents it; warns by name of list

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string_view>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/types.h>
@@ -13,6 +14,14 @@ namespace {
 constexpr double kTolerance = 5e-6;
 /// Blocks before the first look at the error.
 constexpr int64_t kFirstCheck = 4;
+
+/// Of a generator of its own, the same on every device.
+at::Tensor
+randn_seeded(at::IntArrayRef sizes, uint64_t seed, const at::Tensor& like) {
+  auto generator = at::detail::createCPUGenerator(seed);
+  return at::randn(sizes, generator, at::TensorOptions(like.scalar_type()))
+      .to(like.device());
+}
 
 at::Tensor orthonormal(const at::Tensor& matrix) {
   return std::get<0>(at::linalg_qr(matrix));
@@ -72,13 +81,32 @@ at::Tensor weight_to_decompose(const Arguments& arguments, const char* name) {
   return weight.to(c10::promoteTypes(weight.scalar_type(), at::kFloat));
 }
 
+const at::Tensor& statistics_for(
+    const Arguments& arguments,
+    const char* name,
+    at::IntArrayRef sizes) {
+  const auto* const function = std::string_view(name) == "corda"
+      ? "preprocess_corda(model, config, run_model)"
+      : "preprocess_loraga(model, config, train_step)";
+  TORCH_CHECK_VALUE(
+      arguments.statistics.defined() && arguments.statistics.sizes() == sizes,
+      "[init_lora_weights] ",
+      name,
+      " needs statistics of sizes ",
+      sizes,
+      ", found ",
+      arguments.statistics.defined() ? c10::str(arguments.statistics.sizes())
+                                     : "none",
+      "; run ",
+      function,
+      " with this model and this configuration first");
+  return arguments.statistics;
+}
+
 Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
   const auto m = matrix.size(0), n = matrix.size(1);
   const auto block = rank + std::max<int64_t>(8, rank / 2);
-  auto generator = at::detail::createCPUGenerator(/*seed_val=*/1);
-  auto next =
-      at::randn({n, block}, generator, at::TensorOptions(matrix.scalar_type()))
-          .to(matrix.device());
+  auto next = randn_seeded({n, block}, /*seed=*/1, matrix);
   at::Tensor basis, projected;
   double last_error = std::numeric_limits<double>::infinity();
   for (int64_t k = block; k <= std::min(m, n) / 3; k += block) {
@@ -116,13 +144,20 @@ Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
       U.narrow(1, 0, rank), S.narrow(0, 0, rank), Vh.narrow(0, 0, rank).t()};
 }
 
-Triplets svd_lowrank(const at::Tensor& matrix, int64_t rank, int64_t niter) {
+Triplets svd_lowrank(
+    const at::Tensor& matrix,
+    int64_t rank,
+    int64_t niter,
+    std::optional<uint64_t> seed) {
   if (matrix.size(0) < matrix.size(1)) {
-    auto [U, S, V] = svd_lowrank(matrix.t(), rank, niter);
+    auto [U, S, V] = svd_lowrank(matrix.t(), rank, niter, seed);
     return {V, S, U};
   }
-  auto Q = orthonormal(
-      at::mm(matrix, at::randn({matrix.size(1), rank}, matrix.options())));
+  const std::vector<int64_t> sizes{matrix.size(1), rank};
+  auto Q = orthonormal(at::mm(
+      matrix,
+      seed ? randn_seeded(sizes, *seed, matrix)
+           : at::randn(sizes, matrix.options())));
   for (int64_t i = 0; i < niter; ++i) {
     Q = orthonormal(at::mm(matrix.t(), Q));
     Q = orthonormal(at::mm(matrix, Q));
@@ -130,6 +165,12 @@ Triplets svd_lowrank(const at::Tensor& matrix, int64_t rank, int64_t niter) {
   const auto [U, S, Vh] =
       at::linalg_svd(at::mm(Q.t(), matrix), /*full_matrices=*/false);
   return {at::mm(Q, U), S, Vh.t()};
+}
+
+void share_out(Factors& factors, const Triplets& triplets, double scaling) {
+  const auto root = (triplets.S / scaling).sqrt();
+  factors.A = triplets.V.t() * root.unsqueeze(1);
+  factors.B = triplets.U * root;
 }
 
 } // namespace torchlora::init

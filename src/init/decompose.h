@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
+
 #include <ATen/core/Tensor.h>
 
 #include <torchlora/init/initializer.h>
@@ -10,6 +13,13 @@ namespace torchlora::init {
 /// a weight that is not a floating-point matrix of at least rank `r` both
 /// ways.
 at::Tensor weight_to_decompose(const Arguments& arguments, const char* name);
+
+/// The statistics that an initialiser needs. ValueError if there are none, or
+/// none of these sizes.
+const at::Tensor& statistics_for(
+    const Arguments& arguments,
+    const char* name,
+    at::IntArrayRef sizes);
 
 /// The leading `rank` singular triplets of a matrix [m, n].
 struct Triplets {
@@ -25,6 +35,14 @@ struct Triplets {
 Triplets leading_triplets(const at::Tensor& matrix, int64_t rank);
 
 /// `torch.svd_lowrank(matrix, rank, niter)`: Halko et al. 2009, algorithm 5.1.
-Triplets svd_lowrank(const at::Tensor& matrix, int64_t rank, int64_t niter);
+/// Draws from the default generator unless it is given a seed.
+Triplets svd_lowrank(
+    const at::Tensor& matrix,
+    int64_t rank,
+    int64_t niter,
+    std::optional<uint64_t> seed = std::nullopt);
+
+/// scaling · B A = U S Vᵀ, with the singular values shared out evenly.
+void share_out(Factors& factors, const Triplets& triplets, double scaling);
 
 } // namespace torchlora::init

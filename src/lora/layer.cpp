@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -26,6 +27,11 @@ at::Tensor as_parameter(
   return autocast_adapter_dtype && tensor.element_size() < 4
       ? tensor.to(at::kFloat)
       : tensor;
+}
+
+double scaling_of(int64_t r, double lora_alpha, bool use_rslora) {
+  const auto rank = static_cast<double>(r);
+  return lora_alpha / (use_rslora ? std::sqrt(rank) : rank);
 }
 
 void train_factor(const std::shared_ptr<LoraFactor>& factor, bool trainable) {
@@ -88,6 +94,10 @@ void LoraLayer::unbind() {
 }
 
 at::Tensor LoraLayer::forward(const at::Tensor& input) {
+  if (observer_) {
+    torch::NoGradGuard no_grad;
+    observer_(weight_input(input));
+  }
   const auto now = terms();
   return now.empty() ? redirectable_->base_forward(input)
                      : adapted_forward(input, now);
@@ -108,7 +118,9 @@ void LoraLayer::prepare_adapter(
     int64_t r,
     double lora_alpha,
     const LoraConfig& config,
-    bool autocast_adapter_dtype) {
+    bool autocast_adapter_dtype,
+    const at::Tensor& statistics,
+    bool is_loaded) {
   TORCH_CHECK_VALUE(
       r > 0,
       "[update_layer] `r` should be a positive integer value but the value "
@@ -136,16 +148,19 @@ void LoraLayer::prepare_adapter(
   adapter.name = adapter_name;
   adapter.r = r;
   adapter.lora_alpha = lora_alpha;
-  const auto rank = static_cast<double>(r);
-  adapter.scaling = lora_alpha / (config.use_rslora() ? std::sqrt(rank) : rank);
+  adapter.scaling = scaling_of(r, lora_alpha, config.use_rslora());
   adapter.lora_dropout = config.lora_dropout();
 
   torch::NoGradGuard no_grad;
   const auto base = base_weight();
-  auto factors = construct_factors(config, r);
-  initializer(factors, {config, r, adapter.scaling, base.matrix()});
+  auto factors =
+      is_loaded ? zero_factors(config, r) : construct_factors(config, r);
+  initializer(
+      factors,
+      {config, r, adapter.scaling, base.matrix(), statistics, is_loaded});
   adapter.trains_B = factors.trains_B;
-  adapter.subtracted = factors.subtract;
+  adapter.changed_base = factors.subtract || factors.base_weight.defined();
+  next_base_weight_ = factors.base_weight;
   const auto parameter = [&](const at::Tensor& value) {
     return as_parameter(value, base.weight(), autocast_adapter_dtype);
   };
@@ -168,9 +183,15 @@ void LoraLayer::commit_adapter(const std::string& adapter_name) {
   torch::NoGradGuard no_grad;
   const auto& adapter = at(adapter_name);
   const auto base = base_weight();
-  if (adapter.subtracted) {
+  if (next_base_weight_.defined()) {
+    base.copy_(std::exchange(next_base_weight_, at::Tensor()));
+  } else if (adapter.changed_base) {
     base.add_(delta_weight(adapter_name), -1);
   }
+  reset_magnitude(adapter);
+}
+
+void LoraLayer::reset_magnitude(const LoraAdapter& adapter) {
   if (adapter.lora_magnitude_vector) {
     auto& magnitude = adapter.lora_magnitude_vector->weight;
     magnitude.copy_(
@@ -178,20 +199,61 @@ void LoraLayer::commit_adapter(const std::string& adapter_name) {
   }
 }
 
+void LoraLayer::replace_factors(
+    const std::string& adapter_name,
+    const at::Tensor& A,
+    const at::Tensor& B,
+    double lora_alpha,
+    bool use_rslora) {
+  torch::NoGradGuard no_grad;
+  check_not_merged(adapter_name, "replace_factors");
+  at(adapter_name);
+  auto& adapter =
+      *std::ranges::find(adapters_, adapter_name, &LoraAdapter::name);
+  const auto base = base_weight();
+  adapter.r = A.size(0);
+  adapter.lora_alpha = lora_alpha;
+  adapter.scaling = scaling_of(adapter.r, lora_alpha, use_rslora);
+  const auto replace = [&](auto& factor,
+                           AdapterDict& dict,
+                           const at::Tensor& value,
+                           const std::vector<int64_t>& sizes) {
+    const bool trains = factor->weight.requires_grad();
+    auto replacement = make_factor(
+        value.to(factor->weight.options()).reshape(sizes), factor->bias);
+    train_factor(replacement, trains);
+    dict.erase(adapter_name);
+    dict.insert(adapter_name, replacement);
+    factor = replacement;
+  };
+  replace(adapter.lora_A, *lora_A_, A, base.A_sizes(adapter.r));
+  replace(adapter.lora_B, *lora_B_, B, base.B_sizes(adapter.r));
+  reset_magnitude(adapter);
+}
+
+void LoraLayer::check_not_merged(
+    const std::string& adapter_name,
+    const char* function) const {
+  TORCH_CHECK_VALUE(
+      !contains(merged_adapters_, adapter_name),
+      "[",
+      function,
+      "] cannot change adapter '",
+      adapter_name,
+      "' while it is merged. Please unmerge it first");
+}
+
 void LoraLayer::delete_adapter(const std::string& adapter_name) {
   if (!find_adapter(adapter_name)) {
     return;
   }
-  TORCH_CHECK_VALUE(
-      !contains(merged_adapters_, adapter_name),
-      "[delete_adapter] cannot delete adapter '",
-      adapter_name,
-      "' while it is merged. Please unmerge it first");
+  check_not_merged(adapter_name, "delete_adapter");
   lora_A_->erase(adapter_name);
   lora_B_->erase(adapter_name);
   if (find_adapter(adapter_name)->lora_magnitude_vector) {
     lora_magnitude_vector_->erase(adapter_name);
   }
+  next_base_weight_ = at::Tensor();
   std::erase(active_adapters_, adapter_name);
   std::erase_if(adapters_, [&](const LoraAdapter& adapter) {
     return adapter.name == adapter_name;
@@ -243,6 +305,24 @@ at::Tensor LoraLayer::delta_weight(const std::string& adapter_name) const {
   return at::mm(B.to(dtype), A.to(dtype))
       .mul_(adapter.scaling)
       .to(A.scalar_type());
+}
+
+init::Factors LoraLayer::zero_factors(const LoraConfig& config, int64_t r)
+    const {
+  const auto matrix = base_weight().matrix();
+  return {
+      at::zeros({r, matrix.size(1)}),
+      at::zeros({matrix.size(0), r}),
+      config.lora_bias() ? at::zeros({matrix.size(0)}) : at::Tensor()};
+}
+
+at::Tensor LoraLayer::weight_input(const at::Tensor& /*input*/) const {
+  TORCH_CHECK_VALUE(
+      false,
+      "[observe] the LoRA layer of a ",
+      base_layer_->name(),
+      " does not tell what its weight is multiplied by; override weight_input, "
+      "or leave the module out by exclude_modules");
 }
 
 init::Factors LoraLayer::construct_factors(const LoraConfig& config, int64_t r)

@@ -35,6 +35,10 @@ at::Tensor LoraLinear::update(const at::Tensor& input, const Term& term) {
       term.scaling;
 }
 
+at::Tensor LoraLinear::weight_input(const at::Tensor& input) const {
+  return input.reshape({-1, input.size(-1)});
+}
+
 LoraClippableLinear::LoraClippableLinear(
     const std::shared_ptr<torch::nn::Module>& base_layer,
     BaseWeightAccessor accessor)
@@ -48,6 +52,10 @@ at::Tensor LoraClippableLinear::adapted_forward(
     const std::vector<Term>& terms) {
   return base_->clamp_output(
       LoraLinear::adapted_forward(base_->clamp_input(input), terms));
+}
+
+at::Tensor LoraClippableLinear::weight_input(const at::Tensor& input) const {
+  return LoraLinear::weight_input(base_->clamp_input(input));
 }
 
 } // namespace torchlora

@@ -36,8 +36,9 @@ struct TORCHLORA_API LoraAdapter {
   std::shared_ptr<LoraFactor> lora_magnitude_vector;
   /// MiCA trains A only.
   bool trains_B = true;
-  /// Whether the update was taken out of the base weight when it was made.
-  bool subtracted = false;
+  /// Whether making it changed the base weight (took the update out of it, or
+  /// quantised it).
+  bool changed_base = false;
 
   /// What is saved, in the order of `adapter_tensor_specs`.
   std::vector<at::Tensor> tensors() const;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@
 #include <torch/arg.h>
 
 #include <torchlora/export.h>
+#include <torchlora/lora/init_config.h>
 
 namespace torchlora {
 
@@ -101,8 +103,12 @@ struct TORCHLORA_API LoraConfig {
   /// A trained bias on B; with the initialisers true and false only.
   TORCH_ARG(bool, lora_bias) = false;
   /// true, false, "gaussian", "olora", "pissa", "pissa_niter_N", "orthogonal",
-  /// "mica" (`init/initializer.h`).
+  /// "mica", "corda", "lora_ga", "loftq", "eva" (`init/initializer.h`).
   TORCH_ARG(InitLoraWeights, init_lora_weights) = true;
+  TORCH_ARG(std::optional<CordaConfig>, corda_config);
+  TORCH_ARG(std::optional<LoraGAConfig>, lora_ga_config);
+  TORCH_ARG(std::optional<LoftQConfig>, loftq_config);
+  TORCH_ARG(std::optional<EvaConfig>, eva_config);
   /// Which modules to adapt; none: the default for the model's type, if PEFT
   /// has one.
   TORCH_ARG(ModuleNames, target_modules);
@@ -120,6 +126,11 @@ struct TORCHLORA_API LoraConfig {
   TORCH_ARG(std::string, base_model_name_or_path);
   TORCH_ARG(std::string, revision);
   TORCH_ARG(bool, inference_mode) = false;
+
+  /// For one injection, and in no file: what corda and lora_ga start from
+  /// (`preprocess.h`), and who is told how far the initialisation is.
+  TORCH_ARG(std::shared_ptr<const InitStatistics>, init_statistics);
+  TORCH_ARG(InitProgress, init_progress);
 };
 
 } // namespace torchlora

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <list>
 #include <memory>
 #include <string>
@@ -78,14 +79,26 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       const LoraConfig& config,
       bool autocast_adapter_dtype = true);
   /// The two steps of `update_layer`: the first may throw and leaves the base
-  /// weight alone, the second changes it.
+  /// weight alone, the second changes it. `statistics` and `is_loaded` as in
+  /// `init::Arguments`.
   void prepare_adapter(
       const std::string& adapter_name,
       int64_t r,
       double lora_alpha,
       const LoraConfig& config,
-      bool autocast_adapter_dtype = true);
+      bool autocast_adapter_dtype = true,
+      const at::Tensor& statistics = {},
+      bool is_loaded = false);
   void commit_adapter(const std::string& adapter_name);
+  /// Gives an adapter other factors, the matrices A [r, in_features · kernel
+  /// elements] and B [out_features, r] of any r, in the dtype it has.
+  /// ValueError if it is merged.
+  void replace_factors(
+      const std::string& adapter_name,
+      const at::Tensor& A,
+      const at::Tensor& B,
+      double lora_alpha,
+      bool use_rslora);
   /// Does nothing if there is no such adapter; ValueError if it is merged.
   void delete_adapter(const std::string& adapter_name);
   const std::list<LoraAdapter>& adapters() const {
@@ -133,6 +146,13 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
     return !merged_adapters_.empty();
   }
 
+  /// Shows `observer` what the weight is multiplied by in every forward from
+  /// now on: rows [n, in_features · kernel elements], without a gradient. An
+  /// empty one ends it.
+  void observe(std::function<void(const at::Tensor& rows)> observer) {
+    observer_ = std::move(observer);
+  }
+
   void pretty_print(std::ostream& stream) const override;
 
  protected:
@@ -153,6 +173,9 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       const;
   virtual init::Initializer find_initializer(
       const InitLoraWeights& value) const;
+  /// The rows that the weight is multiplied by for an input, see `observe`.
+  /// ValueError of a layer type that does not tell.
+  virtual at::Tensor weight_input(const at::Tensor& input) const;
   /// ValueError if the layer cannot have an adapter of this configuration.
   virtual void check_config(const LoraConfig& /*config*/) const {}
 
@@ -176,6 +199,10 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
  private:
   std::vector<Term> terms() const;
   const LoraAdapter& at(const std::string& adapter_name) const;
+  void check_not_merged(const std::string& adapter_name, const char* function)
+      const;
+  init::Factors zero_factors(const LoraConfig& config, int64_t r) const;
+  void reset_magnitude(const LoraAdapter& adapter);
   at::Tensor norms(const LoraAdapter& adapter, const at::Tensor& weight) const;
   at::Tensor scale(const LoraAdapter& adapter, const at::Tensor& weight) const;
   at::Tensor with_term(
@@ -205,6 +232,9 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// Of `merged_adapters_`; undefined without DoRA.
   std::vector<at::Tensor> merged_scales_;
   bool enabled_ = true;
+  /// Of the adapter that is prepared and not committed.
+  at::Tensor next_base_weight_;
+  std::function<void(const at::Tensor& rows)> observer_;
 };
 
 /// `LoraLayer::merge` on many layers as one: warns once, and with

@@ -23,6 +23,7 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
       const std::vector<Term>& terms,
       const at::Tensor& bias) override;
   at::Tensor update(const at::Tensor& input, const Term& term) override;
+  at::Tensor weight_input(const at::Tensor& input) const override;
 };
 
 } // namespace torchlora

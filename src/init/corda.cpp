@@ -1,0 +1,56 @@
+#include <torch/types.h>
+
+#include "init/decompose.h"
+
+namespace torchlora::init {
+namespace {
+
+/// The covariance with as little as it takes added to its diagonal that its
+/// inverse is one, and the inverse.
+std::pair<at::Tensor, at::Tensor> invertible(const at::Tensor& covariance) {
+  constexpr double kTolerance = 0.05, kMost = 1e6;
+  const auto mean = covariance.diagonal().mean();
+  const auto identity = at::eye(covariance.size(0), covariance.options());
+  for (double damp = 0.01; damp < kMost; damp *= 2) {
+    auto damped = covariance + identity * (mean * damp);
+    auto inverse = std::get<0>(at::linalg_inv_ex(damped));
+    const auto error = at::dist(at::mm(damped, inverse), identity);
+    if (error.item<double>() < kTolerance) {
+      return {std::move(damped), std::move(inverse)};
+    }
+  }
+  TORCH_CHECK_VALUE(
+      false,
+      "[init_lora_weights] corda: the covariance of the layer's input cannot "
+      "be inverted; give preprocess_corda data that reach the layer");
+}
+
+} // namespace
+
+void corda_init(Factors& factors, const Arguments& arguments) {
+  const auto weight = weight_to_decompose(arguments, "corda");
+  const auto& covariance =
+      statistics_for(arguments, "corda", {weight.size(1), weight.size(1)});
+  const auto method =
+      arguments.config.corda_config().value_or(CordaConfig()).corda_method();
+  const auto [damped, inverse] = invertible(covariance.to(weight.options()));
+  const auto product = at::mm(weight, damped);
+  const auto r = arguments.r;
+  Triplets triplets;
+  if (method == "ipm") {
+    triplets = leading_triplets(product, r);
+    // Vᵀ C⁻¹ = S⁻¹ Uᵀ W
+    triplets.V = at::mm(weight.t(), triplets.U) / triplets.S;
+  } else {
+    const auto [U, S, Vh] = at::linalg_svd(product, /*full_matrices=*/false);
+    const auto first = S.size(0) - r;
+    triplets = {
+        U.narrow(1, first, r),
+        S.narrow(0, first, r),
+        at::mm(inverse.t(), Vh.narrow(0, first, r).t())};
+  }
+  share_out(factors, triplets, arguments.scaling);
+  factors.subtract = true;
+}
+
+} // namespace torchlora::init
