@@ -13,6 +13,10 @@ constexpr uint64_t kSeed = 42;
 
 } // namespace
 
+at::Tensor IncrementalPca::explained_variance_ratio() const {
+  return singular_values_.square() / deviation_;
+}
+
 void IncrementalPca::fit(const at::Tensor& rows) {
   const auto n = rows.size(0);
   TORCH_CHECK_VALUE(

@@ -28,9 +28,7 @@ class IncrementalPca {
     return singular_values_;
   }
   /// [n_components]: each component's share of the variance.
-  at::Tensor explained_variance_ratio() const {
-    return singular_values_.square() / deviation_;
-  }
+  at::Tensor explained_variance_ratio() const;
   /// [n_components]: the cosine of each component with what it was one fit
   /// before; undefined before the second fit.
   const at::Tensor& cosines() const {

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Adapters of every layer type, variant and initialiser, both ways: peft's in torchlora and torchlora's in peft.
 
-"initial" is the largest difference of an update B A, relative, when both make an adapter under the same seed. Initialisers that peft cannot
-make for a convolution or an embedding are compared on the linear layers. pissa_niter_N is exchanged as a plain LoRA of the original base, the others
-as they are.
+"initial" is the largest difference of an update B A (of A, where B is zero), relative, when both make an adapter under the same seed. Initialisers that peft cannot
+make for a convolution or an embedding are compared on the linear layers. pissa_niter_N, corda and lora_ga are exchanged as plain LoRAs of the
+original base, the others as they are. Their data are one sample a forward, as preprocess_corda takes no more.
 """
 
 import sys
@@ -24,6 +24,10 @@ CASES = {
     "pissa_niter_4": (LINEAR, {"init_lora_weights": "pissa_niter_4"}),
     "orthogonal": (LINEAR, {"init_lora_weights": "orthogonal"}),
     "mica": (LINEAR, {"init_lora_weights": "mica"}),
+    "corda, ipm": (LINEAR, {"init_lora_weights": "corda", "corda_config": {"corda_method": "ipm"}}),
+    "corda, kpm": (LINEAR, {"init_lora_weights": "corda", "corda_config": {"corda_method": "kpm"}}),
+    "lora_ga": (["up"], {"init_lora_weights": "lora_ga", "lora_ga_config": {"direction": "ArB2r", "scale": "stable"}}),
+    "eva": (LINEAR, {"init_lora_weights": "eva", "eva_config": {"rho": 1.5, "tau": 0.9}}),
 }
 
 
@@ -59,12 +63,30 @@ def updates(folder):
     for key, A in tensors.items():
         if "lora_A" in key or "lora_embedding_A" in key:
             B = tensors[key.replace("lora_A", "lora_B").replace("embedding_A", "embedding_B")]
-            result[key] = B.flatten(1) @ A.flatten(1)
+            result[key] = B.flatten(1) @ A.flatten(1) if B.any() else A
     return result
 
 
 def relative(ours, theirs):
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-3)).item()
+
+
+def adapt(net, config, ids):
+    """peft's adapter, from the data where it takes them."""
+    import peft
+    from peft.tuners.lora.corda import preprocess_corda
+    from peft.tuners.lora.loraga import preprocess_loraga
+
+    samples = [sample.unsqueeze(0) for sample in ids]
+    if config.init_lora_weights == "corda":
+        preprocess_corda(net, config, run_model=lambda: [net(sample) for sample in samples])
+    elif config.init_lora_weights == "lora_ga":
+        preprocess_loraga(net, config, lambda: [net(sample).square().mean().backward() for sample in samples])
+    model = peft.get_peft_model(net, config)
+    if config.init_lora_weights == "eva":
+        peft.initialize_lora_eva_weights(model, dataloader=samples, forward_fn=lambda model, sample: model(sample), prepare_model_inputs_fn=None,
+                                         prepare_layer_inputs_fn=None, show_progress_bar=False)  # fmt: skip
+    return model
 
 
 def compare(build, folder, ids, targets, values):
@@ -74,12 +96,13 @@ def compare(build, folder, ids, targets, values):
 
     base, given = folder.parent / "base.safetensors", folder.parent / "ids.safetensors"
     program = build / "tests" / "parity_layers"
-    converts = values.get("init_lora_weights") == "pissa_niter_4"
+    converts = values.get("init_lora_weights") in ("pissa_niter_4", "corda", "lora_ga")
     torch.manual_seed(42)
     net = make_net()
     torch.manual_seed(42)
-    model = peft.get_peft_model(net, peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, **values))
-    model.save_pretrained(folder / "peft" / "config")
+    config = peft.LoraConfig(r=2 if values.get("init_lora_weights") == "lora_ga" else 4, lora_alpha=6, target_modules=targets, **values)
+    config.save_pretrained(folder / "peft" / "config")
+    model = adapt(net, config, ids)
     if converts:
         model.peft_config["default"].init_lora_weights = True
     model.save_pretrained(folder / "peft" / "initial")
@@ -111,7 +134,7 @@ def compare(build, folder, ids, targets, values):
             keys = set(peft.get_peft_model_state_dict(loaded))
             result[f"torchlora's in peft, {kind}"] = relative(loaded(ids), made)
         assert keys == set(load_file(folder / "ours" / kind / "adapter_model.safetensors")), "missing or unexpected keys"
-        if "init_lora_weights" not in values or values["init_lora_weights"] in ("gaussian", "orthogonal", "mica"):
+        if "init_lora_weights" not in values or values["init_lora_weights"] in ("gaussian", "orthogonal", "mica", "eva"):
             break  # nothing to convert
     return result
 

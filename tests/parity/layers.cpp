@@ -62,14 +62,45 @@ void load(
       output, {{"output", unmerged}, {"merged", net(ids)}});
 }
 
+/// The adapter of a configuration, from the data where it takes them: each
+/// sample alone, as peft has it.
+torchlora::PeftModel
+adapt(Net& net, torchlora::LoraConfig config, const torch::Tensor& ids) {
+  const auto samples = ids.split(1);
+  const auto& init = config.init_lora_weights();
+  if (init == torchlora::InitLoraWeights("corda")) {
+    torchlora::preprocess_corda(*net, config, [&] {
+      for (const auto& sample : samples) {
+        net(sample);
+      }
+    });
+  } else if (init == torchlora::InitLoraWeights("lora_ga")) {
+    torchlora::preprocess_loraga(*net, config, [&] {
+      for (const auto& sample : samples) {
+        net(sample).square().mean().backward();
+      }
+    });
+  }
+  auto peft = torchlora::get_peft_model(*net, config);
+  if (init == torchlora::InitLoraWeights("eva")) {
+    torchlora::initialize_lora_eva_weights(peft, [&, i = size_t(0)]() mutable {
+      net(samples[i++ % samples.size()]);
+      return true;
+    });
+  }
+  return peft;
+}
+
 void make(
     Net& net,
     const fs::path& config,
     const torch::Tensor& ids,
     const fs::path& folder) {
   torch::manual_seed(42);
-  auto peft = torchlora::get_peft_model(
-      *net, torchlora::io::load_adapter_config(config).inference_mode(false));
+  auto peft = adapt(
+      net,
+      torchlora::io::load_adapter_config(config).inference_mode(false),
+      ids);
   peft.save_pretrained(folder / "initial");
   torch::optim::AdamW optimizer(peft.trainable_parameters(), 0.05);
   for (int step = 0; step < 5; ++step) {
