@@ -5,6 +5,13 @@
 namespace torchlora::init {
 namespace {
 
+/// Of a positive definite matrix.
+at::Tensor inverse_of(const at::Tensor& matrix) {
+  const auto [factor, info] = at::linalg_cholesky_ex(matrix);
+  return info.item<int64_t>() == 0 ? at::cholesky_inverse(factor)
+                                   : std::get<0>(at::linalg_inv_ex(matrix));
+}
+
 /// The covariance with as little as it takes added to its diagonal that its
 /// inverse is one, and the inverse.
 std::pair<at::Tensor, at::Tensor> invertible(const at::Tensor& covariance) {
@@ -13,7 +20,7 @@ std::pair<at::Tensor, at::Tensor> invertible(const at::Tensor& covariance) {
   const auto identity = at::eye(covariance.size(0), covariance.options());
   for (double damp = 0.01; damp < kMost; damp *= 2) {
     auto damped = covariance + identity * (mean * damp);
-    auto inverse = std::get<0>(at::linalg_inv_ex(damped));
+    auto inverse = inverse_of(damped);
     const auto error = at::dist(at::mm(damped, inverse), identity);
     if (error.item<double>() < kTolerance) {
       return {std::move(damped), std::move(inverse)};

@@ -12,16 +12,10 @@ namespace {
 
 /// Of the relative error of the leading part.
 constexpr double kTolerance = 5e-6;
+/// An error that does not fall below it is one of rounding.
+constexpr double kRounding = 1e-5;
 /// Blocks before the first look at the error.
 constexpr int64_t kFirstCheck = 4;
-
-/// Of a generator of its own, the same on every device.
-at::Tensor
-randn_seeded(at::IntArrayRef sizes, uint64_t seed, const at::Tensor& like) {
-  auto generator = at::detail::createCPUGenerator(seed);
-  return at::randn(sizes, generator, at::TensorOptions(like.scalar_type()))
-      .to(like.device());
-}
 
 at::Tensor orthonormal(const at::Tensor& matrix) {
   return std::get<0>(at::linalg_qr(matrix));
@@ -41,6 +35,34 @@ within(const at::Tensor& basis, const at::Tensor& projected, int64_t rank) {
       at::mm(basis, Y.to(dtype)),
       S.to(dtype),
       at::mm(wide.t(), Y).div_(S).to(dtype)};
+}
+
+Triplets first(const Triplets& triplets, int64_t rank) {
+  return {
+      triplets.U.narrow(1, 0, rank),
+      triplets.S.narrow(0, 0, rank),
+      triplets.V.narrow(1, 0, rank)};
+}
+
+/// By a whole decomposition. Of a large fp32 matrix whose spectrum is flat it
+/// is that of its square in double, which takes less time.
+Triplets whole(const at::Tensor& matrix, int64_t rank) {
+  constexpr int64_t kLarge = 256;
+  constexpr double kFlat = 1e-3;
+  const auto m = matrix.size(0), n = matrix.size(1);
+  if (m > n) {
+    const auto [U, S, V] = whole(matrix.t(), rank);
+    return {V, S, U};
+  }
+  if (m >= kLarge && matrix.scalar_type() == at::kFloat) {
+    const auto identity = at::eye(m, matrix.options());
+    const auto found = within(identity, matrix, rank);
+    if ((found.S[rank - 1] > kFlat * found.S[0]).item<bool>()) {
+      return found;
+    }
+  }
+  const auto [U, S, Vh] = at::linalg_svd(matrix, /*full_matrices=*/false);
+  return first({U, S, Vh.t()}, rank);
 }
 
 /// How far the first `rank` of the triplets (which are one more) are from
@@ -103,6 +125,13 @@ const at::Tensor& statistics_for(
   return arguments.statistics;
 }
 
+at::Tensor
+randn_seeded(at::IntArrayRef sizes, uint64_t seed, const at::Tensor& like) {
+  auto generator = at::detail::createCPUGenerator(seed);
+  return at::randn(sizes, generator, at::TensorOptions(like.scalar_type()))
+      .to(like.device());
+}
+
 Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
   const auto m = matrix.size(0), n = matrix.size(1);
   const auto block = rank + std::max<int64_t>(8, rank / 2);
@@ -127,37 +156,33 @@ Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
     }
     const auto found = within(basis, projected, rank + 1);
     const double error = relative_error(matrix, found, rank);
-    if (error < kTolerance) {
-      return {
-          found.U.narrow(1, 0, rank),
-          found.S.narrow(0, 0, rank),
-          found.V.narrow(1, 0, rank)};
-    }
     // Not (for a NaN) falling fast enough to be there in a few steps.
-    if (!(error < last_error / 2)) {
+    const bool stalls = !(error < last_error / 2);
+    if (error < kTolerance || (stalls && error < kRounding)) {
+      return first(found, rank);
+    }
+    if (stalls) {
       break;
     }
     last_error = error;
   }
-  const auto [U, S, Vh] = at::linalg_svd(matrix, /*full_matrices=*/false);
-  return {
-      U.narrow(1, 0, rank), S.narrow(0, 0, rank), Vh.narrow(0, 0, rank).t()};
+  return whole(matrix, rank);
 }
 
 Triplets svd_lowrank(
     const at::Tensor& matrix,
     int64_t rank,
     int64_t niter,
-    std::optional<uint64_t> seed) {
+    const at::Tensor& test_matrix) {
   if (matrix.size(0) < matrix.size(1)) {
-    auto [U, S, V] = svd_lowrank(matrix.t(), rank, niter, seed);
+    auto [U, S, V] = svd_lowrank(matrix.t(), rank, niter, test_matrix);
     return {V, S, U};
   }
-  const std::vector<int64_t> sizes{matrix.size(1), rank};
   auto Q = orthonormal(at::mm(
       matrix,
-      seed ? randn_seeded(sizes, *seed, matrix)
-           : at::randn(sizes, matrix.options())));
+      test_matrix.defined()
+          ? test_matrix
+          : at::randn({matrix.size(1), rank}, matrix.options())));
   for (int64_t i = 0; i < niter; ++i) {
     Q = orthonormal(at::mm(matrix.t(), Q));
     Q = orthonormal(at::mm(matrix, Q));

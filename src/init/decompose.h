@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 
 #include <ATen/core/Tensor.h>
 
@@ -35,12 +34,18 @@ struct Triplets {
 Triplets leading_triplets(const at::Tensor& matrix, int64_t rank);
 
 /// `torch.svd_lowrank(matrix, rank, niter)`: Halko et al. 2009, algorithm 5.1.
-/// Draws from the default generator unless it is given a seed.
+/// `test_matrix` [min(m, n), rank]; undefined: drawn from the default
+/// generator.
 Triplets svd_lowrank(
     const at::Tensor& matrix,
     int64_t rank,
     int64_t niter,
-    std::optional<uint64_t> seed = std::nullopt);
+    const at::Tensor& test_matrix = {});
+
+/// N(0, 1) by a generator of its own, the same on every device, in the dtype
+/// and on the device of `like`.
+at::Tensor
+randn_seeded(at::IntArrayRef sizes, uint64_t seed, const at::Tensor& like);
 
 /// scaling · B A = U S Vᵀ, with the singular values shared out evenly.
 void share_out(Factors& factors, const Triplets& triplets, double scaling);

@@ -1,5 +1,6 @@
 #include "init/incremental_pca.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <torch/types.h>
@@ -46,16 +47,19 @@ void IncrementalPca::fit(const at::Tensor& rows) {
     centred = at::cat(
         {singular_values_.unsqueeze(1) * components_,
          centred,
-         (std::sqrt(share) * shift).unsqueeze(0)});
+         (std::sqrt(share) * shift).to(x.scalar_type()).unsqueeze(0)});
     mean_ = (old_n * mean_ + new_n * mean) / (old_n + new_n);
   }
   n_rows_ += n;
 
+  // The draw is in the dtype that PEFT computes in.
+  const auto q = 2 * n_components_;
+  const auto test_matrix = randn_seeded(
+      {std::min(centred.size(0), centred.size(1)), q},
+      kSeed,
+      is_first ? centred : mean);
   const auto found = svd_lowrank(
-      centred,
-      2 * n_components_,
-      /*niter=*/4,
-      kSeed);
+      centred, q, /*niter=*/4, test_matrix.to(centred.scalar_type()));
   const auto V = found.V.narrow(1, 0, n_components_).t();
   // The largest element of a component is positive.
   const auto largest = V.abs().argmax(1, /*keepdim=*/true);
