@@ -49,12 +49,8 @@ void corda_init(Factors& factors, const Arguments& arguments) {
     // Vᵀ C⁻¹ = S⁻¹ Uᵀ W
     triplets.V = at::mm(weight.t(), triplets.U) / triplets.S;
   } else {
-    const auto [U, S, Vh] = at::linalg_svd(product, /*full_matrices=*/false);
-    const auto first = S.size(0) - r;
-    triplets = {
-        U.narrow(1, first, r),
-        S.narrow(0, first, r),
-        at::mm(inverse.t(), Vh.narrow(0, first, r).t())};
+    triplets = last_triplets(product, r);
+    triplets.V = at::mm(inverse.t(), triplets.V);
   }
   share_out(factors, triplets, arguments.scaling);
   factors.subtract = true;

@@ -21,16 +21,19 @@ at::Tensor orthonormal(const at::Tensor& matrix) {
   return std::get<0>(at::linalg_qr(matrix));
 }
 
-/// The leading triplets of `matrix` within the span of `basis` [m, k], of which
-/// `projected` is basisᵀ matrix [k, n].
-Triplets
-within(const at::Tensor& basis, const at::Tensor& projected, int64_t rank) {
+/// The triplets of `matrix` from `begin` on within the span of `basis` [m, k],
+/// of which `projected` is basisᵀ matrix [k, n].
+Triplets within(
+    const at::Tensor& basis,
+    const at::Tensor& projected,
+    int64_t begin,
+    int64_t count) {
   // In double: squares lose half of the digits.
   const auto wide = projected.to(at::kDouble);
   const auto [squares, vectors] = at::linalg_eigh(at::mm(wide, wide.t()));
   const auto dtype = basis.scalar_type();
-  const auto S = squares.flip(0).narrow(0, 0, rank).clamp_min(0).sqrt();
-  const auto Y = vectors.flip(1).narrow(1, 0, rank);
+  const auto S = squares.flip(0).narrow(0, begin, count).clamp_min(0).sqrt();
+  const auto Y = vectors.flip(1).narrow(1, begin, count);
   return {
       at::mm(basis, Y.to(dtype)),
       S.to(dtype),
@@ -44,25 +47,29 @@ Triplets first(const Triplets& triplets, int64_t rank) {
       triplets.V.narrow(1, 0, rank)};
 }
 
-/// By a whole decomposition. Of a large fp32 matrix whose spectrum is flat it
-/// is that of its square in double, which takes less time.
-Triplets whole(const at::Tensor& matrix, int64_t rank) {
+/// `count` triplets from `begin` on by a whole decomposition: of a large fp32
+/// matrix that of its square in double, which takes less time and, unless they
+/// are tiny, is as exact.
+Triplets whole(const at::Tensor& matrix, int64_t begin, int64_t count) {
   constexpr int64_t kLarge = 256;
-  constexpr double kFlat = 1e-3;
-  const auto m = matrix.size(0), n = matrix.size(1);
-  if (m > n) {
-    const auto [U, S, V] = whole(matrix.t(), rank);
+  constexpr double kTiny = 1e-7;
+  const auto m = matrix.size(0);
+  if (m > matrix.size(1)) {
+    const auto [U, S, V] = whole(matrix.t(), begin, count);
     return {V, S, U};
   }
   if (m >= kLarge && matrix.scalar_type() == at::kFloat) {
     const auto identity = at::eye(m, matrix.options());
-    const auto found = within(identity, matrix, rank);
-    if ((found.S[rank - 1] > kFlat * found.S[0]).item<bool>()) {
+    const auto found = within(identity, matrix, begin, count);
+    if ((found.S[count - 1] > kTiny * matrix.norm()).item<bool>()) {
       return found;
     }
   }
   const auto [U, S, Vh] = at::linalg_svd(matrix, /*full_matrices=*/false);
-  return first({U, S, Vh.t()}, rank);
+  return {
+      U.narrow(1, begin, count),
+      S.narrow(0, begin, count),
+      Vh.narrow(0, begin, count).t()};
 }
 
 /// How far the first `rank` of the triplets (which are one more) are from
@@ -154,7 +161,7 @@ Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
     if (k < kFirstCheck * block) {
       continue;
     }
-    const auto found = within(basis, projected, rank + 1);
+    const auto found = within(basis, projected, 0, rank + 1);
     const double error = relative_error(matrix, found, rank);
     // Not (for a NaN) falling fast enough to be there in a few steps.
     const bool stalls = !(error < last_error / 2);
@@ -166,7 +173,11 @@ Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
     }
     last_error = error;
   }
-  return whole(matrix, rank);
+  return whole(matrix, 0, rank);
+}
+
+Triplets last_triplets(const at::Tensor& matrix, int64_t rank) {
+  return whole(matrix, std::min(matrix.size(0), matrix.size(1)) - rank, rank);
 }
 
 Triplets svd_lowrank(

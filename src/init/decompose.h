@@ -33,6 +33,9 @@ struct Triplets {
 /// draw from the default generator.
 Triplets leading_triplets(const at::Tensor& matrix, int64_t rank);
 
+/// The triplets of the smallest `rank` singular values, descending.
+Triplets last_triplets(const at::Tensor& matrix, int64_t rank);
+
 /// `torch.svd_lowrank(matrix, rank, niter)`: Halko et al. 2009, algorithm 5.1.
 /// `test_matrix` [min(m, n), rank]; undefined: drawn from the default
 /// generator.

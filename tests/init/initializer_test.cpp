@@ -120,6 +120,11 @@ TEST(LeadingTriplets, AreThoseOfAWholeDecomposition) {
           ((BA - expected).norm() / expected.norm()).item<double>(), 1e-5);
     }
     EXPECT_LT(difference(at::mm(u.t(), u), torch::eye(r)), 1e-5);
+
+    const auto last = init::last_triplets(W, r);
+    EXPECT_LT(difference(last.S, k.narrow(0, n - r, r).pow(-power)), 1e-5);
+    EXPECT_LT(difference(at::mm(W, last.V), last.U * last.S), 1e-5);
+    EXPECT_LT(difference(at::mm(last.V.t(), last.V), torch::eye(r)), 1e-4);
   }
 }
 
