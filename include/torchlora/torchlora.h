@@ -22,6 +22,7 @@
 #include <torchlora/nn/inspect.h>
 #include <torchlora/nn/linear.h>
 #include <torchlora/nn/pretrained.h>
+#include <torchlora/optim/lorafa.h>
 #include <torchlora/optim/loraplus.h>
 #include <torchlora/tokenizer/chat.h>
 #include <torchlora/tokenizer/tokenizer.h>
