@@ -38,8 +38,7 @@ const json& neutral_values() {
     "target_parameters": [null, []],
     "trainable_token_indices": [null],
     "use_bdlora": [null, false],
-    "use_qalora": [false],
-    "velora_config": [null]})");
+    "use_qalora": [false]})");
   return values;
 }
 
@@ -157,6 +156,27 @@ void check_supported(const json& values, const std::string& file) {
   }
 }
 
+VeloraConfig velora_config(
+    const Reader& outer,
+    const json& values,
+    const std::string& file) {
+  const json known{"num_groups", "scale", "init_type"};
+  if (!values.is_object() ||
+      std::any_of(
+          values.items().begin(), values.items().end(), [&](const auto& item) {
+            return std::find(known.begin(), known.end(), item.key()) ==
+                known.end();
+          })) {
+    outer.refuse("velora_config", "an object of num_groups, scale, init_type");
+  }
+  VeloraConfig config;
+  const Reader reader(values, file + ": velora_config");
+  reader.read("num_groups", "a number", config.num_groups());
+  reader.read("scale", config.scale());
+  reader.read("init_type", "a string", config.init_type());
+  return config;
+}
+
 /// An integer where the number is one, as PEFT's files have it.
 json number(double value) {
   return value == std::floor(value) && std::abs(value) < 1e15
@@ -251,6 +271,10 @@ LoraConfig load_adapter_config(const fs::path& directory) {
     }
   }
 
+  if (const auto* value = reader.find("velora_config")) {
+    config.velora_config(velora_config(reader, *value, file));
+  }
+
   const auto known = json::parse(adapter_config_json(LoraConfig()));
   for (const auto& [key, value] : values.items()) {
     if (!known.contains(key) && key != "runtime_config") {
@@ -279,6 +303,13 @@ std::string adapter_config_json(const LoraConfig& config) {
   values["use_rslora"] = config.use_rslora();
   values["use_dora"] = config.use_dora();
   values["lora_bias"] = config.lora_bias();
+  values["velora_config"] = nullptr;
+  if (const auto& velora = config.velora_config()) {
+    values["velora_config"] = {
+        {"num_groups", velora->num_groups()},
+        {"scale", velora->scale()},
+        {"init_type", velora->init_type()}};
+  }
   const auto& init = config.init_lora_weights();
   values["init_lora_weights"] =
       init.is_name() ? json(init.name()) : json(init.flag());

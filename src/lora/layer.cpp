@@ -10,6 +10,7 @@
 
 #include "lora/contains.h"
 #include "lora/row_norms.h"
+#include "lora/velora.h"
 
 namespace torchlora {
 namespace {
@@ -131,6 +132,18 @@ void LoraLayer::prepare_adapter(
       "' already exists");
   check_config(config);
   const auto initializer = find_initializer(config.init_lora_weights());
+  if (const auto& velora = config.velora_config()) {
+    velora->validate();
+    TORCH_CHECK_VALUE(
+        supports_velora(),
+        "[update_layer] velora_config is supported for linear layers, not for ",
+        base_layer_->name(),
+        "; leave it out by exclude_modules");
+    TORCH_CHECK_VALUE(
+        !config.use_dora() && initializer != init::mica_init,
+        "[update_layer] velora_config is not supported with use_dora or "
+        "init_lora_weights=mica");
+  }
 
   LoraAdapter adapter;
   adapter.name = adapter_name;
@@ -159,9 +172,34 @@ void LoraLayer::prepare_adapter(
         base.weight().options().dtype(dtype).requires_grad(false)));
     lora_magnitude_vector_->insert(adapter_name, adapter.lora_magnitude_vector);
   }
+  if (const auto& velora = config.velora_config()) {
+    adapter.velora = std::make_shared<LoraVelora>(LoraVelora{
+        *velora,
+        parameter(initial_velora_embed(
+            velora_group_size(base.in_features(), *velora),
+            *velora,
+            base.weight().options().requires_grad(false)))});
+  }
   lora_A_->insert(adapter_name, adapter.lora_A);
   lora_B_->insert(adapter_name, adapter.lora_B);
   adapters_.push_back(std::move(adapter));
+  register_velora();
+}
+
+/// NOTE: rebuilds the module, as LibTorch's cannot give up a single buffer.
+void LoraLayer::register_velora() {
+  if (named_children().contains(kVeloraEmbed)) {
+    unregister_module(kVeloraEmbed);
+  }
+  std::shared_ptr<torch::nn::Module> embeds;
+  for (const auto& adapter : adapters_) {
+    if (adapter.velora) {
+      if (!embeds) {
+        embeds = register_module(kVeloraEmbed, std::make_shared<AdapterDict>());
+      }
+      embeds->register_buffer(adapter.name, adapter.velora->embed);
+    }
+  }
 }
 
 void LoraLayer::commit_adapter(const std::string& adapter_name) {
@@ -196,6 +234,7 @@ void LoraLayer::delete_adapter(const std::string& adapter_name) {
   std::erase_if(adapters_, [&](const LoraAdapter& adapter) {
     return adapter.name == adapter_name;
   });
+  register_velora();
 }
 
 const LoraAdapter* LoraLayer::find_adapter(

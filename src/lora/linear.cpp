@@ -23,7 +23,9 @@ at::Tensor LoraLinear::product(
         {term.adapter->lora_A->weight,
          term.adapter->lora_B->weight,
          term.scaling,
-         term.dropout});
+         term.dropout,
+         is_training() && adapters_enabled() ? term.adapter->velora.get()
+                                             : nullptr});
   }
   return low_rank_linear(input, weight, bias, low_rank);
 }

@@ -18,6 +18,7 @@ CASES = {
     "rslora, patterns": (ALL, {"use_rslora": True, "rank_pattern": {"conv1": 2}, "alpha_pattern": {"up": 5}}),
     "dora": (ALL, {"use_dora": True}),
     "lora_bias": (ALL[1:], {"lora_bias": True}),
+    "velora": (LINEAR, {"velora_config": {"num_groups": 3, "init_type": "random"}}),
     "olora": (LINEAR, {"init_lora_weights": "olora"}),
     "pissa": (LINEAR, {"init_lora_weights": "pissa"}),
     "pissa, dora": (LINEAR, {"init_lora_weights": "pissa", "use_dora": True}),

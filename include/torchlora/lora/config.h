@@ -75,6 +75,26 @@ class TORCHLORA_API InitLoraWeights {
   std::variant<bool, std::string> value_;
 };
 
+/// VeLoRA, arXiv:2405.17991: for the gradient of A a layer keeps, instead of
+/// its input, one number for each group of features, the group's projection
+/// on a vector. Outputs and all other gradients are those of LoRA. The names
+/// and defaults of PEFT's `VeloraConfig`.
+struct TORCHLORA_API VeloraConfig {
+  VeloraConfig(int64_t num_groups = 64) : num_groups_(num_groups) {}
+
+  /// ValueError names the option that cannot be right.
+  void validate() const;
+
+  friend bool operator==(const VeloraConfig&, const VeloraConfig&) = default;
+
+  TORCH_ARG(int64_t, num_groups);
+  /// Of the rebuilt input.
+  TORCH_ARG(double, scale) = 1;
+  /// What the vector is: "batch_average" of the groups of each batch,
+  /// "batch_average_once" of the first, or "random".
+  TORCH_ARG(std::string, init_type) = "batch_average";
+};
+
 /// Configuration of one LoRA adapter; the names and defaults of PEFT's
 /// `LoraConfig`.
 ///
@@ -100,6 +120,8 @@ struct TORCHLORA_API LoraConfig {
   TORCH_ARG(bool, use_dora) = false;
   /// A trained bias on B; with the initialisers true and false only.
   TORCH_ARG(bool, lora_bias) = false;
+  /// For linear layers, without use_dora and "mica".
+  TORCH_ARG(std::optional<VeloraConfig>, velora_config);
   /// true, false, "gaussian", "olora", "pissa", "pissa_niter_N", "orthogonal",
   /// "mica" (`init/initializer.h`).
   TORCH_ARG(InitLoraWeights, init_lora_weights) = true;

@@ -155,6 +155,10 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       const InitLoraWeights& value) const;
   /// ValueError if the layer cannot have an adapter of this configuration.
   virtual void check_config(const LoraConfig& /*config*/) const {}
+  /// Whether `product` acts on an adapter's `velora`.
+  virtual bool supports_velora() const {
+    return false;
+  }
 
   /// The layer with W + Σ scaling · B A in place of W and with `bias`
   /// (undefined: none). `terms` may be empty.
@@ -176,6 +180,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
  private:
   std::vector<Term> terms() const;
   const LoraAdapter& at(const std::string& adapter_name) const;
+  void register_velora();
   at::Tensor norms(const LoraAdapter& adapter, const at::Tensor& weight) const;
   at::Tensor scale(const LoraAdapter& adapter, const at::Tensor& weight) const;
   at::Tensor with_term(
