@@ -25,6 +25,7 @@
 #include <torchlora/nn/pretrained.h>
 #include <torchlora/optim/lorafa.h>
 #include <torchlora/optim/loraplus.h>
+#include <torchlora/optim/riemannian.h>
 #include <torchlora/tokenizer/chat.h>
 #include <torchlora/tokenizer/tokenizer.h>
 #include <torchlora/train/dpo.h>

@@ -1,7 +1,6 @@
 #include <torchlora/optim/lorafa.h>
 
 #include <cmath>
-#include <optional>
 #include <unordered_set>
 
 #include <torch/optim/adamw.h>
@@ -10,6 +9,8 @@
 #include <torch/types.h>
 
 #include <torchlora/lora/layer.h>
+
+#include "optim/damped_inverse.h"
 
 namespace torchlora {
 namespace {
@@ -152,15 +153,8 @@ at::Tensor LoraFA::project(const at::Tensor& parameter, const at::Tensor& grad)
     return grad;
   }
   const auto& pair = found->second;
-  const auto dtype = c10::promoteTypes(grad.scalar_type(), at::kFloat);
-  const auto A = pair.A.detach().flatten(1).to(dtype);
-  const auto gram =
-      at::mm(A, A.t()).add_(at::eye(A.size(0), A.options()), kDamping);
-  // The pseudo-inverse, as a padded adapter has rows of zeros.
-  const std::optional<double> tolerance;
-  const auto inverse =
-      at::linalg_pinv(gram, tolerance, tolerance, /*hermitian=*/true);
-  return at::mm(grad.flatten(1).to(dtype), inverse)
+  const auto inverse = damped_inverse(pair.A.flatten(1), kDamping);
+  return at::mm(grad.flatten(1).to(inverse.scalar_type()), inverse)
       .div_(pair.scaling * pair.scaling)
       .to(grad.scalar_type())
       .view_as(grad);

@@ -41,11 +41,17 @@ def lorafa(model):
     return optimizers.create_lorafa_optimizer(model, r=4, lora_alpha=6, lr=0.02, weight_decay=0.1)
 
 
+def riemannian(optimizer, lr, **kwargs):
+    return lambda model: optimizers.create_riemannian_optimizer(model, optimizer, lr=lr, **kwargs)
+
+
 CASES = {
     "loraplus_adamw": (ALL, {"use_dora": True}, loraplus(torch.optim.AdamW, 0.02, betas=(0.8, 0.9))),
     "loraplus_adam": (ALL, {}, loraplus(torch.optim.Adam, 0.02)),
     "loraplus_sgd": (LINEAR, {"lora_bias": True}, loraplus(torch.optim.SGD, 0.05, momentum=0.5, weight_decay=0.7)),
     "lorafa": (ALL, {"rank_pattern": {"up": 3}, "alpha_pattern": {"down": 5}, "use_rslora": True}, lorafa),
+    "riemannian_adamw": (ALL, {"use_dora": True}, riemannian(torch.optim.AdamW, 0.02, weight_decay=0.1)),
+    "riemannian_sgd": (ALL, {}, riemannian(torch.optim.SGD, 0.02, momentum=0.5, reg=0.1)),
 }
 
 
