@@ -117,6 +117,30 @@ def compare(build, folder, ids, targets, values):
     return result
 
 
+def compare_intruders(build, folder, ids):
+    import peft
+    import torch
+    from peft.tuners.lora.intruders import reduce_intruder_dimension
+    from safetensors.torch import load_file
+
+    model = peft.get_peft_model(make_net(), peft.LoraConfig(r=4, lora_alpha=6, target_modules=LINEAR))
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.normal_(0, 0.3)
+        model.save_pretrained(folder / "adapter")
+        lines = []
+        reduce_intruder_dimension(model, "default", "reduced", 5, 0.9, 0.3, logging_sink=lines.append)
+        count = sum(int(line.split()[-1]) for line in lines if "Intruders:" in line)
+        theirs = model(ids)
+    output = folder / "reduced.safetensors"
+    base, given = folder.parent / "base.safetensors", folder.parent / "ids.safetensors"
+    common.run_program(build / "tests" / "parity_layers", ["reduce", base, folder / "adapter", given, output], folder / "reduce.log")
+    ours = load_file(output)
+    assert 0 < count == ours["count"].item(), (count, ours["count"])
+    return {"peft's in torchlora": relative(ours["output"], theirs)}
+
+
 def main():
     build, runs = common.build_dir(__doc__)
     import torch
@@ -133,6 +157,11 @@ def main():
         with common.quiet(folder / "peft.log"), warnings.catch_warnings():
             result = compare(build, folder, ids, targets, values)
         table.add(name, **result)
+    folder = runs / "intruders"
+    folder.mkdir()
+    with common.quiet(folder / "peft.log"), warnings.catch_warnings():
+        result = compare_intruders(build, folder, ids)
+    table.add("intruders reduced", **result)
     return 0 if table.finish() else 1
 
 

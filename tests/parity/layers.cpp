@@ -3,6 +3,9 @@
 //   parity_layers load BASE ADAPTER IDS OUTPUT
 //     `output` and `merged` of the model with an adapter, for the `ids` of a
 //     safetensors file
+//   parity_layers reduce BASE ADAPTER IDS OUTPUT
+//     `output` with the intruder dimensions of the adapter reduced, and their
+//     number in `count`
 //   parity_layers make BASE CONFIG IDS FOLDER
 //     an adapter by the adapter_config.json of the folder CONFIG under seed 42,
 //     saved in FOLDER/initial, trained for five steps and saved in FOLDER/raw
@@ -62,6 +65,22 @@ void load(
       output, {{"output", unmerged}, {"merged", net(ids)}});
 }
 
+void reduce(
+    Net& net,
+    const fs::path& adapter,
+    const torch::Tensor& ids,
+    const fs::path& output) {
+  torch::NoGradGuard no_grad;
+  auto peft = torchlora::PeftModel::from_pretrained(*net, adapter);
+  int64_t count = 0;
+  for (const auto& layer : torchlora::reduce_intruder_dimension(
+           peft, "default", "reduced", 5, 0.9, 0.3)) {
+    count += static_cast<int64_t>(layer.intruders.size());
+  }
+  torchlora::io::save_safetensors(
+      output, {{"output", net(ids)}, {"count", torch::tensor(count)}});
+}
+
 void make(
     Net& net,
     const fs::path& config,
@@ -90,5 +109,8 @@ int main(int argc, char** argv) {
   TORCH_CHECK_VALUE(argc == 6, "five arguments are needed");
   auto net = load_base(argv[2]);
   const auto ids = torchlora::io::SafetensorsFile(argv[4]).tensor("ids");
-  (std::string(argv[1]) == "load" ? load : make)(net, argv[3], ids, argv[5]);
+  const std::string command = argv[1];
+  (command == "load"         ? load
+       : command == "reduce" ? reduce
+                             : make)(net, argv[3], ids, argv[5]);
 }
