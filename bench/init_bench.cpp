@@ -1,6 +1,8 @@
 // init_bench [WEIGHT]: seconds of each initialiser on a weight, r 16, a line
-// each; best of three. WEIGHT is a safetensors file with `weight`; without it
-// one of 2048 x 2048 whose singular values fall as k^-1/2.
+// each; best of three (slow ones: of one). WEIGHT is a safetensors file with
+// `weight`; without it one of 2048 x 2048 whose singular values fall as k^-1/2.
+// Those that need data get two batches, `inputs` [2, rows, in_features] of the
+// file, and their preprocessing counts.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -12,11 +14,12 @@
 namespace {
 
 struct HolderImpl : torch::nn::Module {
-  explicit HolderImpl(const torch::Tensor& weight) {
-    register_module(
-        "layer",
-        torchlora::nn::Linear(torchlora::nn::LinearImpl::from_weight(weight)));
-  }
+  explicit HolderImpl(const torch::Tensor& weight)
+      : layer(register_module(
+            "layer",
+            torchlora::nn::Linear(
+                torchlora::nn::LinearImpl::from_weight(weight)))) {}
+  torchlora::nn::Linear layer;
 };
 
 torch::Tensor decaying(int64_t size) {
@@ -27,17 +30,59 @@ torch::Tensor decaying(int64_t size) {
   return at::mm(U * k.pow(-0.5), V);
 }
 
+torchlora::LoraConfig config_of(const torchlora::InitLoraWeights& init) {
+  auto config =
+      torchlora::LoraConfig(16).target_modules({"layer"}).init_lora_weights(
+          init);
+  if (init == "corda_kpm") {
+    config.init_lora_weights("corda").corda_config(
+        torchlora::CordaConfig().corda_method("kpm"));
+  } else if (init == "lora_ga") {
+    config.lora_ga_config(torchlora::LoraGAConfig());
+  } else if (init == "loftq") {
+    config.loftq_config(torchlora::LoftQConfig());
+  } else if (init == "eva") {
+    config.eva_config(torchlora::EvaConfig().tau(0));
+  }
+  return config;
+}
+
+void initialize(
+    HolderImpl& model,
+    torchlora::LoraConfig config,
+    const torch::Tensor& inputs) {
+  const auto& init = config.init_lora_weights();
+  if (init == "corda") {
+    torchlora::preprocess_corda(model, config, [&] {
+      for (const auto& x : inputs.unbind()) {
+        model.layer(x);
+      }
+    });
+  } else if (init == "lora_ga") {
+    torchlora::preprocess_loraga(model, config, [&] {
+      for (const auto& x : inputs.unbind()) {
+        model.layer(x).square().mean().backward();
+      }
+    });
+  }
+  auto peft = torchlora::get_peft_model(model, config);
+  if (init == "eva") {
+    torchlora::initialize_lora_eva_weights(peft, [&, i = 0]() mutable {
+      model.layer(inputs[i++ % 2]);
+      return true;
+    });
+  }
+}
+
 double seconds(
     const torch::Tensor& weight,
+    const torch::Tensor& inputs,
     const torchlora::InitLoraWeights& init) {
   double best = 1e9;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 3 && (i == 0 || best < 1); ++i) {
     auto model = std::make_shared<HolderImpl>(weight.clone());
     const auto begin = std::chrono::steady_clock::now();
-    torchlora::get_peft_model(
-        *model,
-        torchlora::LoraConfig(16).target_modules({"layer"}).init_lora_weights(
-            init));
+    initialize(*model, config_of(init), inputs);
     const std::chrono::duration<double> time =
         std::chrono::steady_clock::now() - begin;
     best = std::min(best, time.count());
@@ -48,12 +93,28 @@ double seconds(
 } // namespace
 
 int main(int argc, char** argv) {
-  const auto weight = argc > 1
-      ? torchlora::io::SafetensorsFile(argv[1]).tensor("weight")
-      : decaying(2048);
-  std::printf("true %.6f\n", seconds(weight, true));
+  torch::Tensor weight, inputs;
+  if (argc > 1) {
+    const torchlora::io::SafetensorsFile file(argv[1]);
+    weight = file.tensor("weight");
+    inputs = file.tensor("inputs");
+  } else {
+    weight = decaying(2048);
+    inputs = at::matmul(torch::randn({2, 2560, 2048}), decaying(2048));
+  }
+  std::printf("true %.6f\n", seconds(weight, inputs, true));
   for (const char* name :
-       {"gaussian", "orthogonal", "olora", "pissa", "pissa_niter_16", "mica"}) {
-    std::printf("%s %.6f\n", name, seconds(weight, name));
+       {"gaussian",
+        "orthogonal",
+        "olora",
+        "pissa",
+        "pissa_niter_16",
+        "mica",
+        "corda",
+        "corda_kpm",
+        "lora_ga",
+        "loftq",
+        "eva"}) {
+    std::printf("%s %.6f\n", name, seconds(weight, inputs, name));
   }
 }

@@ -34,7 +34,7 @@ void warn_of_residual(
     const char* function) {
   for (const auto* layer : layers) {
     for (const auto& adapter : layer->adapters()) {
-      if (adapter.subtracted && is_lost(adapter.name) &&
+      if (adapter.changed_base && is_lost(adapter.name) &&
           !contains(layer->merged_adapters(), adapter.name)) {
         TORCH_WARN(
             "[",
@@ -49,11 +49,10 @@ void warn_of_residual(
   }
 }
 
-/// Puts the base layers back into the tree.
+/// Puts the base layers back into the tree, out of nested ones too.
 void remove_layers(torch::nn::Module& model) {
   for (const auto& site : lora_sites(model)) {
-    site.layer->unbind();
-    site.parent->replace_module(site.child_name, site.layer->base_layer());
+    remove_layer(site);
   }
 }
 

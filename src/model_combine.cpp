@@ -49,7 +49,14 @@ bool check_layer(
       continue;
     }
     TORCH_CHECK_VALUE(
-        !adapter->subtracted,
+        site.parameter.empty(),
+        "[add_weighted_adapter] adapter ",
+        name,
+        " has target_parameters (\"",
+        site.name,
+        "\"), which cannot be combined");
+    TORCH_CHECK_VALUE(
+        !adapter->changed_base,
         "[add_weighted_adapter] the initialiser of adapter ",
         name,
         " changed the base weights; save it with "
@@ -156,7 +163,9 @@ void PeftModel::add_weighted_adapter(
   bool has_bias = false;
   for (auto& site : lora_sites(*state_->model)) {
     if (check_layer(site, adapters, options, has_bias)) {
-      targets.push_back(site.peft_name);
+      if (!site.is_part) {
+        targets.push_back(site.peft_name);
+      }
       sites.push_back(std::move(site));
     }
   }

@@ -51,6 +51,15 @@ void check_mixed_batch(
         !site.layer->merged(),
         "[mixed_batch] Cannot pass `adapter_names` when there are merged "
         "adapters, please call `unmerge_adapter` first");
+    const bool has_one = std::ranges::any_of(names, [&](const auto& name) {
+      return site.layer->find_adapter(name) != nullptr;
+    });
+    TORCH_CHECK_VALUE(
+        !has_one || (!site.is_part && site.parameter.empty()),
+        "[mixed_batch] MultiheadAttention and target_parameters, as at \"",
+        site.name,
+        "\", are not supported: the first dimension of their input is not the "
+        "batch");
   }
 }
 

@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 #include <torch/nn/modules/linear.h>
 
+#include <torchlora/lora/experts.h>
 #include <torchlora/lora/targets.h>
 #include <torchlora/nn/pretrained.h>
 
@@ -25,15 +26,44 @@ std::string repr(const ModuleNames& names) {
       : "None";
 }
 
+/// The children that are adapted together with a layer.
+void visit_parts(
+    const std::string& name,
+    const std::string& peft_name,
+    torch::nn::Module& layer,
+    std::vector<ModuleSite>& sites) {
+  const auto* redirectable = dynamic_cast<nn::Redirectable*>(&layer);
+  if (!redirectable) {
+    return;
+  }
+  for (const auto& child : redirectable->adapted_children()) {
+    const auto module = layer.named_children()[child];
+    ModuleSite site{
+        name + "." + child,
+        module,
+        &layer,
+        child,
+        std::dynamic_pointer_cast<LoraLayer>(module),
+        nullptr,
+        peft_name + ".base_layer." + child,
+        /*is_part=*/true};
+    site.type = site.layer ? nullptr : LoraRegistry::global().find(*module);
+    sites.push_back(std::move(site));
+  }
+}
+
 void visit(
     torch::nn::Module& parent,
     const std::string& prefix,
     std::unordered_set<torch::nn::Module*>& seen,
     std::vector<ModuleSite>& sites) {
   for (const auto& child : parent.named_children()) {
-    const auto& module = child.value();
-    if (!seen.insert(module.get()).second) {
+    if (!seen.insert(child.value().get()).second) {
       continue;
+    }
+    auto module = child.value();
+    while (const auto* layer = dynamic_cast<LoraExperts*>(module.get())) {
+      module = layer->base_layer();
     }
     ModuleSite site{
         prefix + child.key(),
@@ -48,14 +78,24 @@ void visit(
     const bool is_leaf = site.layer || site.type;
     const auto path = is_leaf ? site.base_weight().path() : "";
     site.peft_name = path.empty() ? site.name : site.name + "." + path;
-    sites.push_back(std::move(site));
-    if (!is_leaf) {
+    sites.push_back(site);
+    if (is_leaf) {
+      visit_parts(
+          site.name,
+          site.peft_name,
+          site.layer ? *site.layer->base_layer() : *module,
+          sites);
+    } else {
+      visit_parameters(site, child.value(), sites);
       visit(*module, prefix + child.key() + ".", seen, sites);
     }
   }
 }
 
 bool is_linear(const ModuleSite& site) {
+  if (!site.parameter.empty()) {
+    return false;
+  }
   auto owner = site.layer ? site.layer->base_layer() : site.module;
   if (site.peft_name != site.name) {
     const auto inside = owner->named_modules("", /*include_self=*/false);
@@ -84,7 +124,7 @@ ModuleNames all_linear(
         std::any_of(left_out.begin(), left_out.end(), [&](const auto& entry) {
           return names_module(entry, site.name);
         });
-    if (is_linear(site) && !is_left_out) {
+    if (is_linear(site) && !site.is_part && !is_left_out) {
       names.push_back(site.peft_name);
     }
   }
@@ -105,10 +145,13 @@ ModuleNames resolve_targets(
   const auto defaults = pretrained
       ? default_target_modules(pretrained->model_type())
       : ModuleNames();
+  if (defaults.is_none() && !config.target_parameters().empty()) {
+    return std::vector<std::string>{}; // none is PEFT's default
+  }
   TORCH_CHECK_VALUE(
       !defaults.is_none(),
-      "[get_peft_model] Please specify `target_modules`: there is no default "
-      "for ",
+      "[get_peft_model] Please specify `target_modules` or "
+      "`target_parameters`: there is no default for ",
       pretrained ? "model_type \"" + pretrained->model_type() + "\""
                  : "a model that does not tell its model_type");
   return defaults;
@@ -123,6 +166,12 @@ ModuleNames resolve_targets(
     message =
         "All modules were excluded. This is likely unintended. Check your "
         "`target_modules` and `exclude_modules` configuration.";
+  } else if (
+      !any_excluded && config.target_modules().is_list() &&
+      config.target_modules().list().empty()) {
+    message =
+        "No `target_modules` passed but also no `target_parameters` found. "
+        "Please check the values for these arguments.";
   } else if (!any_excluded) {
     message = fmt::format(
         "Target modules {} not found in the base model. Please check the "
@@ -159,6 +208,26 @@ std::vector<std::string> both_names(const std::vector<ModuleSite>& sites) {
   return names;
 }
 
+/// The value for a module under either of its names.
+double lookup(
+    const PatternTable& table,
+    const ModuleSite& site,
+    double default_value) {
+  const auto value = table.find(site.name);
+  return value ? *value : table.find(site.lora_name()).value_or(default_value);
+}
+
+at::Tensor statistics_of(const LoraConfig& config, const ModuleSite& site) {
+  if (!config.init_statistics()) {
+    return {};
+  }
+  const auto found = config.init_statistics()->find(site.name);
+  return found == config.init_statistics()->end() ? at::Tensor()
+                                                  : found->second;
+}
+
+} // namespace
+
 void warn_unused(
     const char* field,
     const std::vector<std::string>& entries,
@@ -172,16 +241,14 @@ void warn_unused(
   }
 }
 
-/// The value for a module under either of its names.
-double lookup(
-    const PatternTable& table,
-    const ModuleSite& site,
-    double default_value) {
-  const auto value = table.find(site.name);
-  return value ? *value : table.find(site.lora_name()).value_or(default_value);
+void remove_layer(const ModuleSite& site) {
+  site.layer->unbind();
+  auto base_layer = site.layer->base_layer();
+  while (const auto* layer = dynamic_cast<LoraLayer*>(base_layer.get())) {
+    base_layer = layer->base_layer();
+  }
+  site.parent->replace_module(site.child_name, base_layer);
 }
-
-} // namespace
 
 std::vector<ModuleSite> module_sites(torch::nn::Module& model) {
   std::vector<ModuleSite> sites;
@@ -212,8 +279,11 @@ InjectionPlan plan_injection(
       "got \"",
       adapter_name,
       "\"");
+  init::check_init_config(config);
   const auto sites = module_sites(model);
   InjectionPlan plan{config, {}, {}};
+  plan.config.init_statistics(nullptr).init_progress(nullptr);
+  plan.progress = config.init_progress();
   plan.config.target_modules(resolve_targets(model, sites, config));
   add_task_heads(model, plan.config);
 
@@ -221,8 +291,31 @@ InjectionPlan plan_injection(
   const PatternTable ranks(config.rank_pattern());
   const PatternTable alphas(config.alpha_pattern());
   std::vector<ModuleSite> adapted;
-  bool any_excluded = false, any_unmatched = false;
+  bool any_excluded = false, any_unmatched = false, with_parts = false;
+  // In PEFT's order: modules first.
+  const auto rank_of = [&](const ModuleSite& site) {
+    const double r = lookup(ranks, site, static_cast<double>(config.r()));
+    TORCH_CHECK_VALUE(
+        r == std::floor(r),
+        "[get_peft_model] `rank_pattern` must give integers, got ",
+        r,
+        " for module ",
+        site.name);
+    return static_cast<int64_t>(r);
+  };
   for (const auto& site : sites) {
+    if (!site.parameter.empty()) {
+      continue;
+    }
+    if (site.is_part) {
+      if (with_parts) {
+        const auto& whole = plan.targets.back();
+        plan.targets.push_back(
+            {site, whole.r, whole.lora_alpha, statistics_of(config, site)});
+      }
+      continue;
+    }
+    with_parts = false;
     const auto match = matcher.match(site.name);
     const auto peft_match = matcher.match(site.lora_name());
     if (match == TargetMatch::kExcluded ||
@@ -231,24 +324,35 @@ InjectionPlan plan_injection(
     } else if (
         match == TargetMatch::kTargeted ||
         peft_match == TargetMatch::kTargeted) {
-      if (!site.layer && !site.type) {
-        LoraRegistry::global().create(site.name, site.module); // refuses
+      if (!site.layer && !site.type) { // refuses
+        LoraRegistry::global().create(site.name, site.module);
       }
-      const double r = lookup(ranks, site, static_cast<double>(config.r()));
-      TORCH_CHECK_VALUE(
-          r == std::floor(r),
-          "[get_peft_model] `rank_pattern` must give integers, got ",
-          r,
-          " for module ",
-          site.name);
+      with_parts = true;
       plan.targets.push_back(
           {site,
-           static_cast<int64_t>(r),
-           lookup(alphas, site, config.lora_alpha())});
+           rank_of(site),
+           lookup(alphas, site, config.lora_alpha()),
+           statistics_of(config, site)});
       adapted.push_back(site);
     } else {
       any_unmatched = true;
     }
+  }
+  for (const auto& site : targeted_parameters(model, sites, config)) {
+    const auto owner =
+        site.name.substr(0, site.name.size() - site.parameter.size());
+    for (const auto& inner : adapted) {
+      TORCH_CHECK_VALUE(
+          !inner.parameter.empty() || !inner.name.starts_with(owner),
+          "[get_peft_model] \"",
+          inner.name,
+          "\" is inside of the module of the parameter \"",
+          site.name,
+          "\"; one adapter cannot have both");
+    }
+    plan.targets.push_back(
+        {site, rank_of(site), lookup(alphas, site, config.lora_alpha())});
+    adapted.push_back(site);
   }
   if (plan.targets.empty()) {
     refuse_no_match(plan.config, any_excluded, any_unmatched);
@@ -286,13 +390,38 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
     bool autocast_adapter_dtype) {
   std::vector<std::shared_ptr<LoraLayer>> layers;
   try {
-    for (const auto& [site, r, lora_alpha] : plan.targets) {
-      auto layer = site.layer
-          ? site.layer
-          : LoraRegistry::global().create(site.name, site.module);
-      layer->prepare_adapter(
-          adapter_name, r, lora_alpha, plan.config, autocast_adapter_dtype);
+    for (const auto& target : plan.targets) {
+      const auto& site = target.site;
+      auto layer = site.layer;
+      if (!layer && site.parameter.empty()) {
+        layer = LoraRegistry::global().create(site.name, site.module);
+      } else if (!layer) { // around that of the module's parameter before it
+        const auto& last =
+            layers.empty() ? site : plan.targets[layers.size() - 1].site;
+        layer = site.type->create(
+            !last.parameter.empty() && last.module == site.module &&
+                    !layers.empty()
+                ? layers.back()
+                : site.module,
+            site.type->base_weight);
+      }
+      try {
+        layer->prepare_adapter(
+            adapter_name,
+            target.r,
+            target.lora_alpha,
+            plan.config,
+            autocast_adapter_dtype,
+            target.statistics,
+            plan.is_loaded);
+      } catch (c10::Error& e) {
+        e.add_context("module " + site.name);
+        throw;
+      }
       layers.push_back(std::move(layer));
+      if (plan.progress) {
+        plan.progress(layers.size(), plan.targets.size(), site.name);
+      }
     }
   } catch (...) {
     for (const auto& layer : layers) {

@@ -53,6 +53,12 @@ struct ModuleSite {
   /// The name under which PEFT knows the layer: that of the module that owns
   /// the weight ("….q_proj.linear"); `name` for all other modules.
   std::string peft_name;
+  /// Whether it is adapted with the site before it and never alone: a child
+  /// that a layer names in `adapted_children`.
+  bool is_part = false;
+  /// Of a parameter of `nn::StackedExperts` its name in `module`; `name` is
+  /// then the parameter's, and no module is called so.
+  std::string parameter = {};
 
   /// Of a layer that is or can be adapted.
   BaseWeight base_weight() const {
@@ -63,6 +69,30 @@ struct ModuleSite {
     return layer || type ? peft_name : name;
   }
 };
+
+/// Puts a LoRA layer's base layer back into the tree.
+void remove_layer(const ModuleSite& site);
+/// The sites of the parameters of `nn::StackedExperts`, behind that of the
+/// module; `module` is the child in the tree, perhaps a LoRA layer of a
+/// parameter.
+void visit_parameters(
+    const ModuleSite& site,
+    const std::shared_ptr<torch::nn::Module>& module,
+    std::vector<ModuleSite>& sites);
+
+/// Those that a configuration targets, each called as PEFT's file will call it.
+/// ValueError for a parameter that cannot be adapted; warns by name of entries
+/// that matched nothing.
+std::vector<ModuleSite> targeted_parameters(
+    torch::nn::Module& model,
+    const std::vector<ModuleSite>& sites,
+    const LoraConfig& config);
+
+/// Warns of entries of a configuration's field, if there are some.
+void warn_unused(
+    const char* field,
+    const std::vector<std::string>& entries,
+    const char* what);
 
 std::vector<ModuleSite> module_sites(torch::nn::Module& model);
 
@@ -75,11 +105,16 @@ struct InjectionPlan {
     ModuleSite site;
     int64_t r;
     double lora_alpha;
+    /// Of the configuration's statistics, what is the module's.
+    at::Tensor statistics = {};
   };
-  /// With the targets resolved.
+  /// With the targets resolved, and without what is for one injection only.
   LoraConfig config;
   std::vector<Target> targets;
   std::vector<OwnedTensor> owned;
+  InitProgress progress = {};
+  /// Whether the factors will be overwritten.
+  bool is_loaded = false;
 };
 
 /// ValueError where `get_peft_model` documents it; warns by name of list

@@ -73,8 +73,8 @@ class TORCHLORA_API PeftModel {
   /// Sends each element of the batches to come through the adapter named for
   /// it ("__base__": none), whatever is active: PEFT's argument
   /// `adapter_names` of forward. In eval mode; ValueError for a model in
-  /// training, unknown names, merged adapters, DoRA and adapters with
-  /// `modules_to_save` or `bias`.
+  /// training, unknown names, merged adapters, DoRA, adapters with
+  /// `modules_to_save` or `bias`, MultiheadAttention and `target_parameters`.
   [[nodiscard]] MixedBatchGuard mixed_batch(
       const std::vector<std::string>& adapter_names) const;
 

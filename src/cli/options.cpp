@@ -147,6 +147,14 @@ LoraConfig LoraOptions::config() const {
       init_lora_weights,
       " draws at random how it changes the base weights, which the saved "
       "adapter would not tell; pissa is as fast here and can be repeated");
+  for (const char* name : {"corda", "eva", "loftq", "lora_ga"}) {
+    TORCH_CHECK_VALUE(
+        init_lora_weights != name,
+        "--init_lora_weights ",
+        name,
+        " needs data or a quantiser, which the program does not give it; the "
+        "library does (torchlora/preprocess.h)");
+  }
   return LoraConfig(r)
       .lora_alpha(alpha)
       .lora_dropout(dropout)

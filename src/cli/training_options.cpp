@@ -58,6 +58,21 @@ void add_training_options(CLI::App& app, train::TrainingArguments& args) {
   add(app, kTraining, "--adam_epsilon", args.adam_epsilon, "of AdamW");
   add(app,
       kTraining,
+      "--loraplus_lr_ratio",
+      args.loraplus_lr_ratio,
+      "LoRA+: learning rate of B over that of A; 0: one for all");
+  add(app,
+      kTraining,
+      "--loraplus_weight_decay",
+      args.loraplus_weight_decay,
+      "LoRA+: in place of --weight_decay");
+  add(app,
+      kTraining,
+      "--loraplus_lr_embedding",
+      args.loraplus_lr_embedding,
+      "LoRA+: learning rate of embeddings' adapters");
+  add(app,
+      kTraining,
       "--max_grad_norm",
       args.max_grad_norm,
       "gradients are clipped to this norm; 0: never");

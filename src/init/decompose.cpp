@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string_view>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/types.h>
@@ -11,6 +12,8 @@ namespace {
 
 /// Of the relative error of the leading part.
 constexpr double kTolerance = 5e-6;
+/// An error that does not fall below it is one of rounding.
+constexpr double kRounding = 1e-5;
 /// Blocks before the first look at the error.
 constexpr int64_t kFirstCheck = 4;
 
@@ -18,20 +21,55 @@ at::Tensor orthonormal(const at::Tensor& matrix) {
   return std::get<0>(at::linalg_qr(matrix));
 }
 
-/// The leading triplets of `matrix` within the span of `basis` [m, k], of which
-/// `projected` is basisᵀ matrix [k, n].
-Triplets
-within(const at::Tensor& basis, const at::Tensor& projected, int64_t rank) {
+/// The triplets of `matrix` from `begin` on within the span of `basis` [m, k],
+/// of which `projected` is basisᵀ matrix [k, n].
+Triplets within(
+    const at::Tensor& basis,
+    const at::Tensor& projected,
+    int64_t begin,
+    int64_t count) {
   // In double: squares lose half of the digits.
   const auto wide = projected.to(at::kDouble);
   const auto [squares, vectors] = at::linalg_eigh(at::mm(wide, wide.t()));
   const auto dtype = basis.scalar_type();
-  const auto S = squares.flip(0).narrow(0, 0, rank).clamp_min(0).sqrt();
-  const auto Y = vectors.flip(1).narrow(1, 0, rank);
+  const auto S = squares.flip(0).narrow(0, begin, count).clamp_min(0).sqrt();
+  const auto Y = vectors.flip(1).narrow(1, begin, count);
   return {
       at::mm(basis, Y.to(dtype)),
       S.to(dtype),
       at::mm(wide.t(), Y).div_(S).to(dtype)};
+}
+
+Triplets first(const Triplets& triplets, int64_t rank) {
+  return {
+      triplets.U.narrow(1, 0, rank),
+      triplets.S.narrow(0, 0, rank),
+      triplets.V.narrow(1, 0, rank)};
+}
+
+/// `count` triplets from `begin` on by a whole decomposition: of a large fp32
+/// matrix that of its square in double, which takes less time and, unless they
+/// are tiny, is as exact.
+Triplets whole(const at::Tensor& matrix, int64_t begin, int64_t count) {
+  constexpr int64_t kLarge = 256;
+  constexpr double kTiny = 1e-7;
+  const auto m = matrix.size(0);
+  if (m > matrix.size(1)) {
+    const auto [U, S, V] = whole(matrix.t(), begin, count);
+    return {V, S, U};
+  }
+  if (m >= kLarge && matrix.scalar_type() == at::kFloat) {
+    const auto identity = at::eye(m, matrix.options());
+    const auto found = within(identity, matrix, begin, count);
+    if ((found.S[count - 1] > kTiny * matrix.norm()).item<bool>()) {
+      return found;
+    }
+  }
+  const auto [U, S, Vh] = at::linalg_svd(matrix, /*full_matrices=*/false);
+  return {
+      U.narrow(1, begin, count),
+      S.narrow(0, begin, count),
+      Vh.narrow(0, begin, count).t()};
 }
 
 /// How far the first `rank` of the triplets (which are one more) are from
@@ -72,13 +110,39 @@ at::Tensor weight_to_decompose(const Arguments& arguments, const char* name) {
   return weight.to(c10::promoteTypes(weight.scalar_type(), at::kFloat));
 }
 
+const at::Tensor& statistics_for(
+    const Arguments& arguments,
+    const char* name,
+    at::IntArrayRef sizes) {
+  const auto* const function = std::string_view(name) == "corda"
+      ? "preprocess_corda(model, config, run_model)"
+      : "preprocess_loraga(model, config, train_step)";
+  TORCH_CHECK_VALUE(
+      arguments.statistics.defined() && arguments.statistics.sizes() == sizes,
+      "[init_lora_weights] ",
+      name,
+      " needs statistics of sizes ",
+      sizes,
+      ", found ",
+      arguments.statistics.defined() ? c10::str(arguments.statistics.sizes())
+                                     : "none",
+      "; run ",
+      function,
+      " with this model and this configuration first");
+  return arguments.statistics;
+}
+
+at::Tensor
+randn_seeded(at::IntArrayRef sizes, uint64_t seed, const at::Tensor& like) {
+  auto generator = at::detail::createCPUGenerator(seed);
+  return at::randn(sizes, generator, at::TensorOptions(like.scalar_type()))
+      .to(like.device());
+}
+
 Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
   const auto m = matrix.size(0), n = matrix.size(1);
   const auto block = rank + std::max<int64_t>(8, rank / 2);
-  auto generator = at::detail::createCPUGenerator(/*seed_val=*/1);
-  auto next =
-      at::randn({n, block}, generator, at::TensorOptions(matrix.scalar_type()))
-          .to(matrix.device());
+  auto next = randn_seeded({n, block}, /*seed=*/1, matrix);
   at::Tensor basis, projected;
   double last_error = std::numeric_limits<double>::infinity();
   for (int64_t k = block; k <= std::min(m, n) / 3; k += block) {
@@ -97,32 +161,39 @@ Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
     if (k < kFirstCheck * block) {
       continue;
     }
-    const auto found = within(basis, projected, rank + 1);
+    const auto found = within(basis, projected, 0, rank + 1);
     const double error = relative_error(matrix, found, rank);
-    if (error < kTolerance) {
-      return {
-          found.U.narrow(1, 0, rank),
-          found.S.narrow(0, 0, rank),
-          found.V.narrow(1, 0, rank)};
-    }
     // Not (for a NaN) falling fast enough to be there in a few steps.
-    if (!(error < last_error / 2)) {
+    const bool stalls = !(error < last_error / 2);
+    if (error < kTolerance || (stalls && error < kRounding)) {
+      return first(found, rank);
+    }
+    if (stalls) {
       break;
     }
     last_error = error;
   }
-  const auto [U, S, Vh] = at::linalg_svd(matrix, /*full_matrices=*/false);
-  return {
-      U.narrow(1, 0, rank), S.narrow(0, 0, rank), Vh.narrow(0, 0, rank).t()};
+  return whole(matrix, 0, rank);
 }
 
-Triplets svd_lowrank(const at::Tensor& matrix, int64_t rank, int64_t niter) {
+Triplets last_triplets(const at::Tensor& matrix, int64_t rank) {
+  return whole(matrix, std::min(matrix.size(0), matrix.size(1)) - rank, rank);
+}
+
+Triplets svd_lowrank(
+    const at::Tensor& matrix,
+    int64_t rank,
+    int64_t niter,
+    const at::Tensor& test_matrix) {
   if (matrix.size(0) < matrix.size(1)) {
-    auto [U, S, V] = svd_lowrank(matrix.t(), rank, niter);
+    auto [U, S, V] = svd_lowrank(matrix.t(), rank, niter, test_matrix);
     return {V, S, U};
   }
-  auto Q = orthonormal(
-      at::mm(matrix, at::randn({matrix.size(1), rank}, matrix.options())));
+  auto Q = orthonormal(at::mm(
+      matrix,
+      test_matrix.defined()
+          ? test_matrix
+          : at::randn({matrix.size(1), rank}, matrix.options())));
   for (int64_t i = 0; i < niter; ++i) {
     Q = orthonormal(at::mm(matrix.t(), Q));
     Q = orthonormal(at::mm(matrix, Q));
@@ -130,6 +201,12 @@ Triplets svd_lowrank(const at::Tensor& matrix, int64_t rank, int64_t niter) {
   const auto [U, S, Vh] =
       at::linalg_svd(at::mm(Q.t(), matrix), /*full_matrices=*/false);
   return {at::mm(Q, U), S, Vh.t()};
+}
+
+void share_out(Factors& factors, const Triplets& triplets, double scaling) {
+  const auto root = (triplets.S / scaling).sqrt();
+  factors.A = triplets.V.t() * root.unsqueeze(1);
+  factors.B = triplets.U * root;
 }
 
 } // namespace torchlora::init

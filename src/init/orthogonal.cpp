@@ -5,6 +5,9 @@
 namespace torchlora::init {
 
 void orthogonal_init(Factors& factors, const Arguments& arguments) {
+  if (arguments.is_loaded) {
+    return;
+  }
   const auto r = arguments.r;
   TORCH_CHECK_VALUE(
       r % 2 == 0,

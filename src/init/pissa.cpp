@@ -10,17 +10,11 @@ namespace {
 
 constexpr std::string_view kPrefix = "pissa_niter_";
 
-void share(Factors& factors, const Triplets& triplets, double scaling) {
-  const auto root = (triplets.S / scaling).sqrt();
-  factors.A = triplets.V.t() * root.unsqueeze(1);
-  factors.B = triplets.U * root;
-  factors.subtract = true;
-}
-
 } // namespace
 
 void pissa_init(Factors& factors, const Arguments& arguments) {
-  share(
+  factors.subtract = true;
+  share_out(
       factors,
       leading_triplets(weight_to_decompose(arguments, "pissa"), arguments.r),
       arguments.scaling);
@@ -39,7 +33,8 @@ void pissa_niter_init(Factors& factors, const Arguments& arguments) {
       "iters]\", got \"",
       name,
       "\"");
-  share(
+  factors.subtract = true;
+  share_out(
       factors,
       svd_lowrank(weight_to_decompose(arguments, "pissa"), arguments.r, niter),
       arguments.scaling);

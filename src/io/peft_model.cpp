@@ -143,14 +143,6 @@ std::vector<at::Tensor> match_tensors(
   return tensors;
 }
 
-/// Initialisers that change the base weight and cannot do so again from the
-/// checkpoint and the configuration alone.
-bool changed_the_base_for_good(const InitLoraWeights& init) {
-  return init.is_name() &&
-      (init.name().starts_with("pissa_niter_") || init.name() == "corda" ||
-       init.name() == "loftq" || init.name() == "lora_ga");
-}
-
 /// Adds the adapter of a folder, inactive and frozen, but for the tensors it
 /// owns.
 InjectionPlan inject_from_folder(
@@ -161,16 +153,20 @@ InjectionPlan inject_from_folder(
   auto config = io::load_adapter_config(directory);
   const auto& init = config.init_lora_weights();
   TORCHLORA_CHECK_DATA(
-      !changed_the_base_for_good(init),
+      !init::changes_the_base_for_good(config),
       "[load_adapter] the adapter in ",
       directory.string(),
       " was initialised by ",
       init.name(),
-      ", which changed the base weights as well and cannot be repeated; save "
-      "it with path_initial_model_for_weight_conversion, then it fits the "
-      "original base");
+      ", which changed the base weights as well and cannot be repeated; ",
+      init.name() == "loftq"
+          ? "with the quantised base, set init_lora_weights to true in its "
+            "adapter_config.json"
+          : "save it with path_initial_model_for_weight_conversion, then it "
+            "fits the original base");
   const auto file = io::read_adapter_file(directory);
   auto plan = plan_injection(model, config, adapter_name);
+  plan.is_loaded = true;
   const auto tensors = match_tensors(file, model, plan);
   const auto layers = inject(plan, adapter_name, autocast_adapter_dtype);
   torch::NoGradGuard no_grad;
@@ -230,16 +226,27 @@ void PeftModel::save_pretrained(
     auto config = io::saved_config(*state_->model, adapter);
     config.inference_mode(true);
     if (!path_initial_model_for_weight_conversion.empty()) {
+      TORCH_CHECK_VALUE(
+          !(config.init_lora_weights() == InitLoraWeights("loftq")),
+          "[save_pretrained] an adapter by loftq cannot be converted: without "
+          "the quantised base it is another model; save it as it is");
+      TORCH_CHECK_VALUE(
+          config.target_parameters().empty(),
+          "[save_pretrained] adapter ",
+          name,
+          " has target_parameters, whose initialisers leave the base as it is: "
+          "save it without path_initial_model_for_weight_conversion");
       io::convert_to_plain_lora(
           tensors, config, path_initial_model_for_weight_conversion);
-    } else if (const auto& init = config.init_lora_weights();
-               changed_the_base_for_good(init)) {
+    } else if (init::changes_the_base_for_good(config)) {
+      const auto& init = config.init_lora_weights().name();
       TORCH_WARN(
           "[save_pretrained] ",
-          init.name(),
-          " changed the base weights by a random draw: what is saved fits them "
-          "only, not the original base; pass "
-          "path_initial_model_for_weight_conversion");
+          init,
+          " changed the base weights in a way that cannot be repeated: what is "
+          "saved fits them only, not the original base",
+          init == "loftq" ? ""
+                          : "; pass path_initial_model_for_weight_conversion");
     }
     io::save_safetensors(folder / kWeightsFile, tensors);
     io::write_file_atomic(

@@ -16,6 +16,9 @@ std::set<std::string> modules_of_the_checkpoint(
     const std::vector<ModuleSite>& sites) {
   std::set<std::string> names;
   for (const auto& site : sites) {
+    if (!site.parameter.empty()) {
+      continue;
+    }
     names.insert(site.name);
     names.insert(site.peft_name);
   }
@@ -83,14 +86,23 @@ LoraConfig saved_config(
   auto config = adapter.config;
   std::vector<std::string> names;
   LoraConfig::Pattern ranks, alphas;
+  // PEFT looks at the flag in linear layers only.
+  std::set<WeightLayout> layouts;
   const auto sites = module_sites(model);
   for (const auto& site : sites) {
     const auto* found =
         site.layer ? site.layer->find_adapter(adapter.name) : nullptr;
-    if (found) {
+    if (found && !site.parameter.empty()) {
+      ranks.emplace_back(site.name, static_cast<double>(found->r));
+      alphas.emplace_back(site.name, found->lora_alpha);
+    } else if (found && !site.is_part) {
       names.push_back(site.peft_name);
       ranks.emplace_back(site.peft_name, static_cast<double>(found->r));
       alphas.emplace_back(site.peft_name, found->lora_alpha);
+      const auto base = site.base_weight();
+      if (base.weight().dim() == 2 && site.layer->factor_names().are_modules) {
+        layouts.insert(base.layout());
+      }
     }
   }
   const std::set<std::string> adapted(names.begin(), names.end());
@@ -100,6 +112,10 @@ LoraConfig saved_config(
     config.layers_to_transform({});
     config.layers_pattern({});
   }
+  // Adapters of parameters refuse the flag.
+  config.fan_in_fan_out(
+      config.target_parameters().empty() &&
+      layouts == std::set{WeightLayout::kInOut});
   sort_as_in_the_file(config.rank_pattern());
   sort_as_in_the_file(config.alpha_pattern());
   const auto r = static_cast<double>(config.r());

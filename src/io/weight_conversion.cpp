@@ -55,6 +55,8 @@ void convert_to_plain_lora(
   multiply(config.rank_pattern(), 2);
   multiply(config.alpha_pattern(), alphas);
   config.init_lora_weights(true);
+  config.corda_config(std::nullopt);
+  config.lora_ga_config(std::nullopt);
 }
 
 } // namespace torchlora::io

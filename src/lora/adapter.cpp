@@ -1,5 +1,7 @@
 #include <torchlora/lora/adapter.h>
 
+#include "lora/velora.h"
+
 namespace torchlora {
 
 LoraFactor::LoraFactor(at::Tensor value, at::Tensor bias_)
@@ -17,6 +19,9 @@ std::vector<at::Tensor> LoraAdapter::tensors() const {
   }
   if (lora_magnitude_vector) {
     result.push_back(lora_magnitude_vector->weight);
+  }
+  if (velora) {
+    result.push_back(velora->embed);
   }
   return result;
 }
@@ -36,6 +41,11 @@ std::vector<AdapterTensorSpec> adapter_tensor_specs(
   }
   if (config.use_dora()) {
     specs.push_back({"lora_magnitude_vector", base_weight.magnitude_sizes()});
+  }
+  if (const auto& velora = config.velora_config()) {
+    specs.push_back(
+        {kVeloraEmbed,
+         {velora_group_size(base_weight.in_features(), *velora)}});
   }
   return specs;
 }

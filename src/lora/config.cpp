@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
+
+#include <c10/util/Exception.h>
 
 namespace torchlora {
 
@@ -14,6 +17,23 @@ bool ModuleNames::is_all_linear() const {
     return static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   });
   return lower == "all-linear";
+}
+
+void VeloraConfig::validate() const {
+  TORCH_CHECK_VALUE(
+      num_groups_ > 0,
+      "[VeloraConfig] `num_groups` should be positive, got ",
+      num_groups_);
+  TORCH_CHECK_VALUE(
+      std::isfinite(scale_) && scale_ > 0,
+      "[VeloraConfig] `scale` should be positive, got ",
+      scale_);
+  TORCH_CHECK_VALUE(
+      init_type_ == "batch_average" || init_type_ == "batch_average_once" ||
+          init_type_ == "random",
+      "[VeloraConfig] unsupported `init_type` \"",
+      init_type_,
+      "\"; it must be batch_average, batch_average_once or random");
 }
 
 } // namespace torchlora

@@ -47,6 +47,18 @@ at::Tensor LoraConv::update(const at::Tensor& input, const Term& term) {
       term.scaling;
 }
 
+at::Tensor LoraConv::weight_input(const at::Tensor& input) const {
+  check_config(LoraConfig());
+  const auto& kernel = base_weight().weight();
+  auto sizes = kernel.sizes().vec();
+  sizes[0] = kernel[0].numel();
+  // A channel for each element of the kernel: the patches.
+  const auto patches = base_->convolve(
+      input, at::eye(sizes[0], kernel.options()).view(sizes), {});
+  return patches.movedim(patches.dim() - 1 - spatial_dims_, -1)
+      .reshape({-1, sizes[0]});
+}
+
 at::Tensor LoraConv::per_channel(const at::Tensor& values) const {
   std::vector<int64_t> sizes(spatial_dims_ + 1, 1);
   sizes[0] = -1;

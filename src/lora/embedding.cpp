@@ -63,6 +63,20 @@ at::Tensor LoraEmbedding::update(const at::Tensor& input, const Term& term) {
   return at::matmul(A, term.adapter->lora_B->weight.t()) * term.scaling;
 }
 
+at::Tensor LoraEmbedding::weight_input(const at::Tensor& input) const {
+  constexpr int64_t kLargest = 1 << 14;
+  const auto rows = base_->weight.size(0);
+  TORCH_CHECK_VALUE(
+      rows <= kLargest,
+      "[observe] an embedding's input is a row of as many elements as its "
+      "table has rows; ",
+      rows,
+      " are more than ",
+      kLargest,
+      "; leave it out by exclude_modules");
+  return at::one_hot(input.flatten(), rows).to(base_->weight.scalar_type());
+}
+
 at::Tensor LoraEmbedding::adapted_forward(
     const at::Tensor& input,
     const std::vector<Term>& terms) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -10,6 +11,7 @@
 
 #include "lora/contains.h"
 #include "lora/row_norms.h"
+#include "lora/velora.h"
 
 namespace torchlora {
 namespace {
@@ -26,6 +28,11 @@ at::Tensor as_parameter(
   return autocast_adapter_dtype && tensor.element_size() < 4
       ? tensor.to(at::kFloat)
       : tensor;
+}
+
+double scaling_of(int64_t r, double lora_alpha, bool use_rslora) {
+  const auto rank = static_cast<double>(r);
+  return lora_alpha / (use_rslora ? std::sqrt(rank) : rank);
 }
 
 void train_factor(const std::shared_ptr<LoraFactor>& factor, bool trainable) {
@@ -50,10 +57,13 @@ std::shared_ptr<LoraFactor> make_factor(
 LoraLayer::LoraLayer(
     std::shared_ptr<torch::nn::Module> base_layer,
     BaseWeightAccessor accessor,
-    const FactorNames& factor_names)
+    const FactorNames& factor_names,
+    nn::Redirectable* redirectable)
     : torch::nn::Module("torchlora::LoraLayer"),
       base_layer_(std::move(base_layer)),
-      redirectable_(dynamic_cast<nn::Redirectable*>(base_layer_.get())),
+      redirectable_(
+          redirectable ? redirectable
+                       : dynamic_cast<nn::Redirectable*>(base_layer_.get())),
       accessor_(std::move(accessor)),
       factor_names_(factor_names) {
   TORCH_CHECK_VALUE(
@@ -96,6 +106,10 @@ at::Tensor LoraLayer::forward(const at::Tensor& input) {
       " and ",
       input.size(0),
       " respectively.");
+  if (observer_) {
+    torch::NoGradGuard no_grad;
+    observer_(weight_input(input));
+  }
   const auto now = terms();
   return now.empty() ? redirectable_->base_forward(input)
                      : adapted_forward(input, now);
@@ -116,7 +130,9 @@ void LoraLayer::prepare_adapter(
     int64_t r,
     double lora_alpha,
     const LoraConfig& config,
-    bool autocast_adapter_dtype) {
+    bool autocast_adapter_dtype,
+    const at::Tensor& statistics,
+    bool is_loaded) {
   TORCH_CHECK_VALUE(
       r > 0,
       "[update_layer] `r` should be a positive integer value but the value "
@@ -139,21 +155,36 @@ void LoraLayer::prepare_adapter(
       "' already exists");
   check_config(config);
   const auto initializer = find_initializer(config.init_lora_weights());
+  if (const auto& velora = config.velora_config()) {
+    velora->validate();
+    TORCH_CHECK_VALUE(
+        supports_velora(),
+        "[update_layer] velora_config is supported for linear layers, not for ",
+        base_layer_->name(),
+        "; leave it out by exclude_modules");
+    TORCH_CHECK_VALUE(
+        !config.use_dora() && initializer != init::mica_init,
+        "[update_layer] velora_config is not supported with use_dora or "
+        "init_lora_weights=mica");
+  }
 
   LoraAdapter adapter;
   adapter.name = adapter_name;
   adapter.r = r;
   adapter.lora_alpha = lora_alpha;
-  const auto rank = static_cast<double>(r);
-  adapter.scaling = lora_alpha / (config.use_rslora() ? std::sqrt(rank) : rank);
+  adapter.scaling = scaling_of(r, lora_alpha, config.use_rslora());
   adapter.lora_dropout = config.lora_dropout();
 
   torch::NoGradGuard no_grad;
   const auto base = base_weight();
-  auto factors = construct_factors(config, r);
-  initializer(factors, {config, r, adapter.scaling, base.matrix()});
+  auto factors =
+      is_loaded ? zero_factors(config, r) : construct_factors(config, r);
+  initializer(
+      factors,
+      {config, r, adapter.scaling, base.matrix(), statistics, is_loaded});
   adapter.trains_B = factors.trains_B;
-  adapter.subtracted = factors.subtract;
+  adapter.changed_base = factors.subtract || factors.base_weight.defined();
+  next_base_weight_ = factors.base_weight;
   const auto parameter = [&](const at::Tensor& value) {
     return as_parameter(value, base.weight(), autocast_adapter_dtype);
   };
@@ -167,18 +198,49 @@ void LoraLayer::prepare_adapter(
         base.weight().options().dtype(dtype).requires_grad(false)));
     lora_magnitude_vector_->insert(adapter_name, adapter.lora_magnitude_vector);
   }
+  if (const auto& velora = config.velora_config()) {
+    adapter.velora = std::make_shared<LoraVelora>(LoraVelora{
+        *velora,
+        parameter(initial_velora_embed(
+            velora_group_size(base.in_features(), *velora),
+            *velora,
+            base.weight().options().requires_grad(false)))});
+  }
   lora_A_->insert(adapter_name, adapter.lora_A);
   lora_B_->insert(adapter_name, adapter.lora_B);
   adapters_.push_back(std::move(adapter));
+  register_velora();
+}
+
+/// NOTE: rebuilds the module, as LibTorch's cannot give up a single buffer.
+void LoraLayer::register_velora() {
+  if (named_children().contains(kVeloraEmbed)) {
+    unregister_module(kVeloraEmbed);
+  }
+  std::shared_ptr<torch::nn::Module> embeds;
+  for (const auto& adapter : adapters_) {
+    if (adapter.velora) {
+      if (!embeds) {
+        embeds = register_module(kVeloraEmbed, std::make_shared<AdapterDict>());
+      }
+      embeds->register_buffer(adapter.name, adapter.velora->embed);
+    }
+  }
 }
 
 void LoraLayer::commit_adapter(const std::string& adapter_name) {
   torch::NoGradGuard no_grad;
   const auto& adapter = at(adapter_name);
   const auto base = base_weight();
-  if (adapter.subtracted) {
+  if (next_base_weight_.defined()) {
+    base.copy_(std::exchange(next_base_weight_, at::Tensor()));
+  } else if (adapter.changed_base) {
     base.add_(delta_weight(adapter_name), -1);
   }
+  reset_magnitude(adapter);
+}
+
+void LoraLayer::reset_magnitude(const LoraAdapter& adapter) {
   if (adapter.lora_magnitude_vector) {
     auto& magnitude = adapter.lora_magnitude_vector->weight;
     magnitude.copy_(
@@ -186,24 +248,66 @@ void LoraLayer::commit_adapter(const std::string& adapter_name) {
   }
 }
 
+void LoraLayer::replace_factors(
+    const std::string& adapter_name,
+    const at::Tensor& A,
+    const at::Tensor& B,
+    double lora_alpha,
+    bool use_rslora) {
+  torch::NoGradGuard no_grad;
+  check_not_merged(adapter_name, "replace_factors");
+  at(adapter_name);
+  auto& adapter =
+      *std::ranges::find(adapters_, adapter_name, &LoraAdapter::name);
+  const auto base = base_weight();
+  adapter.r = A.size(0);
+  adapter.lora_alpha = lora_alpha;
+  adapter.scaling = scaling_of(adapter.r, lora_alpha, use_rslora);
+  const auto replace = [&](auto& factor,
+                           AdapterDict& dict,
+                           const at::Tensor& value,
+                           const std::vector<int64_t>& sizes) {
+    const bool trains = factor->weight.requires_grad();
+    auto replacement = make_factor(
+        value.to(factor->weight.options()).reshape(sizes), factor->bias);
+    train_factor(replacement, trains);
+    dict.erase(adapter_name);
+    dict.insert(adapter_name, replacement);
+    factor = replacement;
+  };
+  replace(adapter.lora_A, *lora_A_, A, base.A_sizes(adapter.r));
+  replace(adapter.lora_B, *lora_B_, B, base.B_sizes(adapter.r));
+  reset_magnitude(adapter);
+}
+
+void LoraLayer::check_not_merged(
+    const std::string& adapter_name,
+    const char* function) const {
+  TORCH_CHECK_VALUE(
+      !contains(merged_adapters_, adapter_name),
+      "[",
+      function,
+      "] cannot change adapter '",
+      adapter_name,
+      "' while it is merged. Please unmerge it first");
+}
+
 void LoraLayer::delete_adapter(const std::string& adapter_name) {
   if (!find_adapter(adapter_name)) {
     return;
   }
-  TORCH_CHECK_VALUE(
-      !contains(merged_adapters_, adapter_name),
-      "[delete_adapter] cannot delete adapter '",
-      adapter_name,
-      "' while it is merged. Please unmerge it first");
+  check_not_merged(adapter_name, "delete_adapter");
   lora_A_->erase(adapter_name);
   lora_B_->erase(adapter_name);
   if (find_adapter(adapter_name)->lora_magnitude_vector) {
     lora_magnitude_vector_->erase(adapter_name);
   }
+  next_base_weight_ = at::Tensor();
   std::erase(active_adapters_, adapter_name);
   std::erase_if(adapters_, [&](const LoraAdapter& adapter) {
     return adapter.name == adapter_name;
   });
+  register_velora();
 }
 
 const LoraAdapter* LoraLayer::find_adapter(
@@ -243,14 +347,33 @@ const LoraAdapter& LoraLayer::at(const std::string& adapter_name) const {
 
 at::Tensor LoraLayer::delta_weight(const std::string& adapter_name) const {
   const auto& adapter = at(adapter_name);
-  const auto A = adapter.lora_A->weight.flatten(1);
-  const auto B = adapter.lora_B->weight.flatten(1);
+  const auto& A = adapter.lora_A->weight;
+  const auto& B = adapter.lora_B->weight;
   // Half-precision products are slow on many CPUs.
   const bool upcast = A.is_cpu() && A.element_size() == 2;
   const auto dtype = upcast ? at::kFloat : A.scalar_type();
-  return at::mm(B.to(dtype), A.to(dtype))
+  return base_weight()
+      .product(A.to(dtype), B.to(dtype))
       .mul_(adapter.scaling)
       .to(A.scalar_type());
+}
+
+init::Factors LoraLayer::zero_factors(const LoraConfig& config, int64_t r)
+    const {
+  const auto base = base_weight();
+  return {
+      at::zeros(base.A_sizes(r)).flatten(1),
+      at::zeros(base.B_sizes(r)).flatten(1),
+      config.lora_bias() ? at::zeros({base.out_features()}) : at::Tensor()};
+}
+
+at::Tensor LoraLayer::weight_input(const at::Tensor& /*input*/) const {
+  TORCH_CHECK_VALUE(
+      false,
+      "[observe] the LoRA layer of a ",
+      base_layer_->name(),
+      " does not tell what its weight is multiplied by; override weight_input, "
+      "or leave the module out by exclude_modules");
 }
 
 init::Factors LoraLayer::construct_factors(const LoraConfig& config, int64_t r)

@@ -13,26 +13,33 @@ at::Tensor LoraLinear::product(
     const at::Tensor& input,
     const std::vector<Term>& terms,
     const at::Tensor& bias) {
-  const auto weight = base_weight().matrix();
+  const auto weight = rows(base_weight().matrix());
+  const auto own_bias = bias.defined() ? rows(bias) : bias;
   if (terms.empty()) {
-    return nn::linear(input, weight, bias);
+    return nn::linear(input, weight, own_bias);
   }
   std::vector<LowRankTerm> low_rank;
   for (const auto& term : terms) {
     low_rank.push_back(
         {term.adapter->lora_A->weight,
-         term.adapter->lora_B->weight,
+         rows(term.adapter->lora_B->weight),
          term.scaling,
-         term.dropout});
+         term.dropout,
+         is_training() && adapters_enabled() ? term.adapter->velora.get()
+                                             : nullptr});
   }
-  return low_rank_linear(input, weight, bias, low_rank);
+  return low_rank_linear(input, weight, own_bias, low_rank);
 }
 
 at::Tensor LoraLinear::update(const at::Tensor& input, const Term& term) {
   const auto& A = term.adapter->lora_A->weight;
   const auto x = at::dropout(input.to(A.scalar_type()), term.dropout, true);
-  return at::linear(at::linear(x, A), term.adapter->lora_B->weight) *
+  return at::linear(at::linear(x, A), rows(term.adapter->lora_B->weight)) *
       term.scaling;
+}
+
+at::Tensor LoraLinear::weight_input(const at::Tensor& input) const {
+  return input.reshape({-1, input.size(-1)});
 }
 
 LoraClippableLinear::LoraClippableLinear(
@@ -48,6 +55,10 @@ at::Tensor LoraClippableLinear::adapted_forward(
     const std::vector<Term>& terms) {
   return base_->clamp_output(
       LoraLinear::adapted_forward(base_->clamp_input(input), terms));
+}
+
+at::Tensor LoraClippableLinear::weight_input(const at::Tensor& input) const {
+  return LoraLinear::weight_input(base_->clamp_input(input));
 }
 
 } // namespace torchlora

@@ -9,6 +9,8 @@
 
 #include <torchlora/nn/compute.h>
 
+#include "lora/velora.h"
+
 namespace torchlora {
 namespace {
 
@@ -18,6 +20,9 @@ using torch::autograd::variable_list;
 /// Positions in the function's list of tensors; the factors follow, A and B
 /// of each term.
 enum { kInput, kWeight, kFactors };
+
+/// What is saved of each term, behind the input and the weight.
+enum { kA, kB, kAx, kCompressed, kEmbed, kSavedOfTerm };
 
 // NOTE: drawn on the CPU on every device, so that nothing waits for a GPU and
 // re-computation under activation checkpointing draws the same one.
@@ -32,13 +37,16 @@ at::Tensor drop(const at::Tensor& mask, const at::Tensor& input) {
 }
 
 /// The dropout mask of a term, 0 or 1/(1-p), the same for the same seed.
-at::Tensor dropout_mask(const at::Tensor& like, double p, int64_t seed) {
+at::Tensor
+dropout_mask(int64_t tokens, const at::Tensor& A, double p, int64_t seed) {
   if (p == 0) {
     return {};
   }
-  auto generator = at::globalContext().defaultGenerator(like.device()).clone();
+  auto generator = at::globalContext().defaultGenerator(A.device()).clone();
   generator.set_current_seed(static_cast<uint64_t>(seed));
-  return at::empty_like(like).bernoulli_(1 - p, generator).div_(1 - p);
+  return at::empty({tokens, A.size(1)}, A.options().requires_grad(false))
+      .bernoulli_(1 - p, generator)
+      .div_(1 - p);
 }
 
 at::Tensor rows(const at::Tensor& tensor) {
@@ -55,13 +63,19 @@ at::ScalarType accumulation_dtype(
   return dtype;
 }
 
+std::vector<LowRankTerm> without_velora(std::vector<LowRankTerm> terms) {
+  for (auto& term : terms) {
+    term.velora = nullptr;
+  }
+  return terms;
+}
+
 struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
   static at::Tensor forward(
       AutogradContext* ctx,
       at::TensorList tensors,
       const std::optional<at::Tensor>& bias,
-      const std::vector<double>& scalings,
-      const std::vector<double>& dropouts) {
+      const std::vector<LowRankTerm>& terms) {
     const auto& input = tensors[kInput];
     const auto& weight = tensors[kWeight];
     const auto factors = tensors.slice(kFactors);
@@ -70,22 +84,41 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     const auto dtype = accumulation_dtype(output, factors);
     auto sum = rows(output).to(dtype);
     const auto x = rows(input);
+    bool keeps_input = weight.requires_grad();
     variable_list saved{input, weight};
     std::vector<int64_t> seeds;
-    for (size_t i = 0; i < scalings.size(); ++i) {
-      const auto& A = factors[2 * i];
-      const auto& B = factors[2 * i + 1];
-      seeds.push_back(dropouts[i] > 0 ? draw_seed() : 0);
+    std::vector<double> scalings, dropouts, velora_scales;
+    for (const auto& [A, B, scaling, dropout, velora] : terms) {
+      scalings.push_back(scaling);
+      dropouts.push_back(dropout);
+      seeds.push_back(dropout > 0 ? draw_seed() : 0);
       const auto xi = x.to(A.scalar_type());
-      auto h = at::mm(drop(dropout_mask(xi, dropouts[i], seeds[i]), xi), A.t());
-      sum.addmm_(h.to(dtype), B.t().to(dtype), /*beta=*/1, scalings[i]);
-      saved.insert(saved.end(), {A, B, std::move(h)});
+      const auto dropped =
+          drop(dropout_mask(xi.size(0), A, dropout, seeds.back()), xi);
+      auto h = at::mm(dropped, A.t());
+      sum.addmm_(h.to(dtype), B.t().to(dtype), /*beta=*/1, scaling);
+      at::Tensor compressed, embed;
+      if (A.requires_grad() && velora) {
+        embed = velora_embed(*velora, dropped);
+        compressed = velora_compress(dropped, embed, velora->config);
+      }
+      keeps_input |= A.requires_grad() && !velora;
+      velora_scales.push_back(velora ? velora->config.scale() : 0);
+      saved.insert(
+          saved.end(),
+          {A, B, std::move(h), std::move(compressed), std::move(embed)});
+    }
+    ctx->saved_data["sizes"] = input.sizes().vec();
+    ctx->saved_data["dtype"] = static_cast<int64_t>(input.scalar_type());
+    if (!keeps_input) {
+      saved[kInput] = at::Tensor();
     }
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["has_bias"] = bias.has_value();
     ctx->saved_data["scalings"] = scalings;
     ctx->saved_data["dropouts"] = dropouts;
     ctx->saved_data["seeds"] = seeds;
+    ctx->saved_data["velora_scales"] = velora_scales;
     return sum.to(output.scalar_type()).view(output.sizes());
   }
 
@@ -101,13 +134,15 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     const auto scalings = ctx->saved_data["scalings"].toDoubleVector();
     const auto dropouts = ctx->saved_data["dropouts"].toDoubleVector();
     const auto seeds = ctx->saved_data["seeds"].toIntVector();
+    const auto velora_scales =
+        ctx->saved_data["velora_scales"].toDoubleVector();
     const auto terms = scalings.size();
 
-    // NOTE: behind the tensors come the bias and, without a gradient, the two
-    // vectors.
+    // NOTE: behind the tensors come the bias and, without a gradient, the
+    // terms.
     const auto bias_edge = kFactors + 2 * terms;
-    variable_list result(bias_edge + 3);
-    const auto x = rows(input);
+    variable_list result(bias_edge + 2);
+    const auto x = input.defined() ? rows(input) : at::Tensor();
     const auto grad = rows(grads[0]);
     at::Tensor grad_x;
     if (ctx->needs_input_grad(kInput)) {
@@ -121,9 +156,10 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
       result[bias_edge] = grad.sum(0);
     }
     for (size_t i = 0; i < terms; ++i) {
-      const auto& A = saved[2 + 3 * i];
-      const auto& B = saved[2 + 3 * i + 1];
-      const auto& h = saved[2 + 3 * i + 2];
+      const auto* of_term = &saved[kFactors + kSavedOfTerm * i];
+      const auto& A = of_term[kA];
+      const auto& B = of_term[kB];
+      const auto& h = of_term[kAx];
       const auto g = grad.to(A.scalar_type());
       const auto edge = kFactors + 2 * i;
       if (ctx->needs_input_grad(edge + 1)) {
@@ -134,10 +170,20 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
         continue;
       }
       const auto grad_h = at::mm(g, B).mul_(scalings[i]);
-      const auto xi = x.to(A.scalar_type());
-      const auto mask = dropout_mask(xi, dropouts[i], seeds[i]);
+      const auto& compressed = of_term[kCompressed];
+      const bool needs_mask = grad_x.defined() || !compressed.defined();
+      const auto mask = needs_mask
+          ? dropout_mask(grad.size(0), A, dropouts[i], seeds[i])
+          : at::Tensor();
       if (ctx->needs_input_grad(edge)) {
-        result[edge] = at::mm(grad_h.t(), drop(mask, xi));
+        result[edge] = compressed.defined()
+            ? velora_grad_A(
+                  grad_h,
+                  compressed,
+                  of_term[kEmbed],
+                  A.size(1),
+                  velora_scales[i])
+            : at::mm(grad_h.t(), drop(mask, x.to(A.scalar_type())));
       }
       if (grad_x.defined()) {
         grad_x =
@@ -151,7 +197,10 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
       }
     }
     if (grad_x.defined()) {
-      result[kInput] = grad_x.to(input.scalar_type()).view(input.sizes());
+      result[kInput] =
+          grad_x
+              .to(static_cast<at::ScalarType>(ctx->saved_data["dtype"].toInt()))
+              .view(ctx->saved_data["sizes"].toIntVector());
     }
     return result;
   }
@@ -165,17 +214,13 @@ at::Tensor low_rank_linear(
     const at::Tensor& bias,
     const std::vector<LowRankTerm>& terms) {
   std::vector<at::Tensor> tensors{input, weight};
-  std::vector<double> scalings, dropouts;
   for (const auto& term : terms) {
     tensors.insert(tensors.end(), {term.A, term.B});
-    scalings.push_back(term.scaling);
-    dropouts.push_back(term.dropout);
   }
   return LowRankLinear::apply(
       at::TensorList(tensors),
       bias.defined() ? std::make_optional(bias) : std::nullopt,
-      scalings,
-      dropouts);
+      at::GradMode::is_enabled() ? terms : without_velora(terms));
 }
 
 } // namespace torchlora

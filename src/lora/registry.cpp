@@ -10,6 +10,7 @@
 #include <torchlora/lora/conv.h>
 #include <torchlora/lora/embedding.h>
 #include <torchlora/lora/linear.h>
+#include <torchlora/lora/multihead_attention.h>
 #include <torchlora/nn/linear.h>
 
 namespace torchlora {
@@ -32,6 +33,11 @@ LoraRegistry::LoraRegistry() {
   add<nn::Convolution, LoraConv>(
       "torchlora::nn::Conv1d, Conv2d and Conv3d", [](nn::Convolution& module) {
         return BaseWeight(module.kernel(), module.kernel_bias());
+      });
+  add<nn::MultiheadAttentionImpl, LoraMultiheadAttention>(
+      "torchlora::nn::MultiheadAttention",
+      [](nn::MultiheadAttentionImpl& module) {
+        return BaseWeight(module.in_proj_weight, module.in_proj_bias);
       });
   add<nn::ClippableLinearImpl, LoraClippableLinear>(
       "torchlora::nn::ClippableLinear", [](nn::ClippableLinearImpl& module) {
@@ -63,7 +69,8 @@ std::shared_ptr<LoraLayer> LoraRegistry::create(
     return type->create(module, type->base_weight);
   }
   // Of these there is a torchlora::nn layer of the same name.
-  static const std::regex known("torch::nn::(Linear|Embedding|Conv[123]d)Impl");
+  static const std::regex known(
+      "torch::nn::(Linear|Embedding|Conv[123]d|MultiheadAttention)(Impl)?");
   std::smatch match;
   const auto type = module->name();
   const auto hint = std::regex_match(type, match, known)

@@ -4,6 +4,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <torchlora/optim/loraplus.h>
 #include <torchlora/train/schedule.h>
 
 namespace torchlora::train {
@@ -72,6 +73,32 @@ void TrainingArguments::validate() const {
   check(
       adam_beta2 >= 0 && adam_beta2 < 1, "adam_beta2", "in [0, 1)", adam_beta2);
   check(adam_epsilon >= 0, "adam_epsilon", "not negative", adam_epsilon);
+  check(
+      std::isfinite(loraplus_lr_ratio) && loraplus_lr_ratio >= 0,
+      "loraplus_lr_ratio",
+      "finite and not negative",
+      loraplus_lr_ratio);
+  check(
+      loraplus_lr_ratio > 0 || loraplus_weight_decay == 0,
+      "loraplus_weight_decay",
+      "0 without loraplus_lr_ratio",
+      loraplus_weight_decay);
+  check(
+      loraplus_lr_ratio > 0 || loraplus_lr_embedding == 1e-6,
+      "loraplus_lr_embedding",
+      "left alone without loraplus_lr_ratio",
+      loraplus_lr_embedding);
+  if (loraplus_lr_ratio > 0) {
+    check(
+        weight_decay == 0,
+        "weight_decay",
+        "0 with loraplus_lr_ratio, which has loraplus_weight_decay",
+        weight_decay);
+    LoraPlusOptions(loraplus_lr_ratio)
+        .loraplus_weight_decay(loraplus_weight_decay)
+        .loraplus_lr_embedding(loraplus_lr_embedding)
+        .validate();
+  }
   check(max_grad_norm >= 0, "max_grad_norm", "not negative", max_grad_norm);
   make_lr_schedule(lr_scheduler_type, 0, 1);
   check(

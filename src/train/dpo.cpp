@@ -246,9 +246,9 @@ void DpoTrainer::set_up_reference() {
     TORCH_CHECK_VALUE(
         !any_active(
             peft_model(),
-            [](const LoraAdapter& adapter) { return adapter.subtracted; }),
+            [](const LoraAdapter& adapter) { return adapter.changed_base; }),
         "[DpoTrainer] the base cannot be the reference, as init_lora_weights "
-        "took the initial update out of its weights; use initial_adapter");
+        "changed its weights; use initial_adapter");
     return;
   }
   auto peft = peft_model();

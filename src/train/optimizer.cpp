@@ -1,10 +1,10 @@
 #include <torchlora/train/optimizer.h>
 
-#include <algorithm>
-#include <cctype>
-
 #include <torch/optim/adamw.h>
 #include <torch/types.h>
+
+#include <torchlora/optim/loraplus.h>
+#include <torchlora/optim/weight_decay.h>
 
 namespace torchlora::train {
 
@@ -21,27 +21,6 @@ std::vector<at::Tensor> gradients(const NamedTensors& parameters) {
 }
 
 } // namespace
-
-bool has_weight_decay(std::string_view parameter_name) {
-  std::string name(parameter_name);
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {
-    return std::tolower(c);
-  });
-  for (const auto* part : {"bias", "layernorm", "rmsnorm"}) {
-    if (name.find(part) != std::string::npos) {
-      return false;
-    }
-  }
-  for (size_t begin = 0; begin <= name.size();) {
-    const auto end = std::min(name.find('.', begin), name.size());
-    const auto component = std::string_view(name).substr(begin, end - begin);
-    if (component == "norm" || component.ends_with("_norm")) {
-      return false;
-    }
-    begin = end + 1;
-  }
-  return true;
-}
 
 std::unique_ptr<torch::optim::AdamW> make_adamw(
     const NamedTensors& parameters,
@@ -67,9 +46,33 @@ std::unique_ptr<torch::optim::AdamW> make_adamw(
       std::move(groups), torch::optim::AdamWOptions(args.learning_rate));
 }
 
-void set_learning_rate(torch::optim::AdamW& optimizer, double learning_rate) {
-  for (auto& group : optimizer.param_groups()) {
-    group.options().set_lr(learning_rate);
+std::unique_ptr<torch::optim::AdamW> make_loraplus_adamw(
+    const torch::nn::Module& model,
+    const TrainingArguments& args) {
+  return create_loraplus_optimizer<torch::optim::AdamW>(
+      model,
+      torch::optim::AdamWOptions(args.learning_rate)
+          .betas({args.adam_beta1, args.adam_beta2})
+          .eps(args.adam_epsilon),
+      LoraPlusOptions(args.loraplus_lr_ratio)
+          .loraplus_weight_decay(args.loraplus_weight_decay)
+          .loraplus_lr_embedding(args.loraplus_lr_embedding));
+}
+
+std::vector<double> learning_rates(const torch::optim::AdamW& optimizer) {
+  std::vector<double> rates;
+  for (const auto& group : optimizer.param_groups()) {
+    rates.push_back(group.options().get_lr());
+  }
+  return rates;
+}
+
+void scale_learning_rates(
+    torch::optim::AdamW& optimizer,
+    const std::vector<double>& peaks,
+    double factor) {
+  for (size_t i = 0; i < peaks.size(); ++i) {
+    optimizer.param_groups()[i].options().set_lr(peaks[i] * factor);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <vector>
 
 #include <torch/optim/adamw.h>
 
@@ -14,6 +15,7 @@ namespace torchlora::train {
 /// What exists while `Trainer::train` runs.
 struct Trainer::Run {
   std::unique_ptr<torch::optim::AdamW> optimizer;
+  std::vector<double> peak_learning_rates;
   LrSchedule schedule;
   const std::atomic<bool>* stop = nullptr;
   bool interrupted = false;

@@ -107,7 +107,10 @@ void Trainer::start(Run& run) {
   state_.save_steps = whole_steps(args_.save_steps, state_.max_steps);
   state_.train_batch_size = args_.per_device_train_batch_size;
   run.batches_per_epoch = batches;
-  run.optimizer = make_adamw(parameters_, args_);
+  run.optimizer = args_.loraplus_lr_ratio > 0
+      ? make_loraplus_adamw(model_.module(), args_)
+      : make_adamw(parameters_, args_);
+  run.peak_learning_rates = learning_rates(*run.optimizer);
   run.schedule = make_lr_schedule(
       args_.lr_scheduler_type,
       resolve_warmup_steps(args_.warmup_steps, state_.max_steps),
@@ -217,8 +220,9 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
   if (args_.max_grad_norm > 0) {
     clip_gradients(parameters_, run.grad_norm, args_.max_grad_norm);
   }
-  run.learning_rate = args_.learning_rate * run.schedule(state_.global_step);
-  set_learning_rate(*run.optimizer, run.learning_rate);
+  const auto factor = run.schedule(state_.global_step);
+  run.learning_rate = args_.learning_rate * factor;
+  scale_learning_rates(*run.optimizer, run.peak_learning_rates, factor);
   run.optimizer->step();
   model_.module().zero_grad();
   return true;

@@ -159,6 +159,32 @@ TEST_F(DpoProgram, TrainsAModuleWholeAndMergesIt) {
   EXPECT_FALSE(base.tensor(norm).to(trained.scalar_type()).equal(trained));
 }
 
+// A step of Adam is of the size of the learning rate, and B begins at zero.
+TEST_F(DpoProgram, LoraPlusGivesBItsOwnLearningRate) {
+  const auto largest_B = [&](const char* ratio) {
+    std::filesystem::remove_all(output);
+    const ProgramResult result = run_program(dpo_args(
+        {"--max_steps",
+         "1",
+         "--learning_rate",
+         "1e-3",
+         "--loraplus_lr_ratio",
+         ratio}));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    double largest = 0;
+    const io::SafetensorsFile file(output / "adapter_model.safetensors");
+    for (const auto& key : file.keys()) {
+      if (key.find("lora_B") != std::string::npos) {
+        largest =
+            std::max(largest, file.tensor(key).abs().max().item<double>());
+      }
+    }
+    return largest;
+  };
+  EXPECT_NEAR(largest_B("0"), 1e-3, 1e-4);
+  EXPECT_NEAR(largest_B("8"), 8e-3, 8e-4);
+}
+
 TEST_F(DpoProgram, GoesOnFromAnAdapterWithItAsReference) {
   ASSERT_EQ(
       run_program(dpo_args({"--max_steps", "1", "--learning_rate", "1e-3"}))

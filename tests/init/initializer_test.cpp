@@ -80,8 +80,8 @@ TYPED_TEST(InitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
       torch::NoGradGuard no_grad;
       const auto before = model->forward(x);
       std::vector<Tensor> weights;
-      for (const auto& module : {model->target, model->other}) {
-        weights.push_back(module->parameters()[0].clone());
+      for (const auto& parameter : model->parameters()) {
+        weights.push_back(parameter.clone());
       }
       auto peft = get_peft_model(
           *model,
@@ -91,11 +91,13 @@ TYPED_TEST(InitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
               .use_dora(dora)
               .init_lora_weights(name));
       EXPECT_LT(difference(model->forward(x), before), 1e-5) << name;
-      size_t i = 0;
       for (const auto& [unused, layer] : peft.layers()) {
-        const auto base = layer->base_weight();
-        base.add_(layer->delta_weight("default"));
-        EXPECT_LT(difference(base.weight(), weights[i++]), 1e-6) << name;
+        layer->base_weight().add_(layer->delta_weight("default"));
+      }
+      peft.unload();
+      size_t i = 0;
+      for (const auto& parameter : model->parameters()) {
+        EXPECT_LT(difference(parameter, weights[i++]), 1e-6) << name;
       }
     }
   }
@@ -120,6 +122,11 @@ TEST(LeadingTriplets, AreThoseOfAWholeDecomposition) {
           ((BA - expected).norm() / expected.norm()).item<double>(), 1e-5);
     }
     EXPECT_LT(difference(at::mm(u.t(), u), torch::eye(r)), 1e-5);
+
+    const auto last = init::last_triplets(W, r);
+    EXPECT_LT(difference(last.S, k.narrow(0, n - r, r).pow(-power)), 1e-5);
+    EXPECT_LT(difference(at::mm(W, last.V), last.U * last.S), 1e-5);
+    EXPECT_LT(difference(at::mm(last.V.t(), last.V), torch::eye(r)), 1e-4);
   }
 }
 

@@ -190,7 +190,7 @@ TEST_F(PeftFiles, FeaturesThatAreNotSupportedAreRefusedByName) {
   const auto whole = read_config();
   const std::pair<const char*, json> table[] = {
       {"bias", "some"},
-      {"target_parameters", {"experts.down_proj"}},
+      {"target_parameters", "experts.down_proj"},
       {"trainable_token_indices", {1, 2}},
       {"layer_replication", {{0, 4}, {2, 5}}},
       {"alora_invocation_tokens", {1, 2}},

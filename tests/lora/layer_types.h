@@ -5,11 +5,14 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <torchlora/lora/linear.h>
+#include <torchlora/lora/registry.h>
 #include <torchlora/model.h>
 #include <torchlora/nn/clippable_linear.h>
 #include <torchlora/nn/conv.h>
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
+#include <torchlora/nn/multihead_attention.h>
 
 namespace torchlora::test {
 
@@ -17,6 +20,8 @@ namespace torchlora::test {
 struct LayerType {
   static constexpr bool kHasDropout = true;
   static constexpr bool kAutocasts = true;
+  static constexpr bool kMixes = true;
+  static constexpr size_t kFactorsOfALayer = 2;
   static constexpr const char* kA = "lora_A.default.weight";
   static constexpr const char* kB = "lora_B.default.weight";
 };
@@ -123,6 +128,83 @@ struct Conv3dType : ConvType {
   }
 };
 
+/// Attends to itself.
+struct SelfAttention : nn::MultiheadAttention {
+  using nn::MultiheadAttention::MultiheadAttention;
+  at::Tensor operator()(const at::Tensor& x) {
+    return std::get<0>(get()->forward(x, x, x, {}, /*need_weights=*/false));
+  }
+};
+
+struct AttentionType : LayerType {
+  using Layer = SelfAttention;
+  static constexpr size_t kFactorsOfALayer = 4; // of in_proj and of out_proj
+  static constexpr bool kMixes = false;         // its batch comes second
+  /// `weight` is that of in_proj.
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    const auto heads = [](const at::Tensor& t) {
+      return t.reshape({t.size(0), t.size(1), 3, 4}).permute({1, 2, 0, 3});
+    };
+    const auto qkv = at::linear(x, weight, layer->in_proj_bias).chunk(3, -1);
+    auto scores = at::matmul(heads(qkv[0]), heads(qkv[1]).transpose(2, 3)) / 2;
+    const auto output =
+        at::matmul(scores.softmax(-1), heads(qkv[2])).permute({2, 0, 1, 3});
+    return dynamic_cast<nn::LinearImpl&>(*layer->out_proj)
+        .forward(output.reshape(x.sizes()));
+  }
+  static Layer make() {
+    return Layer(12, 3);
+  }
+  static at::Tensor input() {
+    return torch::randn({4, 3, 12});
+  }
+};
+
+/// A layer type of user code, as the library has none: y = x W + b with W
+/// [in, out], transformers' Conv1D.
+struct TransposedLinearModule : torch::nn::Cloneable<TransposedLinearModule> {
+  TransposedLinearModule(int64_t in, int64_t out) : in_(in), out_(out) {
+    TransposedLinearModule::reset();
+  }
+  void reset() override {
+    weight = register_parameter("weight", torch::randn({in_, out_}).mul_(0.3));
+    bias = register_parameter("bias", torch::randn({out_}).mul_(0.3));
+  }
+  at::Tensor forward(const at::Tensor& x) {
+    return at::linear(x, weight.t(), bias);
+  }
+  int64_t in_, out_;
+  at::Tensor weight, bias;
+};
+struct TransposedLinearImpl
+    : nn::Adaptable<TransposedLinearModule, TransposedLinearImpl> {
+  using Adaptable::Adaptable;
+};
+TORCH_MODULE(TransposedLinear);
+
+inline const bool transposed_linear_is_registered = [] {
+  LoraRegistry::global().add<TransposedLinearImpl, LoraLinear>(
+      "TransposedLinear", [](TransposedLinearImpl& module) {
+        return BaseWeight(module.weight, module.bias, "", WeightLayout::kInOut);
+      });
+  return true;
+}();
+
+struct TransposedLinearType : LayerType {
+  using Layer = TransposedLinear;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::matmul(x, weight) + layer->bias;
+  }
+  static Layer make() {
+    return Layer(12, 10);
+  }
+  static at::Tensor input() {
+    return torch::randn({4, 3, 12});
+  }
+};
+
 /// Every adaptable layer type. A new one joins here.
 using LayerTypes = testing::Types<
     LinearType,
@@ -130,7 +212,9 @@ using LayerTypes = testing::Types<
     EmbeddingType,
     Conv1dType,
     Conv2dType,
-    Conv3dType>;
+    Conv3dType,
+    AttentionType,
+    TransposedLinearType>;
 
 /// A model with two layers of a type, one of them below another module.
 template <class Type>

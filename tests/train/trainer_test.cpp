@@ -8,6 +8,7 @@
 
 #include <torchlora/error.h>
 #include <torchlora/io/safetensors.h>
+#include <torchlora/lora/layer.h>
 
 #include "train/toy_model.h"
 
@@ -106,6 +107,67 @@ TEST_F(TrainerLoop, RecordsAverageTheStepsSinceTheLast) {
   // Five micro-batches count the same, however large.
   EXPECT_NEAR(history[0].at("first"), (0 + 2 + 4 + 0 + 2) / 5., 1e-12);
   EXPECT_EQ(history[1].at("first"), 4);
+}
+
+// Where every gradient is far from zero a step of Adam is the learning rate.
+TEST_F(TrainerLoop, LoraPlusScalesTheRateOfBThroughTheSchedule) {
+  args.loraplus_lr_ratio = 4;
+  args.learning_rate = 0.01;
+  args.max_steps = 2;
+  args.per_device_train_batch_size = 5;
+  struct Steps : TrainerCallback {
+    void on_pre_optimizer_step(Trainer& trainer) override {
+      before.clear();
+      for (const auto& item : trainer.trainable_parameters()) {
+        before.push_back(item.second.detach().clone());
+      }
+    }
+    void on_step_end(Trainer& trainer) override {
+      std::vector<double> sizes;
+      for (size_t i = 0; i < before.size(); ++i) {
+        sizes.push_back((trainer.trainable_parameters()[i].second - before[i])
+                            .abs()
+                            .max()
+                            .item<double>());
+      }
+      steps.push_back(sizes);
+    }
+    std::vector<at::Tensor> before;
+    std::vector<std::vector<double>> steps;
+  };
+  for (auto& item : peft.layers()) {
+    torch::NoGradGuard no_grad;
+    item.second->find_adapter("default")->lora_B->weight.fill_(0.3);
+  }
+  const auto steps = std::make_shared<Steps>();
+  ToyTrainer trainer(model, peft, args);
+  trainer.add_callback(steps);
+  trainer.train();
+  ASSERT_EQ(
+      trainer.trainable_parameters()[0].first, "proj.lora_A.default.weight");
+  ASSERT_EQ(steps->steps.size(), 2U);
+  EXPECT_NEAR(steps->steps[0][0], 0.01, 1e-4);
+  EXPECT_NEAR(steps->steps[0][1], 0.04, 4e-4);
+  EXPECT_NEAR(steps->steps[1][0], 0.005, 1e-3);
+  EXPECT_NEAR(steps->steps[1][1], 0.02, 4e-3);
+  EXPECT_NEAR(trainer.state().log_history[1].at("learning_rate"), 0.005, 1e-12);
+}
+
+TEST_F(TrainerLoop, LoraPlusOptionsAreNotMixedUp) {
+  const auto refuses =
+      [&](double ratio, double decay, double own_decay, double embedding) {
+        auto bad = args;
+        bad.loraplus_lr_ratio = ratio;
+        bad.weight_decay = decay;
+        bad.loraplus_weight_decay = own_decay;
+        bad.loraplus_lr_embedding = embedding;
+        EXPECT_THROW(bad.validate(), c10::ValueError);
+      };
+  refuses(-1, 0, 0, 1e-6);
+  refuses(4, 0.1, 0, 1e-6);
+  refuses(0, 0, 0.1, 1e-6);
+  refuses(0, 0, 0, 1e-5);
+  refuses(4, 0, -1, 1e-6);
 }
 
 // torch.randperm(5) of a generator seeded 42 and 43.

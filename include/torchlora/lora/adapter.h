@@ -21,6 +21,16 @@ class TORCHLORA_API LoraFactor : public torch::nn::Module {
   at::Tensor weight, bias;
 };
 
+/// What a VeLoRA adapter projects the groups of a layer's input on.
+struct LoraVelora {
+  VeloraConfig config;
+  /// [in_features / num_groups, rounded up], of length 1; zero until the first
+  /// batch unless it is random.
+  at::Tensor embed;
+  /// Whether it is known that `embed` is not zero.
+  bool initialized = false;
+};
+
 /// One adapter of one layer: W' = W + scaling · B A.
 struct TORCHLORA_API LoraAdapter {
   std::string name;
@@ -34,10 +44,13 @@ struct TORCHLORA_API LoraAdapter {
   std::shared_ptr<LoraFactor> lora_A, lora_B;
   /// DoRA's magnitudes, one a channel of the output; nullptr without DoRA.
   std::shared_ptr<LoraFactor> lora_magnitude_vector;
+  /// nullptr without VeLoRA.
+  std::shared_ptr<LoraVelora> velora;
   /// MiCA trains A only.
   bool trains_B = true;
-  /// Whether the update was taken out of the base weight when it was made.
-  bool subtracted = false;
+  /// Whether making it changed the base weight (took the update out of it, or
+  /// quantised it).
+  bool changed_base = false;
 
   /// What is saved, in the order of `adapter_tensor_specs`.
   std::vector<at::Tensor> tensors() const;

@@ -41,6 +41,19 @@ class TORCHLORA_API BaseWeight {
         path_(std::move(path)),
         layout_(layout) {}
 
+  /// The weights of several experts in one tensor: [experts, out_features,
+  /// in_features], or with `is_transposed` [experts, in_features,
+  /// out_features].
+  static BaseWeight stacked(at::Tensor weight, bool is_transposed) {
+    BaseWeight result(
+        std::move(weight),
+        {},
+        "",
+        is_transposed ? WeightLayout::kInOut : WeightLayout::kOutIn);
+    result.experts_ = result.weight_.size(0);
+    return result;
+  }
+
   /// The tensor as the layer stores it.
   const at::Tensor& weight() const {
     return weight_;
@@ -55,17 +68,25 @@ class TORCHLORA_API BaseWeight {
   WeightLayout layout() const {
     return layout_;
   }
+  /// Of a stacked weight; 0 for all others.
+  int64_t experts() const {
+    return experts_;
+  }
   /// Of a convolution the input channels.
   int64_t in_features() const {
-    return weight_.size(layout_ == WeightLayout::kOutIn ? 1 : 0);
+    return weight_.size(first_dim() + (layout_ == WeightLayout::kOutIn));
   }
   int64_t out_features() const {
-    return weight_.size(layout_ == WeightLayout::kOutIn ? 0 : 1);
+    return weight_.size(first_dim() + (layout_ == WeightLayout::kInOut));
   }
 
-  /// The weight as a matrix [out_features, in_features · kernel elements], to
-  /// read: it shares the weight's memory where strides allow.
+  /// The weight as a matrix [out_features, in_features · kernel elements],
+  /// of a stacked one [experts · out_features, in_features], to read: it
+  /// shares the weight's memory where strides allow.
   at::Tensor matrix() const {
+    if (experts_) {
+      return by_expert().flatten(0, 1);
+    }
     return layout_ == WeightLayout::kInOut ? weight_.t() : weight_.flatten(1);
   }
   /// Adds `alpha` · `delta`, shaped like `matrix()`, in place, rounding once
@@ -78,14 +99,41 @@ class TORCHLORA_API BaseWeight {
     weight_.copy_(like_weight(matrix));
   }
 
+  /// A stacked weight as [experts, out_features, in_features], in its memory.
+  at::Tensor by_expert() const {
+    return layout_ == WeightLayout::kInOut ? weight_.transpose(1, 2) : weight_;
+  }
+  /// The factors of a stacked weight's update by expert: A [experts, r,
+  /// in_features], B [experts, out_features, r], in their memory.
+  at::Tensor A_by_expert(const at::Tensor& A) const {
+    return A.view({experts_, -1, A.size(1)});
+  }
+  at::Tensor B_by_expert(const at::Tensor& B) const {
+    return B.view({B.size(0), -1, experts_}).permute({2, 0, 1});
+  }
+
+  /// B A, shaped like `matrix()`.
+  at::Tensor product(const at::Tensor& A, const at::Tensor& B) const {
+    return experts_ ? B_by_expert(B).bmm(A_by_expert(A)).flatten(0, 1)
+                    : B.flatten(1).mm(A.flatten(1));
+  }
+
   /// Sizes of the factors of an update: A [r, in_features, kernel…], B
-  /// [out_features, r, 1…].
+  /// [out_features, r, 1…]. Of a stacked weight as PEFT stores them: A
+  /// [experts · r, in_features], the rows of an expert together, B
+  /// [out_features, r · experts], the columns of a rank together.
   std::vector<int64_t> A_sizes(int64_t r) const {
+    if (experts_) {
+      return {experts_ * r, in_features()};
+    }
     auto sizes = kernel_sizes();
     sizes.insert(sizes.begin(), {r, in_features()});
     return sizes;
   }
   std::vector<int64_t> B_sizes(int64_t r) const {
+    if (experts_) {
+      return {out_features(), r * experts_};
+    }
     std::vector<int64_t> sizes(kernel_sizes().size(), 1);
     sizes.insert(sizes.begin(), {out_features(), r});
     return sizes;
@@ -102,10 +150,18 @@ class TORCHLORA_API BaseWeight {
   }
 
  private:
+  /// Of the matrix, or of the matrices in a stacked weight.
+  int64_t first_dim() const {
+    return experts_ ? 1 : 0;
+  }
   std::vector<int64_t> kernel_sizes() const {
     return weight_.sizes().slice(2).vec();
   }
   at::Tensor like_weight(const at::Tensor& matrix) const {
+    if (experts_) {
+      const auto stack = matrix.view({experts_, -1, matrix.size(1)});
+      return layout_ == WeightLayout::kInOut ? stack.transpose(1, 2) : stack;
+    }
     return layout_ == WeightLayout::kInOut ? matrix.t()
                                            : matrix.view(weight_.sizes());
   }
@@ -113,6 +169,7 @@ class TORCHLORA_API BaseWeight {
   at::Tensor weight_, bias_;
   std::string path_;
   WeightLayout layout_;
+  int64_t experts_ = 0;
 };
 
 /// Gives the accessor of a base layer.

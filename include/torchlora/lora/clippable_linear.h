@@ -22,6 +22,7 @@ class TORCHLORA_API LoraClippableLinear : public LoraLinear {
   at::Tensor adapted_forward(
       const at::Tensor& input,
       const std::vector<Term>& terms) override;
+  at::Tensor weight_input(const at::Tensor& input) const override;
 
  private:
   nn::ClippableLinearImpl* base_;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@
 #include <torch/arg.h>
 
 #include <torchlora/export.h>
+#include <torchlora/lora/init_config.h>
 
 namespace torchlora {
 
@@ -75,6 +77,26 @@ class TORCHLORA_API InitLoraWeights {
   std::variant<bool, std::string> value_;
 };
 
+/// VeLoRA, arXiv:2405.17991: for the gradient of A a layer keeps, instead of
+/// its input, one number for each group of features, the group's projection
+/// on a vector. Outputs and all other gradients are those of LoRA. The names
+/// and defaults of PEFT's `VeloraConfig`.
+struct TORCHLORA_API VeloraConfig {
+  VeloraConfig(int64_t num_groups = 64) : num_groups_(num_groups) {}
+
+  /// ValueError names the option that cannot be right.
+  void validate() const;
+
+  friend bool operator==(const VeloraConfig&, const VeloraConfig&) = default;
+
+  TORCH_ARG(int64_t, num_groups);
+  /// Of the rebuilt input.
+  TORCH_ARG(double, scale) = 1;
+  /// What the vector is: "batch_average" of the groups of each batch,
+  /// "batch_average_once" of the first, or "random".
+  TORCH_ARG(std::string, init_type) = "batch_average";
+};
+
 /// Configuration of one LoRA adapter; the names and defaults of PEFT's
 /// `LoraConfig`.
 ///
@@ -95,17 +117,29 @@ struct TORCHLORA_API LoraConfig {
   TORCH_ARG(double, lora_alpha) = 8;
   /// Probability of dropping an element of the update's input in training.
   TORCH_ARG(double, lora_dropout) = 0;
+  /// Set where an adapter is saved whose linear layers all store their weight
+  /// [in, out], for PEFT; here the layout is the layer's own affair.
+  TORCH_ARG(bool, fan_in_fan_out) = false;
   TORCH_ARG(bool, use_rslora) = false;
   /// Weight-decomposed LoRA, arXiv:2402.09353: a trained magnitude a channel.
   TORCH_ARG(bool, use_dora) = false;
   /// A trained bias on B; with the initialisers true and false only.
   TORCH_ARG(bool, lora_bias) = false;
+  /// For linear layers, without use_dora and "mica".
+  TORCH_ARG(std::optional<VeloraConfig>, velora_config);
   /// true, false, "gaussian", "olora", "pissa", "pissa_niter_N", "orthogonal",
-  /// "mica" (`init/initializer.h`).
+  /// "mica", "corda", "lora_ga", "loftq", "eva" (`init/initializer.h`).
   TORCH_ARG(InitLoraWeights, init_lora_weights) = true;
+  TORCH_ARG(std::optional<CordaConfig>, corda_config);
+  TORCH_ARG(std::optional<LoraGAConfig>, lora_ga_config);
+  TORCH_ARG(std::optional<LoftQConfig>, loftq_config);
+  TORCH_ARG(std::optional<EvaConfig>, eva_config);
   /// Which modules to adapt; none: the default for the model's type, if PEFT
   /// has one.
   TORCH_ARG(ModuleNames, target_modules);
+  /// Stacked expert parameters (`nn::StackedExperts`) to adapt, by full name or
+  /// by its end behind a dot: {"experts.gate_up_proj"}.
+  TORCH_ARG(std::vector<std::string>, target_parameters);
   /// Modules to leave out. Unlike in PEFT a listed name also leaves out
   /// everything below a module of that name.
   TORCH_ARG(ModuleNames, exclude_modules);
@@ -133,6 +167,11 @@ struct TORCHLORA_API LoraConfig {
   /// written again.
   using UnknownKeys = std::vector<std::pair<std::string, std::string>>;
   TORCH_ARG(UnknownKeys, unknown_keys);
+
+  /// For one injection, and in no file: what corda and lora_ga start from
+  /// (`preprocess.h`), and who is told how far the initialisation is.
+  TORCH_ARG(std::shared_ptr<const InitStatistics>, init_statistics);
+  TORCH_ARG(InitProgress, init_progress);
 };
 
 } // namespace torchlora

@@ -28,6 +28,7 @@ class TORCHLORA_API LoraConv : public LoraLayer {
       const at::Tensor& bias) override;
   at::Tensor update(const at::Tensor& input, const Term& term) override;
   at::Tensor per_channel(const at::Tensor& values) const override;
+  at::Tensor weight_input(const at::Tensor& input) const override;
 
  private:
   nn::Convolution* base_;

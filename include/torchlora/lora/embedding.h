@@ -36,6 +36,8 @@ class TORCHLORA_API LoraEmbedding : public LoraLayer {
   at::Tensor adapted_forward(
       const at::Tensor& input,
       const std::vector<Term>& terms) override;
+  /// One-hot rows; ValueError for a table of more than 2^14 rows.
+  at::Tensor weight_input(const at::Tensor& input) const override;
 
  private:
   at::Tensor look_up(const at::Tensor& table, const at::Tensor& input) const;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <list>
 #include <memory>
 #include <string>
@@ -47,10 +48,12 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// A layer type with other names hides it by its own.
   static constexpr FactorNames kFactorNames{};
 
+  /// `redirectable`: what is redirected, if it is not the base layer.
   LoraLayer(
       std::shared_ptr<torch::nn::Module> base_layer,
       BaseWeightAccessor accessor,
-      const FactorNames& factor_names = kFactorNames);
+      const FactorNames& factor_names = kFactorNames,
+      nn::Redirectable* redirectable = nullptr);
   ~LoraLayer() override;
 
   /// [*, in_features] → [*, out_features], in the base layer's output dtype.
@@ -87,14 +90,26 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       const LoraConfig& config,
       bool autocast_adapter_dtype = true);
   /// The two steps of `update_layer`: the first may throw and leaves the base
-  /// weight alone, the second changes it.
+  /// weight alone, the second changes it. `statistics` and `is_loaded` as in
+  /// `init::Arguments`.
   void prepare_adapter(
       const std::string& adapter_name,
       int64_t r,
       double lora_alpha,
       const LoraConfig& config,
-      bool autocast_adapter_dtype = true);
+      bool autocast_adapter_dtype = true,
+      const at::Tensor& statistics = {},
+      bool is_loaded = false);
   void commit_adapter(const std::string& adapter_name);
+  /// Gives an adapter other factors, the matrices A [r, in_features · kernel
+  /// elements] and B [out_features, r] of any r, in the dtype it has.
+  /// ValueError if it is merged.
+  void replace_factors(
+      const std::string& adapter_name,
+      const at::Tensor& A,
+      const at::Tensor& B,
+      double lora_alpha,
+      bool use_rslora);
   /// Does nothing if there is no such adapter; ValueError if it is merged.
   void delete_adapter(const std::string& adapter_name);
   const std::list<LoraAdapter>& adapters() const {
@@ -148,6 +163,12 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   void set_mixed_batch(std::shared_ptr<const MixedBatch> batch) {
     mixed_batch_ = std::move(batch);
   }
+  /// Shows `observer` what the weight is multiplied by in every forward from
+  /// now on: rows [n, in_features · kernel elements], without a gradient. An
+  /// empty one ends it.
+  void observe(std::function<void(const at::Tensor& rows)> observer) {
+    observer_ = std::move(observer);
+  }
 
   void pretty_print(std::ostream& stream) const override;
 
@@ -171,8 +192,15 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       const;
   virtual init::Initializer find_initializer(
       const InitLoraWeights& value) const;
+  /// The rows that the weight is multiplied by for an input, see `observe`.
+  /// ValueError of a layer type that does not tell.
+  virtual at::Tensor weight_input(const at::Tensor& input) const;
   /// ValueError if the layer cannot have an adapter of this configuration.
   virtual void check_config(const LoraConfig& /*config*/) const {}
+  /// Whether `product` acts on an adapter's `velora`.
+  virtual bool supports_velora() const {
+    return false;
+  }
 
   /// The layer with W + Σ scaling · B A in place of W and with `bias`
   /// (undefined: none). `terms` may be empty.
@@ -194,6 +222,11 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
  private:
   std::vector<Term> terms() const;
   const LoraAdapter& at(const std::string& adapter_name) const;
+  void register_velora();
+  void check_not_merged(const std::string& adapter_name, const char* function)
+      const;
+  init::Factors zero_factors(const LoraConfig& config, int64_t r) const;
+  void reset_magnitude(const LoraAdapter& adapter);
   at::Tensor norms(const LoraAdapter& adapter, const at::Tensor& weight) const;
   at::Tensor scale(const LoraAdapter& adapter, const at::Tensor& weight) const;
   at::Tensor with_term(
@@ -227,6 +260,9 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   std::vector<at::Tensor> merged_scales_;
   bool enabled_ = true;
   std::shared_ptr<const MixedBatch> mixed_batch_;
+  /// Of the adapter that is prepared and not committed.
+  at::Tensor next_base_weight_;
+  std::function<void(const at::Tensor& rows)> observer_;
 };
 
 /// `LoraLayer::merge` on many layers as one: warns once, and with

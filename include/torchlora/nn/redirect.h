@@ -1,5 +1,8 @@
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
@@ -27,6 +30,12 @@ class TORCHLORA_API Redirectable {
 
   /// The layer's own function, never redirected.
   virtual at::Tensor base_forward(const at::Tensor& input) = 0;
+
+  /// Names of the children that are adapted together with the layer, each by
+  /// a LoRA layer of its own, and never alone.
+  virtual std::vector<std::string> adapted_children() const {
+    return {};
+  }
 
   /// Sends every following forward to `target`; nullptr ends the redirection.
   void redirect_to(ForwardTarget* target) noexcept {

@@ -28,6 +28,11 @@ struct TORCHLORA_API TrainingArguments {
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.999;
   double adam_epsilon = 1e-8;
+  /// LoRA+ (optim/loraplus.h), with its own decay in place of `weight_decay`;
+  /// 0: one learning rate for all.
+  double loraplus_lr_ratio = 0;
+  double loraplus_weight_decay = 0;
+  double loraplus_lr_embedding = 1e-6;
   /// 0: no clipping.
   double max_grad_norm = 1;
   /// A name of `lr_scheduler_types()` (train/schedule.h).

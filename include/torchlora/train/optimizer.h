@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -11,6 +10,9 @@
 #include <torchlora/export.h>
 #include <torchlora/train/arguments.h>
 
+namespace torch::nn {
+class Module;
+} // namespace torch::nn
 namespace torch::optim {
 class AdamW;
 } // namespace torch::optim
@@ -19,19 +21,26 @@ namespace torchlora::train {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-/// Whether transformers applies weight decay to the parameter of this name:
-/// not to biases and norms. Every LoRA factor is decayed.
-TORCHLORA_API bool has_weight_decay(std::string_view parameter_name);
-
 /// `torch::optim::AdamW` with a group that is decayed and one that is not
 /// (either may be absent).
 TORCHLORA_API std::unique_ptr<torch::optim::AdamW> make_adamw(
     const NamedTensors& parameters,
     const TrainingArguments& args);
 
-TORCHLORA_API void set_learning_rate(
+/// `torch::optim::AdamW` over the trainable parameters of a model in the groups
+/// of LoRA+ (optim/loraplus.h).
+TORCHLORA_API std::unique_ptr<torch::optim::AdamW> make_loraplus_adamw(
+    const torch::nn::Module& model,
+    const TrainingArguments& args);
+
+/// Of each group.
+TORCHLORA_API std::vector<double> learning_rates(
+    const torch::optim::AdamW& optimizer);
+/// Sets each group's to its peak times `factor`.
+TORCHLORA_API void scale_learning_rates(
     torch::optim::AdamW& optimizer,
-    double learning_rate);
+    const std::vector<double>& peaks,
+    double factor);
 
 /// The optimizer's state as tensors: `<parameter>.exp_avg`,
 /// `<parameter>.exp_avg_sq` and `<parameter>.step`.

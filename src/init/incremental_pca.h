@@ -1,0 +1,45 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace torchlora::init {
+
+/// The principal components of rows that come in batches: Ross et al. 2008,
+/// "Incremental learning for robust visual tracking", by the decomposition and
+/// the draws of PEFT's EVA (`svd_lowrank` of twice the rank, seed 42).
+class IncrementalPca {
+ public:
+  IncrementalPca() = default;
+  explicit IncrementalPca(int64_t n_components) : n_components_(n_components) {}
+
+  /// `rows` [n, features]. Does nothing for fewer rows than components.
+  /// ValueError for fewer features than components.
+  void fit(const at::Tensor& rows);
+
+  int64_t n_components() const {
+    return n_components_;
+  }
+  /// [n_components, features]; undefined before the first fit.
+  const at::Tensor& components() const {
+    return components_;
+  }
+  /// [n_components], descending.
+  const at::Tensor& singular_values() const {
+    return singular_values_;
+  }
+  /// [n_components]: each component's share of the variance.
+  at::Tensor explained_variance_ratio() const;
+  /// [n_components]: the cosine of each component with what it was one fit
+  /// before; undefined before the second fit.
+  const at::Tensor& cosines() const {
+    return cosines_;
+  }
+
+ private:
+  int64_t n_components_ = 0, n_rows_ = 0;
+  at::Tensor components_, singular_values_, mean_, cosines_;
+  /// Σ (x - mean)² over all elements.
+  at::Tensor deviation_;
+};
+
+} // namespace torchlora::init

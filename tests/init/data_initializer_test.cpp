@@ -1,0 +1,399 @@
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <torchlora/lora/layer.h>
+#include <torchlora/lora/registry.h>
+#include <torchlora/model.h>
+#include <torchlora/nn/linear.h>
+#include <torchlora/preprocess.h>
+
+#include "init/data_goldens.h"
+#include "lora/layer_types.h"
+
+namespace torchlora {
+namespace {
+
+using at::Tensor;
+
+using test::difference;
+using test::NetImpl;
+
+struct HolderImpl : torch::nn::Module {
+  explicit HolderImpl(const Tensor& weight)
+      : layer(register_module(
+            "layer",
+            nn::Linear(nn::LinearImpl::from_weight(weight.clone())))) {}
+  nn::Linear layer;
+};
+
+LoraConfig config_of(const std::string& name) {
+  return LoraConfig(4)
+      .lora_alpha(6)
+      .target_modules({"layer"})
+      .init_lora_weights(name);
+}
+
+class DataInitializerGoldens : public testing::Test {
+ protected:
+  Tensor golden(const std::string& name) const {
+    return file_.tensor(case_ + "/" + name);
+  }
+  std::shared_ptr<HolderImpl> start(const std::string& name) {
+    case_ = name;
+    return std::make_shared<HolderImpl>(golden("weight"));
+  }
+  void compare(HolderImpl& model, const LoraConfig& config) {
+    torch::manual_seed(5);
+    const auto peft = get_peft_model(model, config);
+    const auto layer = peft.layers().at(0).second;
+    const auto* adapter = layer->find_adapter("default");
+    const auto A = adapter->lora_A->weight.detach();
+    const auto B = adapter->lora_B->weight.detach();
+    const auto signs = at::sign((B * golden("B")).sum(0));
+    const double size = golden("B").abs().max().item<double>();
+    EXPECT_LT(difference(B * signs, golden("B")), 2e-5 * size) << case_;
+    EXPECT_LT(
+        difference(A * signs.unsqueeze(1), golden("A")),
+        5e-5 * golden("A").abs().max().item<double>())
+        << case_;
+    EXPECT_LT(
+        difference(layer->base_weight().weight(), golden("residual")), 1e-5)
+        << case_;
+  }
+  io::SafetensorsFile file_ = test::data_goldens();
+  std::string case_;
+};
+
+TEST_F(DataInitializerGoldens, CordaIsThatOfPeft) {
+  for (const std::string method : {"ipm", "kpm"}) {
+    auto model = start("corda_" + method);
+    auto config =
+        config_of("corda").corda_config(CordaConfig().corda_method(method));
+    preprocess_corda(*model, config, [&] {
+      for (const auto& x : golden("inputs").unbind()) {
+        model->layer(x);
+      }
+    });
+    compare(*model, config);
+  }
+}
+
+TEST_F(DataInitializerGoldens, LoraGaIsThatOfPeft) {
+  const std::pair<std::string, std::string> cases[]{
+      {"ArB2r", "stable"},
+      {"A2rBr", "weight_svd"},
+      {"ArBr", "gd_scale"},
+      {"random", "unit"}};
+  for (const auto& [direction, scale] : cases) {
+    auto model = start("lora_ga_" + direction + "_" + scale);
+    auto config = config_of("lora_ga").lora_ga_config(
+        LoraGAConfig().direction(direction).scale(scale).stable_gamma(9));
+    preprocess_loraga(*model, config, [&] {
+      for (int i = 0; i < 3; ++i) {
+        // Zeroed between the passes, which must not matter.
+        model->zero_grad();
+        (model->layer(golden("inputs")[i]) - golden("targets")[i])
+            .square()
+            .mean()
+            .backward();
+      }
+    });
+    compare(*model, config);
+  }
+}
+
+TEST_F(DataInitializerGoldens, LoftqIsThatOfBitsandbytesAndPeft) {
+  for (const auto& [bits, iterations] :
+       {std::pair(4, 1), std::pair(4, 3), std::pair(8, 1)}) {
+    auto model = start(fmt::format("loftq_{}_{}", bits, iterations));
+    compare(
+        *model,
+        config_of("loftq").lora_alpha(4).loftq_config(
+            LoftQConfig().loftq_bits(bits).loftq_iter(iterations)));
+  }
+}
+
+/// Every layer type.
+template <class Type>
+class DataInitializerLayers : public test::LayerSuite<Type> {
+ protected:
+  DataInitializerLayers() : test::LayerSuite<Type>(3) {}
+  LoraConfig config(const char* name) {
+    return LoraConfig(4)
+        .lora_alpha(12)
+        .target_modules({"target", "other"})
+        .init_lora_weights(name);
+  }
+  /// Of all that will be adapted, as matrices, by name.
+  std::map<std::string, Tensor> weights() {
+    std::map<std::string, Tensor> weights;
+    const auto add = [&](const std::string& name, torch::nn::Module& module) {
+      const auto type = LoraRegistry::global().find(module);
+      weights[name] = type->base_weight(module).matrix().detach().clone();
+    };
+    for (auto [name, module] :
+         {std::pair{"target", this->model_->target},
+          std::pair{"block.other", this->model_->other}}) {
+      add(name, *module);
+      for (const auto& child :
+           dynamic_cast<nn::Redirectable&>(*module).adapted_children()) {
+        add(std::string(name) + "." + child, *module->named_children()[child]);
+      }
+    }
+    return weights;
+  }
+};
+TYPED_TEST_SUITE(DataInitializerLayers, test::LayerTypes);
+
+TYPED_TEST(DataInitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
+  for (const bool dora : {false, true}) {
+    for (const char* name : {"corda", "lora_ga", "eva"}) {
+      this->model_ = std::make_shared<test::PairImpl<TypeParam>>();
+      const auto before = this->run();
+      const auto weights = this->weights();
+      auto config = this->config(name).use_dora(dora);
+      if (config.init_lora_weights().name() == "corda") {
+        preprocess_corda(
+            *this->model_, config, [&] { this->model_->forward(this->x_); });
+      } else if (config.init_lora_weights().name() == "lora_ga") {
+        config.lora_ga_config(LoraGAConfig());
+        preprocess_loraga(*this->model_, config, [&] {
+          this->model_->forward(this->x_).square().mean().backward();
+        });
+      }
+      auto peft = get_peft_model(*this->model_, config);
+      if (config.init_lora_weights().name() == "eva") {
+        initialize_lora_eva_weights(peft, [&] {
+          this->model_->forward(this->x_);
+          return true;
+        });
+      }
+      EXPECT_LT(this->difference(this->run(), before), 1e-5) << name;
+      EXPECT_EQ(peft.layers().size(), weights.size());
+      for (const auto& [layer_name, layer] : peft.layers()) {
+        torch::NoGradGuard no_grad;
+        const auto& weight = weights.at(layer_name);
+        const auto base = layer->base_weight();
+        const bool changes = config.init_lora_weights().name() != "eva";
+        EXPECT_EQ(this->difference(base.matrix(), weight) > 1e-4, changes);
+        base.add_(layer->delta_weight("default"));
+        EXPECT_LT(this->difference(base.matrix(), weight), 1e-6) << name;
+      }
+    }
+  }
+}
+
+TYPED_TEST(DataInitializerLayers, LoftqIsCloserThanItsQuantisedBase) {
+  for (const int64_t bits : {4, 8}) {
+    this->model_ = std::make_shared<test::PairImpl<TypeParam>>();
+    const auto weights = this->weights();
+    auto peft = get_peft_model(
+        *this->model_,
+        this->config("loftq").loftq_config(LoftQConfig().loftq_bits(bits)));
+    EXPECT_EQ(peft.layers().size(), weights.size());
+    for (const auto& [name, layer] : peft.layers()) {
+      const Tensor Q = layer->base_weight().matrix();
+      const Tensor rest = weights.at(name) - Q;
+      // The best approximation of the rest leaves its smaller singular values.
+      const Tensor S = at::linalg_svdvals(rest);
+      const Tensor left = rest - layer->delta_weight("default");
+      EXPECT_GT(S[0].item<double>(), 0);
+      EXPECT_NEAR(
+          (left.norm() / rest.norm()).item<double>(),
+          (S.narrow(0, 4, S.size(0) - 4).norm() / S.norm()).item<double>(),
+          1e-4);
+      EXPECT_LT(left.norm().item<double>(), 0.95 * rest.norm().item<double>());
+    }
+  }
+}
+
+/// The rows that are observed times the weight are the layer's product.
+TYPED_TEST(DataInitializerLayers, WhatIsObservedIsWhatTheWeightMultiplies) {
+  auto peft = this->adapt();
+  const auto layer = peft.layers().at(0).second;
+  Tensor rows;
+  layer->observe([&](const Tensor& seen) { rows = seen; });
+  auto adapted = this->model_->target;
+  torch::NoGradGuard no_grad;
+  adapted(this->x_);
+  layer->observe({});
+  if constexpr (std::is_same_v<TypeParam, test::AttentionType>) {
+    EXPECT_TRUE(rows.equal(this->x_.flatten(0, 1)));
+    return;
+  }
+  const auto weight = torch::randn_like(layer->base_weight().matrix());
+  Tensor stored = layer->base_weight().layout() == WeightLayout::kInOut
+      ? weight.t()
+      : weight.view(layer->base_weight().weight().sizes());
+  const auto zero =
+      TypeParam::dense(this->model_->target, this->x_, at::zeros_like(stored));
+  auto expected =
+      TypeParam::dense(this->model_->target, this->x_, stored) - zero;
+  auto product = at::mm(rows, weight.t());
+  if constexpr (std::is_same_v<TypeParam, test::EmbeddingType>) {
+    product = product * this->model_->target->embed_scale;
+  } else if constexpr (std::is_same_v<TypeParam, test::ClippableLinearType>) {
+    product = this->model_->target->clamp_output(product);
+  }
+  if (!layer->base_weight().weight().sizes().slice(2).empty()) {
+    expected = expected.movedim(1, -1);
+  }
+  EXPECT_LT(this->difference(product, expected.reshape(product.sizes())), 1e-4);
+}
+
+TEST(Preprocess, LeavesNothingOnTheModelAlsoAfterAnError) {
+  auto model = std::make_shared<NetImpl>();
+  model->eval();
+  model->c->train();
+  model->b->weight.set_requires_grad(false);
+  model->a->weight.mutable_grad() = torch::ones({12, 16});
+  const auto x = torch::randn({7, 36});
+  const auto check = [&] {
+    EXPECT_FALSE(model->is_training());
+    EXPECT_FALSE(model->a->is_training());
+    EXPECT_TRUE(model->c->is_training());
+    EXPECT_FALSE(model->b->weight.requires_grad());
+    EXPECT_TRUE(model->a->bias.requires_grad());
+    EXPECT_FALSE(model->c->weight.grad().defined());
+    EXPECT_TRUE(torch::equal(model->a->weight.grad(), torch::ones({12, 16})));
+    for (const auto& layer : {model->a, model->b, model->c, model->d}) {
+      EXPECT_EQ(layer->redirect_target(), nullptr);
+    }
+  };
+  auto config = LoraConfig(2)
+                    .target_modules({"a", "c"})
+                    .init_lora_weights("lora_ga")
+                    .lora_ga_config(LoraGAConfig());
+  const auto step = [&] {
+    EXPECT_TRUE(model->is_training());
+    EXPECT_FALSE(model->a->bias.requires_grad());
+    model->forward(x).square().mean().backward();
+  };
+  preprocess_loraga(*model, config, step);
+  check();
+  EXPECT_EQ(config.init_statistics()->size(), 2U);
+  const auto fail = [&] {
+    step();
+    TORCH_CHECK(false, "stop");
+  };
+  EXPECT_THROW(preprocess_loraga(*model, config, fail), c10::Error);
+  check();
+  EXPECT_THROW(preprocess_loraga(*model, config, [] {}), c10::ValueError);
+  check();
+
+  config.init_lora_weights("corda").lora_ga_config(std::nullopt);
+  preprocess_corda(*model, config, [&] {
+    EXPECT_FALSE(model->c->is_training());
+    EXPECT_NE(model->a->redirect_target(), nullptr);
+    EXPECT_EQ(model->b->redirect_target(), nullptr);
+    model->forward(x);
+  });
+  check();
+  EXPECT_THROW(
+      preprocess_corda(*model, config, [] { TORCH_CHECK(false, "stop"); }),
+      c10::Error);
+  check();
+  EXPECT_THROW(
+      preprocess_corda(
+          *model, config, [&] { model->a(torch::randn({2, 16})); }),
+      c10::ValueError);
+  EXPECT_THROW(
+      preprocess_corda(
+          *model, config, [&] { model->forward(torch::zeros({2, 36})); }),
+      c10::ValueError);
+  check();
+  const auto peft = get_peft_model(*model, config);
+  EXPECT_EQ(peft.peft_config().init_statistics(), nullptr);
+}
+
+TEST(Preprocess, ASecondAdapterIsInitialisedOnAnAdaptedModel) {
+  auto model = std::make_shared<NetImpl>();
+  const auto x = torch::randn({40, 36});
+  auto config = LoraConfig(2).target_modules({"a", "c"});
+  auto peft = get_peft_model(*model, config);
+  config.init_lora_weights("corda");
+  preprocess_corda(*model, config, [&] { model->forward(x); });
+  const auto before = model->forward(x);
+  peft.add_adapter("second", config);
+  peft.set_adapter("second");
+  EXPECT_LT(difference(model->forward(x), before), 1e-5);
+  EXPECT_THROW(
+      preprocess_loraga(
+          *model,
+          config.init_lora_weights("lora_ga").lora_ga_config(LoraGAConfig()),
+          [] {}),
+      c10::ValueError);
+}
+
+std::string refusal(const std::function<void()>& run) {
+  try {
+    run();
+  } catch (const c10::ValueError& e) {
+    return e.what_without_backtrace();
+  }
+  return "";
+}
+
+TEST(DataInitializers, WhatTheyNeedIsSaid) {
+  auto model = std::make_shared<NetImpl>();
+  const auto adapt = [&](LoraConfig config) {
+    return refusal(
+        [&] { get_peft_model(*model, config.target_modules({"c"})); });
+  };
+  const auto has = [](const std::string& text, const char* part) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  };
+  const auto corda = adapt(LoraConfig(2).init_lora_weights("corda"));
+  has(corda, "preprocess_corda");
+  has(corda, "module c");
+  has(adapt(LoraConfig(2).init_lora_weights("lora_ga")), "lora_ga_config");
+  has(adapt(LoraConfig(2).init_lora_weights("lora_ga").lora_ga_config(
+          LoraGAConfig())),
+      "preprocess_loraga");
+  has(adapt(LoraConfig(2).init_lora_weights("loftq")), "loftq_config");
+  has(adapt(LoraConfig(2).init_lora_weights("loftq").loftq_config(
+          LoftQConfig().loftq_bits(2))),
+      "4 or 8");
+  has(adapt(LoraConfig(2).init_lora_weights("loftq").loftq_config(
+          LoftQConfig().loftq_iter(0))),
+      "greater than 0");
+  has(adapt(LoraConfig(2).init_lora_weights("corda").corda_config(
+          CordaConfig().corda_method("x"))),
+      "'ipm', 'kpm'");
+  has(adapt(LoraConfig(2).init_lora_weights("eva").eva_config(
+          EvaConfig().rho(0.5))),
+      ">= 1.0");
+  has(adapt(LoraConfig(2).init_lora_weights("eva").eva_config(
+          EvaConfig().tau(2))),
+      "between 0.0 and 1.0");
+  auto config = LoraConfig(6)
+                    .target_modules({"c"})
+                    .init_lora_weights("lora_ga")
+                    .lora_ga_config(LoraGAConfig());
+  preprocess_loraga(*model, config, [&] {
+    model->forward(torch::randn({3, 36})).sum().backward();
+  });
+  has(refusal([&] { get_peft_model(*model, config); }), "2 r <=");
+  auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"c"}));
+  has(refusal([&] { initialize_lora_eva_weights(peft, [] { return false; }); }),
+      "init_lora_weights=\"eva\"");
+}
+
+TEST(DataInitializers, ProgressIsTold) {
+  auto model = std::make_shared<NetImpl>();
+  std::vector<std::string> told;
+  const auto peft = get_peft_model(
+      *model,
+      LoraConfig(2)
+          .target_modules({"a", "c", "d"})
+          .init_lora_weights("olora")
+          .init_progress([&](size_t done, size_t total, const auto& name) {
+            told.push_back(fmt::format("{}/{} {}", done, total, name));
+          }));
+  EXPECT_EQ(told, (std::vector<std::string>{"1/3 a", "2/3 c", "3/3 d"}));
+  EXPECT_FALSE(peft.peft_config().init_progress());
+}
+
+} // namespace
+} // namespace torchlora
