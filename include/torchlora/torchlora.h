@@ -3,6 +3,7 @@
 /// Everything that a program needs to adapt, train, save and load.
 
 #include <torchlora/error.h>
+#include <torchlora/hotswap.h>
 #include <torchlora/intruders.h>
 #include <torchlora/io/checkpoint.h>
 #include <torchlora/io/peft.h>

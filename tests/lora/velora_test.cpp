@@ -203,11 +203,11 @@ TEST_F(VeloraTest, ALoadedVectorIsKept) {
   EXPECT_TRUE(model->named_buffers().contains("layer.lora_velora_embed.other"));
 }
 
-TEST_F(VeloraTest, AFileWithAnotherKeyIsRefused) {
+TEST_F(VeloraTest, AFileWithAValueOfAnotherTypeIsRefused) {
   const auto folder = fs::path(testing::TempDir()) / "velora_bad";
   fs::create_directories(folder);
   for (const char* bad :
-       {R"({"num_groups": 4, "rank": 2})", R"({"num_groups": "4"})", "3"}) {
+       {R"({"num_groups": "4"})", R"({"scale": true})", "3"}) {
     std::ofstream(folder / "adapter_config.json")
         << R"({"peft_type": "LORA", "velora_config": )" << bad << "}";
     EXPECT_THROW(io::load_adapter_config(folder), DataError) << bad;

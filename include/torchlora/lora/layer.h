@@ -102,7 +102,8 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       bool is_loaded = false);
   void commit_adapter(const std::string& adapter_name);
   /// Gives an adapter other factors, the matrices A [r, in_features · kernel
-  /// elements] and B [out_features, r] of any r, in the dtype it has.
+  /// elements] and B [out_features, r] of any r, in the dtype it has; in place
+  /// where the sizes are the same.
   /// ValueError if it is merged.
   void replace_factors(
       const std::string& adapter_name,

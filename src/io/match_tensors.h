@@ -1,0 +1,29 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "io/adapter_file.h"
+#include "model_state.h"
+
+namespace torchlora::io {
+
+/// What PEFT's files put before the names of modules.
+constexpr auto kFilePrefix = "base_model.model.";
+
+std::string file_key(const std::string& module, const std::string& tensor);
+
+/// The tensors of an adapter in a layer, as the files call them.
+std::vector<AdapterTensorSpec>
+specs_of(const ModuleSite& site, int64_t r, const LoraConfig& config);
+
+/// The tensors of a file for a plan's layers, in the order of
+/// `LoraAdapter::tensors`, layer by layer; those that the adapter owns are put
+/// into the plan. DataError lists those that are missing, unexpected or of
+/// other sizes.
+std::vector<at::Tensor> match_tensors(
+    const AdapterFile& file,
+    torch::nn::Module& model,
+    InjectionPlan& plan);
+
+} // namespace torchlora::io
