@@ -228,6 +228,12 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
   for (const auto& site : sites) {
     site.layer->delete_adapter(adapter_name);
   }
+  // Files tell the parameters of a module by their nesting.
+  for (const auto& site : sites) {
+    if (!site.parameter.empty() && site.layer->adapters().empty()) {
+      remove_layer(site);
+    }
+  }
   state_->versions.remove(adapter_name);
   std::erase_if(state_->adapters, [&](const auto& adapter) {
     return adapter.name == adapter_name;
@@ -249,11 +255,31 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
 void PeftModel::merge_adapter(
     bool safe_merge,
     const std::vector<std::string>& adapter_names) {
+  const auto sites = lora_sites(*state_->model);
   for (const auto& name : adapter_names) {
     state_->at(name);
+    TORCH_CHECK_VALUE(
+        !state_->versions.has(name) || contains(state_->active, name),
+        "[merge_adapter] adapter ",
+        name,
+        " has modules_to_save or biases of its own; make it active first");
   }
-  const auto sites = lora_sites(*state_->model);
-  check_not_tied(*state_->model, sites);
+  for (const auto& site : sites) {
+    const auto base = site.layer->base_weight();
+    TORCH_CHECK_VALUE(
+        !state_->versions.holds(base.weight()) &&
+            (!base.bias().defined() || !state_->versions.holds(base.bias()) ||
+             std::ranges::none_of(
+                 site.layer->adapters(),
+                 [](const auto& adapter) {
+                   return adapter.lora_B->bias.defined();
+                 })),
+        "[merge_adapter] \"",
+        site.name,
+        "\" computes with a weight or a bias that is an adapter's own; only "
+        "merge_and_unload can merge into it");
+  }
+  check_not_tied(*state_->model, sites, "a merge");
   merge_layers(raw(sites), safe_merge, adapter_names);
 }
 
@@ -271,6 +297,8 @@ void PeftModel::unmerge_adapter() {
 }
 
 void PeftModel::merge_and_unload(bool safe_merge) {
+  state_->versions.select(state_->active, /*trainable=*/false);
+  state_->versions.release();
   const auto layers = raw(lora_sites(*state_->model));
   // Nothing to do, and nothing to warn of, where every update is merged.
   if (std::any_of(layers.begin(), layers.end(), [](const auto* layer) {
@@ -281,7 +309,6 @@ void PeftModel::merge_and_unload(bool safe_merge) {
       })) {
     merge_adapter(safe_merge);
   }
-  state_->versions.release();
   unload();
 }
 

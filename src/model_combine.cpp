@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
+#include "lora/put.h"
 #include "model_state.h"
 
 namespace torchlora {
@@ -32,6 +33,12 @@ void check_sources(
         "[add_weighted_adapter] adapter ",
         name,
         " is a DoRA, whose update is not a sum; merge it instead");
+    TORCH_CHECK_VALUE(
+        !state.versions.has(name),
+        "[add_weighted_adapter] adapter ",
+        name,
+        " has modules_to_save or biases of its own, for which there is no "
+        "combination");
   }
 }
 
@@ -81,13 +88,6 @@ bool check_layer(
     has_bias |= has;
   }
   return first_rank > 0;
-}
-
-/// Puts `value` in the first places of a parameter, the others are zero.
-void put(at::Tensor parameter, const at::Tensor& value) {
-  parameter.zero_();
-  auto matrix = parameter.flatten(1);
-  matrix.narrow(0, 0, value.size(0)).narrow(1, 0, value.size(1)).copy_(value);
 }
 
 /// Fills the new adapter of a layer.
@@ -174,7 +174,10 @@ void PeftModel::add_weighted_adapter(
       .lora_alpha(static_cast<double>(rank))
       .use_rslora(false)
       .lora_bias(has_bias)
-      .init_lora_weights(true)
+      .forget_initializer()
+      .velora_config(std::nullopt)
+      .modules_to_save({})
+      .bias("none")
       .rank_pattern({})
       .alpha_pattern({})
       .target_modules(targets)

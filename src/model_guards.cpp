@@ -85,7 +85,8 @@ DisableAdapterGuard::~DisableAdapterGuard() {
 
 MixedBatchGuard::MixedBatchGuard(
     const PeftModel& model,
-    const std::vector<std::string>& adapter_names) {
+    const std::vector<std::string>& adapter_names)
+    : model_(model) {
   std::map<std::string, std::vector<int64_t>> rows;
   std::set<std::string> names;
   for (size_t i = 0; i < adapter_names.size(); ++i) {
@@ -105,12 +106,16 @@ MixedBatchGuard::MixedBatchGuard(
     site.layer->set_mixed_batch(batch);
     layers_.push_back(site.layer);
   }
+  ++model_.state().disabled;
+  model_.state().select_versions();
 }
 
 MixedBatchGuard::~MixedBatchGuard() {
   for (const auto& layer : layers_) {
     layer->set_mixed_batch(nullptr);
   }
+  --model_.state().disabled;
+  model_.state().select_versions();
 }
 
 DisableAdapterGuard PeftModel::disable_adapter() const {

@@ -185,7 +185,9 @@ InjectionPlan plan_injection(
       "\"");
   init::check_init_config(config);
   const auto sites = module_sites(model);
-  InjectionPlan plan{config, {}, {}};
+  InjectionPlan plan;
+  plan.model = &model;
+  plan.config = config;
   plan.config.init_statistics(nullptr).init_progress(nullptr);
   plan.progress = config.init_progress();
   plan.config.target_modules(resolve_targets(model, sites, config));
@@ -262,7 +264,27 @@ InjectionPlan plan_injection(
     refuse_no_match(plan.config, any_excluded, any_unmatched);
   }
 
-  plan.owned = find_owned_tensors(model, plan.config, adapted);
+  if (config.ensure_weight_tying()) {
+    for (const auto& site : adapted) {
+      const auto tie =
+          tied_to(model, *site.module, site.base_weight().weight());
+      TORCH_CHECK_VALUE(
+          !tie,
+          "[get_peft_model] ensure_weight_tying is supported for "
+          "modules_to_save, not for the target \"",
+          site.name,
+          "\", which is tied to \"",
+          tie ? tie->name : "",
+          "\"");
+    }
+  }
+  std::vector<ModuleSite> layers;
+  for (const auto& target : plan.targets) {
+    if (target.site.parameter.empty()) {
+      layers.push_back(target.site);
+    }
+  }
+  plan.owned = find_owned_tensors(model, plan.config, layers);
 
   const auto names = both_names(adapted);
   if (plan.config.target_modules().is_list()) {
@@ -327,6 +349,14 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
         plan.progress(layers.size(), plan.targets.size(), site.name);
       }
     }
+    std::vector<ModuleSite> changed;
+    for (size_t i = 0; i < layers.size(); ++i) {
+      if (layers[i]->find_adapter(adapter_name)->changed_base) {
+        changed.push_back(plan.targets[i].site);
+        changed.back().layer = layers[i];
+      }
+    }
+    check_not_tied(*plan.model, changed, "the initialiser");
   } catch (...) {
     for (const auto& layer : layers) {
       layer->delete_adapter(adapter_name);

@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include "init/decompose.h"
+#include "lora/put.h"
 #include "model_state.h"
 
 namespace torchlora {
@@ -22,8 +23,20 @@ void check_adapter(
       "[intruder_dimensions] adapter ",
       adapter_name,
       " is a DoRA, whose update is not a sum; convert or merge it instead");
+  TORCH_CHECK_VALUE(
+      !state.versions.has(adapter_name),
+      "[intruder_dimensions] adapter ",
+      adapter_name,
+      " has modules_to_save or biases of its own, which would not follow");
   for (const auto& site : sites) {
     const auto* adapter = site.layer->find_adapter(adapter_name);
+    TORCH_CHECK_VALUE(
+        !adapter || site.parameter.empty(),
+        "[intruder_dimensions] adapter ",
+        adapter_name,
+        " has target_parameters (\"",
+        site.name,
+        "\"), which are one weight an expert");
     TORCH_CHECK_VALUE(
         !site.layer->merged(),
         "[intruder_dimensions] module \"",
@@ -95,15 +108,6 @@ Analysis analyse(
   result.A = V.index_select(1, chosen).t();
   result.B = U.index_select(1, chosen) * S.index_select(0, chosen);
   return result;
-}
-
-/// Puts `value` in the first places of a parameter, the others are zero.
-void put(at::Tensor parameter, const at::Tensor& value) {
-  parameter.zero_();
-  parameter.flatten(1)
-      .narrow(0, 0, value.size(0))
-      .narrow(1, 0, value.size(1))
-      .copy_(value);
 }
 
 void copy_adapter(const LoraAdapter& from, const LoraAdapter& to) {

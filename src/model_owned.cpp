@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <regex>
 #include <unordered_set>
 
 #include <c10/util/Exception.h>
@@ -43,9 +44,10 @@ class Collector {
  public:
   explicit Collector(torch::nn::Module& model) : model_(model) {}
 
-  void add(const std::string& key, const at::Tensor& tensor) {
+  void
+  add(const std::string& key, const at::Tensor& tensor, bool trains = true) {
     if (seen_.insert(tensor.unsafeGetTensorImpl()).second) {
-      result_.push_back({key, tensor});
+      result_.push_back({key, tensor, {}, trains});
     }
   }
 
@@ -68,24 +70,26 @@ class Collector {
           name,
           "\" of modules_to_save computes with a weight that was assigned past "
           "its registered parameter (that of \"",
-          weight ? tied_to(model_, module, *weight) : "",
+          weight ? tied_to(model_, module, *weight).value_or(Tie()).name : "",
           "\"); tie it by register_parameter, or save the other module");
     }
     for (const auto& item : module.named_parameters()) {
-      const auto partner = tied_to(model_, module, item.value());
+      const auto tie = tied_to(model_, module, item.value());
       TORCH_CHECK_VALUE(
-          may_be_tied || partner.empty(),
+          !tie || (may_be_tied && tie->is_same),
           "[get_peft_model] \"",
           name,
           "\" of modules_to_save is tied to \"",
-          partner,
-          "\", which would be trained too; set ensure_weight_tying if that is "
-          "meant, or give one of them a copy of its own");
+          tie ? tie->name : "",
+          tie && !tie->is_same
+              ? "\" by memory only; make both the same tensor"
+              : "\", which would be trained too; set ensure_weight_tying if "
+                "that is meant",
+          ", or give one of them a copy of its own");
       add(name + "." + item.key(), item.value());
     }
     for (const auto& item : module.named_buffers()) {
-      add(name + "." + item.key(), item.value());
-      result_.back().trains = false;
+      add(name + "." + item.key(), item.value(), /*trains=*/false);
     }
   }
 
@@ -99,7 +103,8 @@ class Collector {
   std::unordered_set<at::TensorImpl*> seen_;
 };
 
-/// Names as in PEFT's files: the bias of an adapted layer is its base layer's.
+/// Names as in PEFT's files, whatever other adapters the model has: the bias
+/// of a layer that this one adapts is its base layer's.
 void add_biases(
     torch::nn::Module& model,
     const LoraConfig& config,
@@ -111,17 +116,25 @@ void add_biases(
       config.bias(),
       "\" do not go together: one layer would train two biases");
   for (const auto& site : adapted) {
-    if (const auto bias = site.base_weight().bias(); bias.defined()) {
-      tensors.add(site.peft_name + ".base_layer.bias", bias);
+    // NOTE: PEFT knows a bias by its name, and in_proj_bias not.
+    const auto& owner = site.layer ? *site.layer->base_layer() : *site.module;
+    const auto bias = site.base_weight().bias();
+    for (const auto& item : owner.named_parameters()) {
+      if (bias.defined() && item.value().is_same(bias) &&
+          names_module("bias", item.key())) {
+        tensors.add(site.peft_name + ".base_layer.bias", bias);
+      }
     }
   }
   if (config.bias() == "lora_only") {
     return;
   }
   for (const auto& item : model.named_parameters()) {
-    const bool of_adapter = item.key().find(".lora_") != std::string::npos;
-    if (names_module("bias", item.key()) && !of_adapter) {
-      tensors.add(item.key(), item.value());
+    if (names_module("bias", item.key()) &&
+        item.key().find(".lora_") == std::string::npos) {
+      tensors.add(
+          std::regex_replace(item.key(), std::regex(R"(\bbase_layer\.)"), ""),
+          item.value());
     }
   }
 }

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -108,6 +109,7 @@ struct InjectionPlan {
     /// Of the configuration's statistics, what is the module's.
     at::Tensor statistics = {};
   };
+  torch::nn::Module* model = nullptr;
   /// With the targets resolved, and without what is for one injection only.
   LoraConfig config;
   std::vector<Target> targets;
@@ -149,17 +151,24 @@ std::vector<OwnedTensor> find_owned_tensors(
     const LoraConfig& config,
     const std::vector<ModuleSite>& adapted);
 
-/// The name of a tensor outside of `module` that shares memory with `tensor`;
-/// empty if there is none.
-std::string tied_to(
+/// A tensor that shares memory with another.
+struct Tie {
+  std::string name;
+  /// The same tensor object.
+  bool is_same = false;
+};
+
+/// A tensor outside of `module` that shares memory with `tensor`.
+std::optional<Tie> tied_to(
     torch::nn::Module& model,
     torch::nn::Module& module,
     const at::Tensor& tensor);
 
 /// ValueError, naming both, if a base weight of `sites` is another module's
-/// parameter too.
+/// parameter too; `change` is what would change it, "a merge".
 void check_not_tied(
     torch::nn::Module& model,
-    const std::vector<ModuleSite>& sites);
+    const std::vector<ModuleSite>& sites,
+    const char* change);
 
 } // namespace torchlora

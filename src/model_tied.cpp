@@ -54,9 +54,9 @@ std::vector<Owner> owners(torch::nn::Module& model) {
   return result;
 }
 
-/// The name of the first of `all` that is outside of `module` and shares
-/// memory with `tensor`; empty if there is none.
-std::string find_tie(
+/// The first of `all` that is outside of `module` and shares memory with
+/// `tensor`.
+std::optional<Tie> find_tie(
     const std::vector<Owner>& all,
     torch::nn::Module& module,
     const at::Tensor& tensor) {
@@ -67,15 +67,15 @@ std::string find_tie(
   }
   for (const auto& owner : all) {
     if (!own.contains(owner.module) && overlap(owner.tensor, tensor)) {
-      return owner.name;
+      return Tie{owner.name, owner.tensor.is_same(tensor)};
     }
   }
-  return "";
+  return std::nullopt;
 }
 
 } // namespace
 
-std::string tied_to(
+std::optional<Tie> tied_to(
     torch::nn::Module& model,
     torch::nn::Module& module,
     const at::Tensor& tensor) {
@@ -84,19 +84,21 @@ std::string tied_to(
 
 void check_not_tied(
     torch::nn::Module& model,
-    const std::vector<ModuleSite>& sites) {
+    const std::vector<ModuleSite>& sites,
+    const char* change) {
   const auto all = owners(model);
   for (const auto& site : sites) {
-    const auto partner =
+    const auto tie =
         find_tie(all, *site.layer, site.layer->base_weight().weight());
     TORCH_CHECK_VALUE(
-        partner.empty(),
-        "[merge_adapter] the weight of \"",
+        !tie,
+        "[PeftModel] the weight of \"",
         site.name,
         "\" is tied to \"",
-        partner,
-        "\", which a merge would change too; give one of them a copy of its "
-        "own first");
+        tie ? tie->name : "",
+        "\", which ",
+        change,
+        " would change too; give one of them a copy of its own first");
   }
 }
 

@@ -77,6 +77,20 @@ bool ParameterVersions::has(const std::string& adapter) const {
       slots_, [&](const Slot& slot) { return slot.find(adapter) > 0; });
 }
 
+bool ParameterVersions::holds(const at::Tensor& tensor) const {
+  return std::ranges::any_of(
+      slots_, [&](const Slot& slot) { return slot.tensor.is_same(tensor); });
+}
+
+at::Tensor ParameterVersions::base(const at::Tensor& tensor) const {
+  for (const auto& slot : slots_) {
+    if (slot.tensor.is_same(tensor) && slot.current != 0) {
+      return slot.versions[0].value;
+    }
+  }
+  return tensor.detach();
+}
+
 void ParameterVersions::check_active(
     const std::vector<std::string>& adapters) const {
   for (const auto& slot : slots_) {

@@ -30,6 +30,10 @@ class ParameterVersions {
   void add(const std::string& adapter, const std::vector<OwnedTensor>& tensors);
   void remove(const std::string& adapter);
   bool has(const std::string& adapter) const;
+  /// Whether some adapter has a version of the tensor.
+  bool holds(const at::Tensor& tensor) const;
+  /// The base model's version of a tensor.
+  at::Tensor base(const at::Tensor& tensor) const;
   /// ValueError, with the keys, if two of the adapters have versions of one
   /// tensor.
   void check_active(const std::vector<std::string>& adapters) const;

@@ -217,6 +217,12 @@ class Eva {
         }
       }
     }
+    // Files know one rank for an attention and its out_proj.
+    for (size_t i = 1; i < layers_.size(); ++i) {
+      if (layers_[i].site.is_part) {
+        layers_[i].rank = layers_[i - 1].rank;
+      }
+    }
     is_ranked_ = true;
   }
 
@@ -278,6 +284,12 @@ void initialize_lora_eva_weights(
       factors.push_back(eva.A(layer));
     }
   }
+  const bool loses_layers = std::ranges::any_of(
+      factors, [](const at::Tensor& A) { return A.size(0) == 0; });
+  TORCH_CHECK_VALUE(
+      !loses_layers || config.bias() == "none",
+      "[initialize_lora_eva_weights] some layers would lose their adapter and "
+      "not their bias; set bias to none, or rho to 1");
   const bool adjust =
       config.eva_config().value_or(EvaConfig()).adjust_scaling_factors();
   for (size_t i = 0; i < factors.size(); ++i) {
@@ -299,6 +311,18 @@ void initialize_lora_eva_weights(
             {layer.site.base_weight().out_features(), A.size(0)}, A.options()),
         layer.before.lora_alpha * (adjust ? growth : 1),
         config.use_rslora());
+  }
+  if (loses_layers) {
+    std::vector<std::string> left;
+    for (const auto& layer : eva.layers()) {
+      if (!layer.site.is_part && layer.site.layer->find_adapter(adapter_name)) {
+        left.push_back(layer.site.peft_name);
+      }
+    }
+    config.target_modules(left)
+        .exclude_modules({})
+        .layers_to_transform({})
+        .layers_pattern({});
   }
   config.rank_pattern(pattern_of(
       eva.layers(),

@@ -71,7 +71,8 @@ class TORCHLORA_API PeftModel {
   /// PEFT's `with model.disable_adapter():`.
   [[nodiscard]] DisableAdapterGuard disable_adapter() const;
   /// Sends each element of the batches to come through the adapter named for
-  /// it ("__base__": none), whatever is active: PEFT's argument
+  /// it ("__base__": none), whatever is active, and through the base model's
+  /// own `modules_to_save`: PEFT's argument
   /// `adapter_names` of forward. In eval mode; ValueError for a model in
   /// training, unknown names, merged adapters, DoRA, adapters with
   /// `modules_to_save` or `bias`, MultiheadAttention and `target_parameters`.
@@ -121,17 +122,20 @@ class TORCHLORA_API PeftModel {
       const std::filesystem::path& path_initial_model_for_weight_conversion =
           {}) const;
   /// Loads a further adapter from a folder that PEFT or torchlora wrote.
-  /// DataError on missing, unexpected or mis-shaped tensors.
+  /// DataError on missing, unexpected or mis-shaped tensors; unless `strict` a
+  /// warning, and what is missing gives no update.
   void load_adapter(
       const std::filesystem::path& directory,
       const std::string& adapter_name,
-      bool is_trainable = false);
+      bool is_trainable = false,
+      bool strict = true);
   /// Adapts `model` with an adapter from a folder.
   static PeftModel from_pretrained(
       torch::nn::Module& model,
       const std::filesystem::path& directory,
       const std::string& adapter_name = "default",
-      bool is_trainable = false);
+      bool is_trainable = false,
+      bool strict = true);
 
   State& state() const {
     return *state_;
@@ -165,6 +169,7 @@ class TORCHLORA_API MixedBatchGuard {
   MixedBatchGuard& operator=(const MixedBatchGuard&) = delete;
 
  private:
+  PeftModel model_;
   std::vector<std::shared_ptr<LoraLayer>> layers_;
 };
 

@@ -1,11 +1,15 @@
 #include "cli/adapted_model.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <torchlora/lora/targets.h>
+
+#include "cli/progress.h"
 
 namespace torchlora::cli {
 namespace {
@@ -62,7 +66,7 @@ std::vector<std::string> left_aside(const nn::PretrainedModel& model) {
   return tops;
 }
 
-PeftModel adapt(gemma4::Gemma4ForCausalLM& model, const LoraConfig& config) {
+PeftModel adapt(gemma4::Gemma4ForCausalLM& model, LoraConfig config) {
   const std::vector<std::string> unloaded = model->unloaded_modules();
   const auto asked = std::find_if(
       unloaded.begin(), unloaded.end(), [&](const std::string& name) {
@@ -79,6 +83,12 @@ PeftModel adapt(gemma4::Gemma4ForCausalLM& model, const LoraConfig& config) {
         "name modules of the language model, or add --exclude_modules ",
         fmt::format("{}", fmt::join(towers, " ")));
   }
+  Progress progress(isatty(STDERR_FILENO) == 1, "layer");
+  config.init_progress(
+      [&](size_t done, size_t total, const std::string& module) {
+        progress.activity("initialising " + module);
+        progress.step(static_cast<int64_t>(done), static_cast<int64_t>(total));
+      });
   return get_peft_model(*model, config);
 }
 

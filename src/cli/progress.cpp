@@ -42,10 +42,12 @@ std::string Progress::status() const {
   const double each =
       seconds_since(start_) / static_cast<double>(done > 0 ? done : 1);
   return fmt::format(
-      "{}/{} steps, {:.2f} s a step, {} left",
+      "{}/{} {}s, {:.2f} s a {}, {} left",
       step_,
       total_,
+      unit_,
       each,
+      unit_,
       clock_time(each * static_cast<double>(total_ - step_)));
 }
 

@@ -15,14 +15,16 @@ class Progress {
  public:
   using Metrics = std::vector<std::pair<std::string, double>>;
 
-  explicit Progress(bool terminal) : terminal_(terminal) {}
+  /// `unit`: what is counted.
+  explicit Progress(bool terminal, std::string unit = "step")
+      : terminal_(terminal), unit_(std::move(unit)) {}
   ~Progress() {
     finish();
   }
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// `step` of `total` optimizer steps are done.
+  /// `step` of `total` units are done.
   void step(int64_t step, int64_t total);
   /// What the run does between two steps, shown behind the bar on a terminal;
   /// the next step ends it.
@@ -41,6 +43,7 @@ class Progress {
   void draw_bar() const;
 
   bool terminal_;
+  std::string unit_;
   bool bar_shown_ = false;
   std::string activity_;
   int64_t first_step_ = 0;

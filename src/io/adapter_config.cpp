@@ -169,6 +169,8 @@ LoraConfig load_adapter_config(const fs::path& directory) {
       config.init_lora_weights(value->get<bool>());
     } else if (value->is_string()) {
       config.init_lora_weights(value->get<std::string>());
+    } else {
+      reader.refuse("init_lora_weights", "true, false or a name");
     }
   }
 

@@ -1,29 +1,33 @@
 #include "io/adapter_file.h"
 
-#include <torch/serialize.h>
+#include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/jit/serialization/import_read.h>
 
 #include <torchlora/error.h>
-#include <torchlora/io/atomic_file.h>
 #include <torchlora/io/safetensors.h>
 
 namespace torchlora::io {
 namespace {
 
 AdapterFile read_pickle(const std::filesystem::path& path) {
-  const auto bytes = read_file(path);
   AdapterFile file{path, {}};
   try {
-    const auto value = torch::pickle_load({bytes.begin(), bytes.end()});
+    caffe2::serialize::PyTorchStreamReader reader(path.string());
+    // On the CPU, wherever the adapter was saved.
+    const auto value = torch::jit::readArchiveAndTensors(
+        "data", "", "", std::nullopt, std::nullopt, at::kCPU, reader);
     for (const auto& item : value.toGenericDict()) {
       file.tensors.emplace(
-          item.key().toStringRef(), item.value().toTensor().contiguous());
+          item.key().toStringRef(),
+          item.value().toTensor().detach().contiguous());
     }
   } catch (const c10::Error& error) {
     TORCHLORA_CHECK_DATA(
         false,
         "[load_adapter] ",
         path.string(),
-        " is not a dictionary of tensors that torch.save wrote: ",
+        " is not a plain dict of tensors in the zip format of torch.save; save "
+        "it again with PEFT, or as torch.save(dict(tensors)): ",
         error.what_without_backtrace());
   }
   return file;

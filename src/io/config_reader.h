@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <set>
 #include <string>
 #include <vector>
@@ -59,6 +60,17 @@ class ConfigReader {
         refuse(key, "a number");
       }
       target = value->get<double>();
+    }
+  }
+
+  void read(const char* key, const char* /*expected*/, int64_t& target) const {
+    double number = 0;
+    if (find(key)) {
+      read(key, number);
+      if (number != std::floor(number) || std::abs(number) > 1e15) {
+        refuse(key, "an integer");
+      }
+      target = static_cast<int64_t>(number);
     }
   }
 

@@ -107,7 +107,7 @@ void hotswap_adapter(
         " does not");
   }
   const auto tensors =
-      io::match_tensors(io::read_adapter_file(directory), *state.model, plan);
+      io::match_tensors(io::read_adapter_file(directory), state.versions, plan);
   TORCH_CHECK_VALUE(
       plan.owned.empty(),
       "[hotswap_adapter] the adapter in ",

@@ -1,12 +1,16 @@
 #include "io/match_tensors.h"
 
+#include <algorithm>
 #include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <torch/nn/modules/embedding.h>
 #include <torch/types.h>
 
 #include <torchlora/error.h>
+#include <torchlora/lora/targets.h>
+#include <torchlora/nn/pretrained.h>
 
 namespace torchlora::io {
 
@@ -25,16 +29,29 @@ specs_of(const ModuleSite& site, int64_t r, const LoraConfig& config) {
 
 namespace {
 
+bool is_table(torch::nn::Module& model, const ModuleSite& site) {
+  const auto& module = site.layer ? site.layer->base_layer() : site.module;
+  std::vector<std::string> heads{"lm_head"};
+  if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
+    heads = pretrained->output_embeddings();
+  }
+  return module->as<torch::nn::EmbeddingImpl>() ||
+      std::ranges::any_of(heads, [&](const auto& head) {
+           return names_module(head, site.name);
+         });
+}
+
 /// Embedding tables and output heads that PEFT saves beside an adapter that
 /// targets them: taken out of `unexpected`, and added to what the adapter owns
 /// where they are not the base model's.
 void match_tables(
     const AdapterFile& file,
     torch::nn::Module& model,
+    const ParameterVersions& versions,
     std::set<std::string>& unexpected,
     std::vector<OwnedTensor>& owned) {
   for (const auto& site : module_sites(model)) {
-    if (!site.layer && !site.type) {
+    if ((!site.layer && !site.type) || !is_table(model, site)) {
       continue;
     }
     const auto weight = site.base_weight().weight();
@@ -46,7 +63,9 @@ void match_tables(
       }
       unexpected.erase(key);
       auto value = file.tensors.at(key).to(weight.options());
-      if (!at::equal(value, weight.detach())) {
+      const bool is_owned = std::ranges::any_of(
+          owned, [&](const auto& one) { return one.tensor.is_same(weight); });
+      if (!is_owned && !at::equal(value, versions.base(weight))) {
         owned.push_back(
             {site.peft_name + "." + name, weight, value, /*trains=*/false});
       }
@@ -58,8 +77,9 @@ void match_tables(
 
 std::vector<at::Tensor> match_tensors(
     const AdapterFile& file,
-    torch::nn::Module& model,
-    InjectionPlan& plan) {
+    const ParameterVersions& versions,
+    InjectionPlan& plan,
+    bool strict) {
   std::vector<at::Tensor> tensors;
   std::vector<std::string> missing, misshaped;
   std::set<std::string> unexpected;
@@ -102,7 +122,7 @@ std::vector<at::Tensor> match_tensors(
           key.ends_with(".modules_to_save.bias");
     });
   }
-  match_tables(file, model, unexpected, plan.owned);
+  match_tables(file, *plan.model, versions, unexpected, plan.owned);
   const auto list = [](const auto& keys, const char* what) {
     std::vector<std::string> shown(
         keys.begin(),
@@ -118,14 +138,14 @@ std::vector<at::Tensor> match_tensors(
                               fmt::join(shown, ", "),
                               keys.size() > shown.size() ? ", …" : "");
   };
-  TORCHLORA_CHECK_DATA(
-      missing.empty() && misshaped.empty() && unexpected.empty(),
-      "[load_adapter] ",
-      file.path.string(),
-      " does not fit this model and its adapter_config.json:",
-      list(missing, "missing"),
-      list(unexpected, "unexpected"),
-      list(misshaped, "of other sizes"));
+  const auto complaint = list(missing, "missing") +
+      list(unexpected, "unexpected") + list(misshaped, "of other sizes");
+  const auto message = "[load_adapter] " + file.path.string() +
+      " does not fit this model and its adapter_config.json:" + complaint;
+  TORCHLORA_CHECK_DATA(complaint.empty() || !strict, message);
+  if (!complaint.empty()) {
+    TORCH_WARN(message);
+  }
   return tensors;
 }
 

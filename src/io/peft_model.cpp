@@ -25,9 +25,11 @@ constexpr auto kWeightsFile = "adapter_model.safetensors";
 /// owns.
 InjectionPlan inject_from_folder(
     torch::nn::Module& model,
+    const ParameterVersions& versions,
     const fs::path& directory,
     const std::string& adapter_name,
-    bool autocast_adapter_dtype) {
+    bool autocast_adapter_dtype,
+    bool strict) {
   auto config = io::load_adapter_config(directory);
   const auto& init = config.init_lora_weights();
   TORCHLORA_CHECK_DATA(
@@ -45,13 +47,15 @@ InjectionPlan inject_from_folder(
   const auto file = io::read_adapter_file(directory);
   auto plan = plan_injection(model, config, adapter_name);
   plan.is_loaded = true;
-  const auto tensors = io::match_tensors(file, model, plan);
+  const auto tensors = io::match_tensors(file, versions, plan, strict);
   const auto layers = inject(plan, adapter_name, autocast_adapter_dtype);
   torch::NoGradGuard no_grad;
   auto next = tensors.begin();
   for (const auto& layer : layers) {
     for (auto& tensor : layer->find_adapter(adapter_name)->tensors()) {
-      tensor.copy_(*next++);
+      if (const auto& value = *next++; value.defined()) {
+        tensor.copy_(value);
+      }
     }
   }
   return plan;
@@ -135,14 +139,20 @@ void PeftModel::save_pretrained(
 void PeftModel::load_adapter(
     const fs::path& directory,
     const std::string& adapter_name,
-    bool is_trainable) {
+    bool is_trainable,
+    bool strict) {
   TORCH_CHECK_VALUE(
       !state_->find(adapter_name),
       "[load_adapter] Adapter with name '",
       adapter_name,
       "' already exists.");
   auto plan = inject_from_folder(
-      *state_->model, directory, adapter_name, state_->autocast_adapter_dtype);
+      *state_->model,
+      state_->versions,
+      directory,
+      adapter_name,
+      state_->autocast_adapter_dtype,
+      strict);
   plan.config.inference_mode(!is_trainable);
   state_->versions.add(adapter_name, plan.owned);
   state_->adapters.push_back({adapter_name, std::move(plan.config)});
@@ -152,10 +162,16 @@ PeftModel PeftModel::from_pretrained(
     torch::nn::Module& model,
     const fs::path& directory,
     const std::string& adapter_name,
-    bool is_trainable) {
+    bool is_trainable,
+    bool strict) {
   auto peft = adapt(model, adapter_name, [&] {
     return inject_from_folder(
-        model, directory, adapter_name, /*autocast_adapter_dtype=*/true);
+        model,
+        {},
+        directory,
+        adapter_name,
+        /*autocast_adapter_dtype=*/true,
+        strict);
   });
   peft.state_->adapters.back().config.inference_mode(!is_trainable);
   peft.set_adapter({adapter_name}, /*inference_mode=*/!is_trainable);

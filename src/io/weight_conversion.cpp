@@ -54,9 +54,7 @@ void convert_to_plain_lora(
   config.lora_alpha(alphas * config.lora_alpha());
   multiply(config.rank_pattern(), 2);
   multiply(config.alpha_pattern(), alphas);
-  config.init_lora_weights(true);
-  config.corda_config(std::nullopt);
-  config.lora_ga_config(std::nullopt);
+  config.forget_initializer();
 }
 
 } // namespace torchlora::io

@@ -36,4 +36,12 @@ void VeloraConfig::validate() const {
       "\"; it must be batch_average, batch_average_once or random");
 }
 
+LoraConfig& LoraConfig::forget_initializer() {
+  return init_lora_weights(true)
+      .corda_config(std::nullopt)
+      .lora_ga_config(std::nullopt)
+      .loftq_config(std::nullopt)
+      .eva_config(std::nullopt);
+}
+
 } // namespace torchlora

@@ -55,8 +55,9 @@ void LoraLayer::unbind() {
 }
 
 at::Tensor LoraLayer::forward(const at::Tensor& input) {
+  const auto now = terms();
   TORCH_CHECK_VALUE(
-      !mixed_batch_ || input.size(0) == mixed_batch_->size,
+      !mixed_batch_ || now.empty() || input.size(0) == mixed_batch_->size,
       "[LoraLayer] Length of `adapter_names` should be the same as the number "
       "of inputs, but got ",
       mixed_batch_ ? mixed_batch_->size : 0,
@@ -67,7 +68,6 @@ at::Tensor LoraLayer::forward(const at::Tensor& input) {
     torch::NoGradGuard no_grad;
     observer_(weight_input(input));
   }
-  const auto now = terms();
   return now.empty() ? redirectable_->base_forward(input)
                      : adapted_forward(input, now);
 }

@@ -120,6 +120,15 @@ void LoraLayer::prepare_adapter(
       {config, r, adapter.scaling, base.matrix(), statistics, is_loaded});
   adapter.trains_B = factors.trains_B;
   adapter.changed_base = factors.subtract || factors.base_weight.defined();
+  TORCH_CHECK_VALUE(
+      !adapter.changed_base || adapters_.empty(),
+      "[update_layer] the initialiser ",
+      config.init_lora_weights().is_name() ? config.init_lora_weights().name()
+                                           : "",
+      " changes the base weight, which adapter '",
+      adapters_.empty() ? "" : adapters_.front().name,
+      "' is one of: make its adapter the first, or load it converted to a "
+      "plain LoRA (path_initial_model_for_weight_conversion)");
   next_base_weight_ = factors.base_weight;
   const auto parameter = [&](const at::Tensor& value) {
     return as_parameter(value, base.weight(), autocast_adapter_dtype);

@@ -7,22 +7,13 @@
 
 #include <torchlora/nn/compute.h>
 
+#include "nn/scoped_value.h"
+
 namespace torchlora::nn {
 namespace {
 
 /// A LoRA layer takes one tensor and no more.
 thread_local std::optional<at::IntArrayRef> rows_at_work;
-
-struct RowsGuard {
-  explicit RowsGuard(at::IntArrayRef rows) {
-    rows_at_work = rows;
-  }
-  ~RowsGuard() {
-    rows_at_work.reset();
-  }
-  RowsGuard(const RowsGuard&) = delete;
-  RowsGuard& operator=(const RowsGuard&) = delete;
-};
 
 } // namespace
 
@@ -162,7 +153,8 @@ at::Tensor StackedExperts::expert_linear(
       rows.sizes(),
       " and counts ",
       rows_per_expert);
-  const RowsGuard guard(rows_per_expert);
+  const ScopedValue guard(
+      rows_at_work, std::optional<at::IntArrayRef>(rows_per_expert));
   return product(parameter_name).forward(rows);
 }
 

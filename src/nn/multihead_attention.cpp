@@ -7,6 +7,8 @@
 
 #include <torchlora/nn/compute.h>
 
+#include "nn/scoped_value.h"
+
 namespace torchlora::nn {
 namespace {
 
@@ -16,17 +18,6 @@ struct Rows {
 
 /// Of the forward at work: a LoRA layer takes one tensor and no more.
 thread_local std::optional<Rows> rows_at_work;
-
-struct RowsGuard {
-  explicit RowsGuard(Rows rows) {
-    rows_at_work = rows;
-  }
-  ~RowsGuard() {
-    rows_at_work.reset();
-  }
-  RowsGuard(const RowsGuard&) = delete;
-  RowsGuard& operator=(const RowsGuard&) = delete;
-};
 
 at::Tensor narrow_or_none(const at::Tensor& bias, int64_t begin, int64_t size) {
   return bias.defined() ? bias.narrow(0, begin, size) : bias;
@@ -108,7 +99,8 @@ at::Tensor MultiheadAttentionImpl::project(
     int64_t parts) {
   const auto E = options.embed_dim();
   if (_qkv_same_embed_dim) {
-    const RowsGuard guard({first * E, parts * E});
+    const ScopedValue guard(
+        rows_at_work, std::optional<Rows>({first * E, parts * E}));
     return redirected_forward(input);
   }
   const auto& weight = first == 0 ? q_proj_weight

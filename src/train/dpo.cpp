@@ -260,7 +260,7 @@ void DpoTrainer::set_up_reference() {
       fmt::format("{}", fmt::join(active, ", ")));
   // Copied below, not initialised: that would change the base again.
   auto config = peft.peft_config(active[0]);
-  peft.add_adapter(kReferenceAdapter, config.init_lora_weights(true));
+  peft.add_adapter(kReferenceAdapter, config.forget_initializer());
   torch::NoGradGuard no_grad;
   const auto originals = peft.state_dict(active[0]);
   for (auto& item : peft.state_dict(kReferenceAdapter)) {

@@ -310,14 +310,20 @@ TEST(Preprocess, LeavesNothingOnTheModelAlsoAfterAnError) {
 TEST(Preprocess, ASecondAdapterIsInitialisedOnAnAdaptedModel) {
   auto model = std::make_shared<NetImpl>();
   const auto x = torch::randn({40, 36});
-  auto config = LoraConfig(2).target_modules({"a", "c"});
-  auto peft = get_peft_model(*model, config);
-  config.init_lora_weights("corda");
+  auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"a"}));
+  auto config = LoraConfig(2).target_modules({"c"}).init_lora_weights("corda");
   preprocess_corda(*model, config, [&] { model->forward(x); });
   const auto before = model->forward(x);
   peft.add_adapter("second", config);
   peft.set_adapter("second");
   EXPECT_LT(difference(model->forward(x), before), 1e-5);
+  // The first one is of the weight that this would change.
+  EXPECT_THROW(
+      peft.add_adapter(
+          "third",
+          LoraConfig(2).target_modules({"a"}).init_lora_weights("olora")),
+      c10::ValueError);
+  EXPECT_EQ(peft.adapter_names().size(), 2U);
   EXPECT_THROW(
       preprocess_loraga(
           *model,

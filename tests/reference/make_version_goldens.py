@@ -3,15 +3,25 @@
     make_version_goldens.py VERSION FOLDER …
 with peft VERSION installed by `pip install --no-deps --target FOLDER peft==VERSION`.
 
-  <version>/adapter_config.json, adapter_model.safetensors (0.10.0: adapter_model.bin)
+  <version>/adapter_config.json, adapter_model.safetensors (0.10.0: adapter_model.bin, as if saved on a GPU)
   <version>/reference.safetensors   base.<name>, ids, output
 """
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "lora", "versions")
+
+
+def say_it_was_on_a_gpu(path):
+    with zipfile.ZipFile(path) as old:
+        entries = [(item, old.read(item)) for item in old.infolist()]
+    with zipfile.ZipFile(path, "w") as new:
+        for item, data in entries:
+            name = b"X\x03\x00\x00\x00cpu"
+            new.writestr(item, data.replace(name, b"X\x06\x00\x00\x00cuda:0") if item.filename.endswith("data.pkl") else data)
 
 
 def make(version):
@@ -49,6 +59,8 @@ def make(version):
     folder = os.path.join(DATA, version)
     model.save_pretrained(folder, safe_serialization=version != "0.10.0")
     os.remove(os.path.join(folder, "README.md"))
+    if version == "0.10.0":
+        say_it_was_on_a_gpu(os.path.join(folder, "adapter_model.bin"))
     save_file(tensors, os.path.join(folder, "reference.safetensors"))
 
 

@@ -55,12 +55,18 @@ class TORCHLORA_API BaseWeight {
   }
 
   /// The tensor as the layer stores it.
-  const at::Tensor& weight() const {
+  const at::Tensor& weight() const& {
     return weight_;
   }
+  at::Tensor weight() && {
+    return std::move(weight_);
+  }
   /// [out_features]; undefined without one.
-  const at::Tensor& bias() const {
+  const at::Tensor& bias() const& {
     return bias_;
+  }
+  at::Tensor bias() && {
+    return std::move(bias_);
   }
   const std::string& path() const {
     return path_;

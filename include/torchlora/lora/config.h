@@ -111,6 +111,9 @@ struct TORCHLORA_API LoraConfig {
 
   LoraConfig(int64_t r = 8) : r_(r) {}
 
+  /// Back to `init_lora_weights` true, for factors that come from elsewhere.
+  LoraConfig& forget_initializer();
+
   /// Rank.
   TORCH_ARG(int64_t, r);
   /// The update is scaled by lora_alpha / r (by lora_alpha / √r with rsLoRA).
