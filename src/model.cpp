@@ -64,6 +64,46 @@ std::vector<LoraLayer*> raw(const std::vector<ModuleSite>& sites) {
   return layers;
 }
 
+/// Of these adapters (empty: the active ones) those that a merge adds to the
+/// layer's weight.
+std::vector<std::string> to_merge(
+    const PeftModel::State& state,
+    const LoraLayer& layer,
+    const std::vector<std::string>& adapter_names) {
+  std::vector<std::string> names;
+  for (const auto& name :
+       adapter_names.empty() ? state.active : adapter_names) {
+    if (layer.find_adapter(name) && !contains(layer.merged_adapters(), name)) {
+      names.push_back(name);
+    }
+  }
+  return names;
+}
+
+std::vector<ModuleSite> sites_to_merge(
+    const PeftModel::State& state,
+    const std::vector<std::string>& adapter_names) {
+  auto sites = lora_sites(*state.model);
+  std::erase_if(sites, [&](const auto& site) {
+    return to_merge(state, *site.layer, adapter_names).empty();
+  });
+  return sites;
+}
+
+/// What an initialiser changes must be the base model's alone.
+void check_is_base(
+    const ParameterVersions& versions,
+    const InjectionPlan& plan) {
+  for (const auto& target : plan.targets) {
+    TORCH_CHECK_VALUE(
+        !init::changes_the_base(plan.config) ||
+            !versions.holds(target.site.base_weight().weight()),
+        "[add_adapter] the initialiser would change the weight of \"",
+        target.site.name,
+        "\", of which another adapter has a version of its own");
+  }
+}
+
 } // namespace
 
 void PeftModel::State::select_versions() {
@@ -173,7 +213,9 @@ void PeftModel::add_adapter(
       "[add_adapter] Adapter with name '",
       adapter_name,
       "' already exists.");
+  const DisableAdapterGuard base(*this);
   auto plan = plan_injection(*state_->model, config, adapter_name);
+  check_is_base(state_->versions, plan);
   inject(plan, adapter_name, state_->autocast_adapter_dtype);
   state_->versions.add(adapter_name, plan.owned);
   plan.config.base_model_name_or_path(
@@ -255,7 +297,6 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
 void PeftModel::merge_adapter(
     bool safe_merge,
     const std::vector<std::string>& adapter_names) {
-  const auto sites = lora_sites(*state_->model);
   for (const auto& name : adapter_names) {
     state_->at(name);
     TORCH_CHECK_VALUE(
@@ -264,23 +305,24 @@ void PeftModel::merge_adapter(
         name,
         " has modules_to_save or biases of its own; make it active first");
   }
-  for (const auto& site : sites) {
+  const auto written = sites_to_merge(*state_, adapter_names);
+  for (const auto& site : written) {
     const auto base = site.layer->base_weight();
+    const auto names = to_merge(*state_, *site.layer, adapter_names);
+    const bool writes_bias = std::ranges::any_of(names, [&](const auto& name) {
+      return site.layer->find_adapter(name)->lora_B->bias.defined();
+    });
     TORCH_CHECK_VALUE(
         !state_->versions.holds(base.weight()) &&
-            (!base.bias().defined() || !state_->versions.holds(base.bias()) ||
-             std::ranges::none_of(
-                 site.layer->adapters(),
-                 [](const auto& adapter) {
-                   return adapter.lora_B->bias.defined();
-                 })),
+            (!writes_bias || !base.bias().defined() ||
+             !state_->versions.holds(base.bias())),
         "[merge_adapter] \"",
         site.name,
         "\" computes with a weight or a bias that is an adapter's own; only "
         "merge_and_unload can merge into it");
   }
-  check_not_tied(*state_->model, sites, "a merge");
-  merge_layers(raw(sites), safe_merge, adapter_names);
+  check_not_tied(*state_->model, written, "a merge");
+  merge_layers(raw(lora_sites(*state_->model)), safe_merge, adapter_names);
 }
 
 void PeftModel::unmerge_adapter() {
@@ -297,18 +339,20 @@ void PeftModel::unmerge_adapter() {
 }
 
 void PeftModel::merge_and_unload(bool safe_merge) {
-  state_->versions.select(state_->active, /*trainable=*/false);
-  state_->versions.release();
-  const auto layers = raw(lora_sites(*state_->model));
+  auto& versions = state_->versions;
+  versions.select(state_->active, state_->trainable);
   // Nothing to do, and nothing to warn of, where every update is merged.
-  if (std::any_of(layers.begin(), layers.end(), [](const auto* layer) {
-        const auto& active = layer->active_adapters();
-        return std::any_of(active.begin(), active.end(), [&](const auto& name) {
-          return !contains(layer->merged_adapters(), name);
-        });
-      })) {
-    merge_adapter(safe_merge);
+  if (const auto written = sites_to_merge(*state_, {}); !written.empty()) {
+    try {
+      check_not_tied(*state_->model, written, "a merge");
+      merge_layers(raw(lora_sites(*state_->model)), safe_merge, state_->active);
+    } catch (...) {
+      state_->select_versions();
+      throw;
+    }
   }
+  versions.select(state_->active, /*trainable=*/false);
+  versions.release();
   unload();
 }
 

@@ -63,16 +63,28 @@ void check_mixed_batch(
   }
 }
 
+/// Until `--disabled`; or throws and leaves all as it was.
+void show_base(PeftModel::State& state) {
+  ++state.disabled;
+  try {
+    state.select_versions();
+  } catch (...) {
+    --state.disabled;
+    throw;
+  }
+}
+
 } // namespace
 
 DisableAdapterGuard::DisableAdapterGuard(const PeftModel& model)
     : model_(model) {
   for (const auto& site : lora_sites(model_.base_model())) {
     saved_.emplace_back(site.layer, site.layer->adapters_enabled());
-    site.layer->enable_adapters(false);
   }
-  ++model_.state().disabled;
-  model_.state().select_versions();
+  show_base(model_.state());
+  for (const auto& [layer, enabled] : saved_) {
+    layer->enable_adapters(false);
+  }
 }
 
 DisableAdapterGuard::~DisableAdapterGuard() {
@@ -103,11 +115,12 @@ MixedBatchGuard::MixedBatchGuard(
     batch->rows.emplace_back(name, torch::tensor(indices, at::kLong));
   }
   for (const auto& site : sites) {
-    site.layer->set_mixed_batch(batch);
     layers_.push_back(site.layer);
   }
-  ++model_.state().disabled;
-  model_.state().select_versions();
+  show_base(model_.state());
+  for (const auto& layer : layers_) {
+    layer->set_mixed_batch(batch);
+  }
 }
 
 MixedBatchGuard::~MixedBatchGuard() {

@@ -173,7 +173,7 @@ std::vector<LayerIntruders> reduce_intruder_dimension(
   auto config = peft.peft_config(old_adapter_name);
   // NOTE: the factors are overwritten; an initialiser must not change the base
   // or freeze B.
-  peft.add_adapter(new_adapter_name, config.init_lora_weights(true));
+  peft.add_adapter(new_adapter_name, config.forget_initializer());
   try {
     torch::NoGradGuard no_grad;
     std::vector<LayerIntruders> report;

@@ -217,10 +217,13 @@ class Eva {
         }
       }
     }
-    // Files know one rank for an attention and its out_proj.
+    // Files know one rank for an attention and its out_proj: not a part of
+    // the distribution.
     for (size_t i = 1; i < layers_.size(); ++i) {
       if (layers_[i].site.is_part) {
-        layers_[i].rank = layers_[i - 1].rank;
+        layers_[i].rank =
+            std::min(layers_[i - 1].rank, layers_[i].n_components);
+        layers_[i - 1].rank = layers_[i].rank;
       }
     }
     is_ranked_ = true;

@@ -123,7 +123,8 @@ class TORCHLORA_API PeftModel {
           {}) const;
   /// Loads a further adapter from a folder that PEFT or torchlora wrote.
   /// DataError on missing, unexpected or mis-shaped tensors; unless `strict` a
-  /// warning, and what is missing gives no update.
+  /// warning, and what is missing is zero (after pissa and olora what they made
+  /// it).
   void load_adapter(
       const std::filesystem::path& directory,
       const std::string& adapter_name,

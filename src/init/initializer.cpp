@@ -133,6 +133,13 @@ void check_init_config(const LoraConfig& config) {
   }
 }
 
+bool changes_the_base(const LoraConfig& config) {
+  const auto& init = config.init_lora_weights();
+  const auto name = init.is_name() ? to_lower(init.name()) : "";
+  return name.starts_with("pissa") || name == "olora" || name == "corda" ||
+      name == "lora_ga" || name == "loftq";
+}
+
 bool changes_the_base_for_good(const LoraConfig& config) {
   const auto& init = config.init_lora_weights();
   if (!init.is_name()) {

@@ -28,9 +28,7 @@ void check_compatible(const LoraConfig& now, const LoraConfig& next) {
       "[hotswap_adapter] an adapter with velora_config cannot be swapped");
   const auto& init = next.init_lora_weights();
   TORCH_CHECK_VALUE(
-      !init::changes_the_base_for_good(next) &&
-          !(init == InitLoraWeights("olora") ||
-            init == InitLoraWeights("pissa")),
+      !init::changes_the_base(next),
       "[hotswap_adapter] the initialiser of the new adapter, ",
       init.is_name() ? init.name() : "",
       ", changed the base weights; save it with "
@@ -134,11 +132,12 @@ void hotswap_adapter(
   for (const auto& site : sites) {
     const auto* adapter = site.layer->find_adapter(adapter_name);
     if (adapter && !swapped[site.layer.get()]) {
+      const auto base = site.layer->base_weight();
       site.layer->replace_factors(
           adapter_name,
-          at::zeros_like(adapter->lora_A->weight).flatten(1),
-          at::zeros_like(adapter->lora_B->weight).flatten(1),
-          adapter->lora_alpha,
+          at::zeros(base.A_sizes(next.r())).flatten(1),
+          at::zeros(base.B_sizes(next.r())).flatten(1),
+          next.lora_alpha(),
           next.use_rslora());
       if (adapter->lora_B->bias.defined()) {
         adapter->lora_B->bias.zero_();

@@ -65,7 +65,8 @@ void match_tables(
       auto value = file.tensors.at(key).to(weight.options());
       const bool is_owned = std::ranges::any_of(
           owned, [&](const auto& one) { return one.tensor.is_same(weight); });
-      if (!is_owned && !at::equal(value, versions.base(weight))) {
+      if (!is_owned &&
+          !at::equal(value, versions.base(weight).to(weight.options()))) {
         owned.push_back(
             {site.peft_name + "." + name, weight, value, /*trains=*/false});
       }

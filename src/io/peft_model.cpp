@@ -146,6 +146,7 @@ void PeftModel::load_adapter(
       "[load_adapter] Adapter with name '",
       adapter_name,
       "' already exists.");
+  const DisableAdapterGuard base(*this);
   auto plan = inject_from_folder(
       *state_->model,
       state_->versions,

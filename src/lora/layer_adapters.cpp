@@ -218,7 +218,12 @@ void LoraLayer::replace_factors(
     }
     const bool trains = factor->weight.requires_grad();
     auto replacement = make_factor(
-        value.to(factor->weight.options()).reshape(sizes), factor->bias);
+        value
+            .to(factor->weight.options().requires_grad(false),
+                /*non_blocking=*/false,
+                /*copy=*/true)
+            .reshape(sizes),
+        factor->bias);
     train_factor(replacement, trains);
     dict.erase(adapter_name);
     dict.insert(adapter_name, replacement);

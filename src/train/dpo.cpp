@@ -263,8 +263,16 @@ void DpoTrainer::set_up_reference() {
   peft.add_adapter(kReferenceAdapter, config.forget_initializer());
   torch::NoGradGuard no_grad;
   const auto originals = peft.state_dict(active[0]);
-  for (auto& item : peft.state_dict(kReferenceAdapter)) {
-    item.value().copy_(originals[item.key()]);
+  auto copies = peft.state_dict(kReferenceAdapter);
+  for (const auto& item : originals) {
+    auto* copy = copies.find(item.key());
+    TORCH_CHECK_VALUE(
+        copy,
+        "[DpoTrainer] the initial adapter brought ",
+        item.key(),
+        " in its file, which a copy of it has not; merge the adapter first, or "
+        "use reference base");
+    copy->copy_(item.value());
   }
   if (config_.disable_dropout) {
     for (const auto& [name, layer] : peft.layers()) {

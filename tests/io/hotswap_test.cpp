@@ -71,6 +71,9 @@ TYPED_TEST(Hotswap, RankScalingAndConfigurationAreTheOthers) {
     EXPECT_EQ(adapter->r, name.starts_with("block") ? 3 : 2) << name;
     EXPECT_TRUE(adapter->lora_A->weight.requires_grad());
   }
+  // What it has is not the file's memory.
+  fs::resize_file(this->folder_ / "adapter_model.safetensors", 0);
+  EXPECT_LT(this->difference(this->run(), expected), 1e-6);
   EXPECT_EQ(peft.peft_config().r(), 2);
   const auto again = fs::path(testing::TempDir()) / "hotswap_again";
   peft.save_pretrained(again, {"default"});
@@ -87,6 +90,9 @@ TYPED_TEST(Hotswap, ALayerThatTheOtherLacksGetsNoUpdate) {
         *this->model_, this->config(4).use_dora(dora).init_lora_weights(false));
     hotswap_adapter(peft, this->folder_);
     EXPECT_LT(this->difference(this->run(), expected), 1e-5);
+    for (const auto& [name, layer] : peft.layers()) {
+      EXPECT_EQ(layer->find_adapter("default")->r, 2) << name;
+    }
     peft.unload();
   }
 }
@@ -108,6 +114,13 @@ TYPED_TEST(Hotswap, WhatDoesNotFitIsRefusedAndNothingChanges) {
     refuses(peft);
     peft.unload();
   }
+  for (const char* name : {"OLoRA", "pissa"}) {
+    this->save_other(this->config(2).init_lora_weights(name));
+    auto plain = get_peft_model(*this->model_, this->config(2));
+    refuses(plain);
+    plain.unload();
+  }
+  this->save_other(this->config(2));
   auto peft = get_peft_model(*this->model_, this->config(2));
   peft.merge_adapter();
   refuses(peft);

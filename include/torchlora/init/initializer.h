@@ -54,7 +54,10 @@ TORCHLORA_API Initializer find_initializer(const InitLoraWeights& value);
 /// it must not have; warns of one that is not for the initialiser chosen.
 TORCHLORA_API void check_init_config(const LoraConfig& config);
 
-/// Whether the initialiser changes the base weight in a way that the
+/// Whether the initialiser changes the base weight.
+TORCHLORA_API bool changes_the_base(const LoraConfig& config);
+
+/// Whether it changes the base weight in a way that the
 /// checkpoint and the configuration alone do not tell.
 TORCHLORA_API bool changes_the_base_for_good(const LoraConfig& config);
 
