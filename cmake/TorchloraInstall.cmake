@@ -27,7 +27,8 @@ function(torchlora_install component)
     FILE_SET HEADERS)
 endfunction()
 
-torchlora_install(core HEADERS error.h export.h model.h init/*.h io/*.h lora/*.h nn/*.h)
+torchlora_install(core HEADERS error.h export.h hotswap.h intruders.h model.h preprocess.h
+                            status.h init/*.h io/*.h lora/*.h nn/*.h optim/*.h)
 torchlora_install(gemma4 HEADERS models/gemma4/*.h tokenizer/*.h)
 torchlora_install(train HEADERS train/*.h)
 torchlora_install(all HEADERS torchlora.h)
