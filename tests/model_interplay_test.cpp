@@ -14,15 +14,13 @@
 #include <torchlora/nn/multihead_attention.h>
 #include <torchlora/preprocess.h>
 
+#include "support.h"
+
 namespace torchlora {
 namespace {
 
 namespace fs = std::filesystem;
 using at::Tensor;
-
-double difference(const Tensor& a, const Tensor& b) {
-  return (a - b).abs().max().item<double>();
-}
 
 /// A batch of tokens [N, T]; the attention's input has the batch second.
 struct NetImpl : torch::nn::Module {

@@ -13,6 +13,8 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
+#include "support.h"
+
 namespace torchlora {
 namespace {
 
@@ -36,10 +38,6 @@ struct NetOf : torch::nn::Module {
   }
 };
 using NetImpl = NetOf<torch::nn::Linear>;
-
-double difference(const Tensor& a, const Tensor& b) {
-  return (a - b).abs().max().item<double>();
-}
 
 class OwnedTensors : public testing::Test {
  protected:

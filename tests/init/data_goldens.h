@@ -7,6 +7,8 @@
 #include <torchlora/io/safetensors.h>
 #include <torchlora/nn/linear.h>
 
+#include "support.h"
+
 namespace torchlora::test {
 
 /// The model of the goldens of EVA: `a` and `b` have the same input.
@@ -26,10 +28,6 @@ inline io::SafetensorsFile data_goldens() {
   return io::SafetensorsFile(
       std::filesystem::path(TORCHLORA_TEST_DATA) / "lora" /
       "data_initializers.safetensors");
-}
-
-inline double difference(const at::Tensor& a, const at::Tensor& b) {
-  return (a - b).abs().max().item<double>();
 }
 
 } // namespace torchlora::test

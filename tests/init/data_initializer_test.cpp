@@ -10,13 +10,13 @@
 
 #include "init/data_goldens.h"
 #include "lora/layer_types.h"
+#include "support.h"
 
 namespace torchlora {
 namespace {
 
 using at::Tensor;
 
-using test::difference;
 using test::NetImpl;
 
 struct HolderImpl : torch::nn::Module {
@@ -330,15 +330,6 @@ TEST(Preprocess, ASecondAdapterIsInitialisedOnAnAdaptedModel) {
           config.init_lora_weights("lora_ga").lora_ga_config(LoraGAConfig()),
           [] {}),
       c10::ValueError);
-}
-
-std::string refusal(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const c10::ValueError& e) {
-    return e.what_without_backtrace();
-  }
-  return "";
 }
 
 TEST(DataInitializers, WhatTheyNeedIsSaid) {

@@ -14,7 +14,6 @@ namespace torchlora {
 namespace {
 
 using at::Tensor;
-using test::difference;
 using test::NetImpl;
 
 class EvaGoldens : public testing::Test {

@@ -10,15 +10,12 @@
 
 #include "init/decompose.h"
 #include "lora/layer_types.h"
+#include "support.h"
 
 namespace torchlora {
 namespace {
 
 using at::Tensor;
-
-double difference(const Tensor& a, const Tensor& b) {
-  return (a - b).abs().max().item<double>();
-}
 
 struct HolderImpl : torch::nn::Module {
   explicit HolderImpl(nn::Linear layer_)

@@ -18,7 +18,6 @@ namespace torchlora {
 namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
-using test::difference;
 using test::NetImpl;
 
 struct Warnings : c10::WarningHandler {

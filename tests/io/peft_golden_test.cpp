@@ -11,6 +11,8 @@
 #include <torchlora/nn/clippable_linear.h>
 #include <torchlora/nn/linear.h>
 
+#include "support.h"
+
 namespace torchlora {
 namespace {
 namespace fs = std::filesystem;
@@ -18,10 +20,6 @@ namespace fs = std::filesystem;
 using at::Tensor;
 
 const fs::path kData = TORCHLORA_TEST_DATA;
-
-double difference(const Tensor& a, const Tensor& b) {
-  return (a - b).abs().max().item<double>();
-}
 
 void expect_relative(
     const Tensor& a,

@@ -9,6 +9,8 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
+#include "support.h"
+
 namespace torchlora {
 namespace {
 
@@ -53,12 +55,8 @@ class WeightedAdapter : public testing::Test {
       const std::vector<std::string>& adapters,
       const CombinationOptions& options,
       const std::vector<double>& weights = {1, 1}) {
-    try {
-      peft_.add_weighted_adapter(adapters, weights, "new", options);
-    } catch (const c10::ValueError& e) {
-      return e.what_without_backtrace();
-    }
-    return "";
+    return torchlora::refusal(
+        [&] { peft_.add_weighted_adapter(adapters, weights, "new", options); });
   }
 
   io::SafetensorsFile file_{

@@ -10,14 +10,11 @@
 #include <torchlora/model.h>
 #include <torchlora/nn/linear.h>
 
+#include "support.h"
+
 namespace torchlora::experts_test {
 
 using at::Tensor;
-
-inline double difference(const Tensor& a, const Tensor& b) {
-  EXPECT_EQ(a.sizes(), b.sizes());
-  return (a - b).abs().max().item<double>();
-}
 
 /// As a model has them: x [T, 6] and the expert of each row → [T, 7].
 struct ExpertsImpl : torch::nn::Cloneable<ExpertsImpl>, nn::StackedExperts {
@@ -75,12 +72,7 @@ inline void randomize(
 }
 
 inline std::string refusal(torch::nn::Module& model, const LoraConfig& config) {
-  try {
-    get_peft_model(model, config);
-  } catch (const c10::ValueError& e) {
-    return e.what_without_backtrace();
-  }
-  return "";
+  return torchlora::refusal([&] { get_peft_model(model, config); });
 }
 
 } // namespace torchlora::experts_test

@@ -9,6 +9,7 @@
 #include <torchlora/io/safetensors.h>
 
 #include "lora/experts_net.h"
+#include "support.h"
 
 namespace torchlora::experts_test {
 namespace {
@@ -16,22 +17,14 @@ namespace {
 namespace fs = std::filesystem;
 
 class ExpertGoldens
-    : public testing::TestWithParam<std::tuple<const char*, const char*>> {
+    : public testing::TestWithParam<std::tuple<const char*, const char*>>,
+      public Goldens {
  protected:
-  Tensor golden(const std::string& name) const {
-    return file_.tensor(
-        std::string(std::get<0>(GetParam())) + "_" + std::get<1>(GetParam()) +
-        "/" + name);
-  }
-  void expect(const Tensor& value, const std::string& name) const {
-    const auto expected = golden(name);
-    EXPECT_LT(
-        difference(value, expected),
-        1e-5 * std::max(1.0, expected.abs().max().item<double>()))
-        << name;
-  }
-  io::SafetensorsFile file_{
-      fs::path(TORCHLORA_TEST_DATA) / "lora" / "experts.safetensors"};
+  ExpertGoldens()
+      : Goldens(
+            "experts.safetensors",
+            std::string(std::get<0>(GetParam())) + "_" +
+                std::get<1>(GetParam())) {}
 };
 
 TEST_P(ExpertGoldens, ForwardGradientsAndMergeAreThoseOfPeft) {

@@ -10,15 +10,12 @@
 #include <torchlora/lora/layer.h>
 
 #include "lora/layer_types.h"
+#include "support.h"
 
 namespace torchlora::test {
 namespace {
 
 using at::Tensor;
-
-double difference(const Tensor& a, const Tensor& b) {
-  return (a - b).abs().max().item<double>();
-}
 
 TEST(Intruders, AreFoundAndReducedAsPeftDoes) {
   struct NetImpl : torch::nn::Module {

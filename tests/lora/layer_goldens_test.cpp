@@ -12,6 +12,8 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
+#include "support.h"
+
 namespace torchlora {
 namespace {
 
@@ -57,24 +59,14 @@ LoraConfig make_config(const std::string& variant) {
 }
 
 class LayerGoldens
-    : public testing::TestWithParam<std::tuple<const char*, const char*>> {
+    : public testing::TestWithParam<std::tuple<const char*, const char*>>,
+      public Goldens {
  protected:
-  Tensor golden(const std::string& name) const {
-    return file_.tensor(
-        std::string(std::get<0>(GetParam())) + "/" + std::get<1>(GetParam()) +
-        "/" + name);
-  }
-  void expect(const Tensor& value, const std::string& name) const {
-    const auto expected = golden(name);
-    ASSERT_EQ(value.sizes(), expected.sizes()) << name;
-    EXPECT_LT(
-        (value - expected).abs().max().item<double>(),
-        1e-5 * expected.abs().max().item<double>())
-        << name;
-  }
-  io::SafetensorsFile file_{
-      std::filesystem::path(TORCHLORA_TEST_DATA) / "lora" /
-      "layers.safetensors"};
+  LayerGoldens()
+      : Goldens(
+            "layers.safetensors",
+            std::string(std::get<0>(GetParam())) + "/" +
+                std::get<1>(GetParam())) {}
 };
 
 TEST_P(LayerGoldens, ForwardGradientsAndMergeAreThoseOfPeft) {

@@ -14,6 +14,8 @@
 #include <torchlora/nn/linear.h>
 #include <torchlora/nn/multihead_attention.h>
 
+#include "support.h"
+
 namespace torchlora::test {
 
 /// What most layer types have in common.
@@ -248,7 +250,7 @@ class LayerSuite : public testing::Test {
     return model_->forward(x_);
   }
   static double difference(const at::Tensor& a, const at::Tensor& b) {
-    return (a - b).abs().max().template item<double>();
+    return torchlora::difference(a, b);
   }
 
   std::shared_ptr<PairImpl<Type>> model_;

@@ -12,17 +12,14 @@
 #include <torchlora/nn/compute.h>
 #include <torchlora/nn/multihead_attention.h>
 
+#include "support.h"
+
 namespace torchlora {
 namespace {
 
 namespace fs = std::filesystem;
 using at::Tensor;
 using Options = torch::nn::MultiheadAttentionOptions;
-
-double difference(const Tensor& a, const Tensor& b) {
-  EXPECT_EQ(a.sizes(), b.sizes());
-  return (a - b).abs().max().item<double>();
-}
 
 struct NetImpl : torch::nn::Module {
   explicit NetImpl(const Options& options = Options(12, 3)) : mha(options) {
@@ -43,28 +40,13 @@ void randomize(PeftModel& peft, double std = 0.3) {
 }
 
 std::string refusal(torch::nn::Module& model, const LoraConfig& config) {
-  try {
-    get_peft_model(model, config);
-  } catch (const c10::ValueError& e) {
-    return e.what_without_backtrace();
-  }
-  return "";
+  return torchlora::refusal([&] { get_peft_model(model, config); });
 }
 
-class AttentionGoldens : public testing::TestWithParam<const char*> {
+class AttentionGoldens : public testing::TestWithParam<const char*>,
+                         public Goldens {
  protected:
-  Tensor golden(const std::string& name) const {
-    return file_.tensor(std::string(GetParam()) + "/" + name);
-  }
-  void expect(const Tensor& value, const std::string& name) const {
-    const auto expected = golden(name);
-    EXPECT_LT(
-        difference(value, expected),
-        1e-5 * std::max(1.0, expected.abs().max().item<double>()))
-        << name;
-  }
-  io::SafetensorsFile file_{
-      fs::path(TORCHLORA_TEST_DATA) / "lora" / "attention.safetensors"};
+  AttentionGoldens() : Goldens("attention.safetensors", GetParam()) {}
 };
 
 TEST_P(AttentionGoldens, ForwardGradientsAndMergeAreThoseOfPeft) {

@@ -10,17 +10,13 @@
 #include <torchlora/nn/experts.h>
 
 #include "lora/layer_types.h"
+#include "support.h"
 
 namespace torchlora::test {
 namespace {
 
 namespace fs = std::filesystem;
 using at::Tensor;
-
-double difference(const Tensor& a, const Tensor& b) {
-  EXPECT_EQ(a.sizes(), b.sizes());
-  return (a - b).abs().max().item<double>();
-}
 
 struct StackImpl : torch::nn::Module, nn::StackedExperts {
   Tensor up = register_parameter("up", torch::randn({2, 3, 4}));
@@ -46,17 +42,10 @@ const io::SafetensorsFile& file() {
 
 const std::string kPrefix = "base_model.model.layer.";
 
-class TransposedGoldens : public testing::TestWithParam<const char*> {
+class TransposedGoldens : public testing::TestWithParam<const char*>,
+                          public Goldens {
  protected:
-  Tensor golden(const std::string& name) const {
-    return file().tensor(std::string(GetParam()) + "/" + name);
-  }
-  void expect(const Tensor& value, const std::string& name) const {
-    const auto expected = golden(name);
-    EXPECT_LT(
-        difference(value, expected), 1e-5 * expected.abs().max().item<double>())
-        << name;
-  }
+  TransposedGoldens() : Goldens("transposed.safetensors", GetParam()) {}
 };
 
 TEST_P(TransposedGoldens, ForwardGradientsAndMergeAreThoseOfPeft) {

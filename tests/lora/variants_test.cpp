@@ -8,16 +8,13 @@
 #include <torchlora/model.h>
 
 #include "lora/layer_types.h"
+#include "support.h"
 
 namespace torchlora::test {
 namespace {
 
 namespace fs = std::filesystem;
 using at::Tensor;
-
-double difference(const Tensor& a, const Tensor& b) {
-  return (a - b).abs().max().item<double>();
-}
 
 /// Every layer type with DoRA.
 template <class Type>

@@ -8,13 +8,10 @@
 #include <torchlora/nn/conv.h>
 
 #include "optim/golden_net.h"
+#include "support.h"
 
 namespace torchlora::test {
 namespace {
-
-double difference(const at::Tensor& a, const at::Tensor& b) {
-  return (a - b).abs().max().item<double>();
-}
 
 LoraConfig config() {
   return LoraConfig(4)

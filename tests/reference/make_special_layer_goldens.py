@@ -11,20 +11,11 @@ weight is [in, out], and of stacked parameters. lora_B is never zero.
   experts:     <stacked, transposed or single>_<variant>/{base.*, input, ids, weight, output, adapter.*, grad.*, merged.*}; expert 1 of 4 has no row
 """
 
-import os
-
 import peft
 import torch
-from safetensors.torch import save_file
+from make_layer_goldens import VARIANTS, short, write
 from torch import nn
 from transformers.pytorch_utils import Conv1D
-
-DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "lora")
-VARIANTS = {"plain": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}, "lora_bias": {"lora_bias": True}}
-
-
-def short(name):
-    return name.removeprefix("base_model.model.layer.")
 
 
 def holder(layer):
@@ -171,11 +162,6 @@ def experts_case(experts, transposed, variant, generator):
     tensors |= {"grad." + k: v for k, v in gradients(adapted).items()}
     tensors |= {"input": x, "ids": ids, "weight": weight, "output": output}
     return tensors | {"merged." + k: v for k, v in adapted.merge_and_unload().layer.named_parameters()}
-
-
-def write(name, cases):
-    tensors = {f"{case}/{key}": value.detach().clone().contiguous() for case, values in cases.items() for key, value in values.items()}
-    save_file(tensors, os.path.join(DATA, name))
 
 
 def main():

@@ -28,21 +28,9 @@ def make(version):
     import peft
     import torch
     from safetensors.torch import save_file
-    from torch import nn
+    from small_net import Net
 
     assert peft.__version__ == version, peft.__version__
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed_tokens = nn.Embedding(12, 6)
-            self.up = nn.Linear(6, 8)
-            self.norm = nn.LayerNorm(8)
-            self.head = nn.Linear(8, 4)
-            self.score = nn.Linear(4, 3)
-
-        def forward(self, ids):
-            return self.score(self.head(self.norm(torch.tanh(self.up(self.embed_tokens(ids))))))
 
     torch.manual_seed(0)
     net = Net()
