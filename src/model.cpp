@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <torchlora/nn/inspect.h>
 #include <torchlora/nn/pretrained.h>
 
 #include "lora/contains.h"
@@ -64,28 +65,14 @@ std::vector<LoraLayer*> raw(const std::vector<ModuleSite>& sites) {
   return layers;
 }
 
-/// Of these adapters (empty: the active ones) those that a merge adds to the
-/// layer's weight.
-std::vector<std::string> to_merge(
-    const PeftModel::State& state,
-    const LoraLayer& layer,
-    const std::vector<std::string>& adapter_names) {
-  std::vector<std::string> names;
-  for (const auto& name :
-       adapter_names.empty() ? state.active : adapter_names) {
-    if (layer.find_adapter(name) && !contains(layer.merged_adapters(), name)) {
-      names.push_back(name);
-    }
-  }
-  return names;
-}
-
+/// The layers that a merge of these adapters (empty: the active ones) writes
+/// to.
 std::vector<ModuleSite> sites_to_merge(
-    const PeftModel::State& state,
+    torch::nn::Module& model,
     const std::vector<std::string>& adapter_names) {
-  auto sites = lora_sites(*state.model);
+  auto sites = lora_sites(model);
   std::erase_if(sites, [&](const auto& site) {
-    return to_merge(state, *site.layer, adapter_names).empty();
+    return site.layer->not_merged(adapter_names).empty();
   });
   return sites;
 }
@@ -305,10 +292,10 @@ void PeftModel::merge_adapter(
         name,
         " has modules_to_save or biases of its own; make it active first");
   }
-  const auto written = sites_to_merge(*state_, adapter_names);
+  const auto written = sites_to_merge(*state_->model, adapter_names);
   for (const auto& site : written) {
     const auto base = site.layer->base_weight();
-    const auto names = to_merge(*state_, *site.layer, adapter_names);
+    const auto names = site.layer->not_merged(adapter_names);
     const bool writes_bias = std::ranges::any_of(names, [&](const auto& name) {
       return site.layer->find_adapter(name)->lora_B->bias.defined();
     });
@@ -342,7 +329,8 @@ void PeftModel::merge_and_unload(bool safe_merge) {
   auto& versions = state_->versions;
   versions.select(state_->active, state_->trainable);
   // Nothing to do, and nothing to warn of, where every update is merged.
-  if (const auto written = sites_to_merge(*state_, {}); !written.empty()) {
+  if (const auto written = sites_to_merge(*state_->model, {});
+      !written.empty()) {
     try {
       check_not_tied(*state_->model, written, "a merge");
       merge_layers(raw(lora_sites(*state_->model)), safe_merge, state_->active);
@@ -369,15 +357,7 @@ void PeftModel::unload() {
 }
 
 std::vector<torch::Tensor> PeftModel::trainable_parameters() const {
-  std::vector<torch::Tensor> result;
-  std::unordered_set<at::TensorImpl*> seen;
-  for (const auto& parameter : state_->model->parameters()) {
-    if (parameter.requires_grad() &&
-        seen.insert(parameter.unsafeGetTensorImpl()).second) {
-      result.push_back(parameter);
-    }
-  }
-  return result;
+  return nn::trainable_parameters(*state_->model);
 }
 
 std::pair<int64_t, int64_t> PeftModel::get_nb_trainable_parameters() const {

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <map>
-#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -14,12 +13,15 @@ namespace {
 
 constexpr auto kBase = "__base__";
 
+/// The elements of a batch by the name of their adapter.
+using Rows = std::map<std::string, std::vector<int64_t>>;
+
 void check_mixed_batch(
     PeftModel::State& state,
-    const std::set<std::string>& names,
+    const Rows& rows,
     const std::vector<ModuleSite>& sites) {
   std::vector<std::string> unknown;
-  for (const auto& name : names) {
+  for (const auto& [name, indices] : rows) {
     const auto* adapter = state.find(name);
     if (!adapter) {
       unknown.push_back(name);
@@ -51,8 +53,8 @@ void check_mixed_batch(
         !site.layer->merged(),
         "[mixed_batch] Cannot pass `adapter_names` when there are merged "
         "adapters, please call `unmerge_adapter` first");
-    const bool has_one = std::ranges::any_of(names, [&](const auto& name) {
-      return site.layer->find_adapter(name) != nullptr;
+    const bool has_one = std::ranges::any_of(rows, [&](const auto& row) {
+      return site.layer->find_adapter(row.first) != nullptr;
     });
     TORCH_CHECK_VALUE(
         !has_one || (!site.is_part && site.parameter.empty()),
@@ -99,16 +101,14 @@ MixedBatchGuard::MixedBatchGuard(
     const PeftModel& model,
     const std::vector<std::string>& adapter_names)
     : model_(model) {
-  std::map<std::string, std::vector<int64_t>> rows;
-  std::set<std::string> names;
+  Rows rows;
   for (size_t i = 0; i < adapter_names.size(); ++i) {
     if (adapter_names[i] != kBase) {
       rows[adapter_names[i]].push_back(static_cast<int64_t>(i));
-      names.insert(adapter_names[i]);
     }
   }
   const auto sites = lora_sites(model.base_model());
-  check_mixed_batch(model.state(), names, sites);
+  check_mixed_batch(model.state(), rows, sites);
   auto batch = std::make_shared<MixedBatch>();
   batch->size = static_cast<int64_t>(adapter_names.size());
   for (const auto& [name, indices] : rows) {

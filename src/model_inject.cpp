@@ -245,11 +245,9 @@ InjectionPlan plan_injection(
     }
   }
   for (const auto& site : targeted_parameters(model, sites, config)) {
-    const auto owner =
-        site.name.substr(0, site.name.size() - site.parameter.size());
     for (const auto& inner : adapted) {
       TORCH_CHECK_VALUE(
-          !inner.parameter.empty() || !inner.name.starts_with(owner),
+          !inner.parameter.empty() || !inner.name.starts_with(site.prefix()),
           "[get_peft_model] \"",
           inner.name,
           "\" is inside of the module of the parameter \"",

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <regex>
 #include <unordered_set>
 
 #include <c10/util/Exception.h>
@@ -103,6 +102,23 @@ class Collector {
   std::unordered_set<at::TensorImpl*> seen_;
 };
 
+/// The name of a parameter in the model that is not adapted; empty for one of
+/// an adapter.
+std::string name_without_layers(
+    std::string name,
+    const std::vector<ModuleSite>& layers) {
+  for (const auto& site : layers) {
+    const auto prefix = site.prefix();
+    const auto base = prefix + "base_layer.";
+    if (name.starts_with(base)) {
+      name.replace(0, base.size(), prefix);
+    } else if (name.starts_with(prefix)) {
+      return "";
+    }
+  }
+  return name;
+}
+
 /// Names as in PEFT's files, whatever other adapters the model has: the bias
 /// of a layer that this one adapts is its base layer's.
 void add_biases(
@@ -129,12 +145,11 @@ void add_biases(
   if (config.bias() == "lora_only") {
     return;
   }
+  const auto layers = lora_sites(model);
   for (const auto& item : model.named_parameters()) {
-    if (names_module("bias", item.key()) &&
-        item.key().find(".lora_") == std::string::npos) {
-      tensors.add(
-          std::regex_replace(item.key(), std::regex(R"(\bbase_layer\.)"), ""),
-          item.value());
+    if (const auto name = name_without_layers(item.key(), layers);
+        names_module("bias", name)) {
+      tensors.add(name, item.value());
     }
   }
 }

@@ -66,6 +66,12 @@ struct ModuleSite {
     return layer ? layer->base_weight() : type->base_weight(*module);
   }
 
+  /// What the names of all below the module begin with.
+  std::string prefix() const {
+    return parameter.empty() ? name + "."
+                             : name.substr(0, name.size() - parameter.size());
+  }
+
   std::string lora_name() const {
     return layer || type ? peft_name : name;
   }

@@ -45,13 +45,11 @@ void ParameterVersions::add(
       slots_.push_back({tensor, {Version{}}});
       slot = std::prev(slots_.end());
     }
-    const auto base =
-        slot->current == 0 ? tensor.detach() : slot->versions[0].value;
     slot->versions.push_back(
         {adapter,
          key,
          trains,
-         (value.defined() ? value : base)
+         (value.defined() ? value : base(tensor))
              .to(tensor.options().requires_grad(false),
                  /*non_blocking=*/false,
                  /*copy=*/true)});

@@ -246,6 +246,25 @@ TEST_F(Interplay, BiasesAreCalledAsIfNoOtherAdapterWereThere) {
   }
 }
 
+TEST_F(Interplay, BiasesOfModulesThatAreCalledLikeLayersKeepTheirNames) {
+  struct NamedImpl : torch::nn::Module {
+    nn::Linear up = register_module("up", nn::Linear(4, 4));
+    torch::nn::Linear base =
+        register_module("base_layer", torch::nn::Linear(4, 4));
+    torch::nn::Linear factor =
+        register_module("lora_B", torch::nn::Linear(4, 4));
+  };
+  auto outer = std::make_shared<torch::nn::Module>("outer");
+  outer->register_module("block", std::make_shared<NamedImpl>());
+  auto peft = get_peft_model(*outer, config().bias("all"));
+  const auto tensors = peft.state_dict();
+  for (const char* key :
+       {"up.base_layer.bias", "base_layer.bias", "lora_B.bias"}) {
+    EXPECT_TRUE(tensors.contains(std::string("base_model.model.block.") + key))
+        << key;
+  }
+}
+
 // Two files may hold the same table; the second adapter has it too.
 TEST_F(Interplay, ATableOfTwoFilesIsBothAdapters) {
   auto peft = get_peft_model(*model_, config({"table"}));

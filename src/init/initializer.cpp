@@ -17,22 +17,28 @@ namespace {
 struct Entry {
   const char* name;
   Initializer initializer;
+  bool changes_base = false;
   bool ignore_case = false;
   /// A number follows the name.
   bool has_number = false;
 };
 
 constexpr std::array kInitializers{
-    Entry{"corda", corda_init},
+    Entry{"corda", corda_init, /*changes_base=*/true},
     Entry{"eva", eva_init},
-    Entry{"gaussian", gaussian_init, /*ignore_case=*/true},
-    Entry{"loftq", loftq_init},
-    Entry{"lora_ga", lora_ga_init},
-    Entry{"mica", mica_init, /*ignore_case=*/true},
-    Entry{"olora", olora_init, /*ignore_case=*/true},
+    Entry{"gaussian", gaussian_init, false, /*ignore_case=*/true},
+    Entry{"loftq", loftq_init, /*changes_base=*/true},
+    Entry{"lora_ga", lora_ga_init, /*changes_base=*/true},
+    Entry{"mica", mica_init, false, /*ignore_case=*/true},
+    Entry{"olora", olora_init, /*changes_base=*/true, /*ignore_case=*/true},
     Entry{"orthogonal", orthogonal_init},
-    Entry{"pissa", pissa_init},
-    Entry{"pissa_niter_", pissa_niter_init, false, /*has_number=*/true},
+    Entry{"pissa", pissa_init, /*changes_base=*/true},
+    Entry{
+        "pissa_niter_",
+        pissa_niter_init,
+        /*changes_base=*/true,
+        false,
+        /*has_number=*/true},
 };
 
 std::string to_lower(std::string text) {
@@ -40,6 +46,20 @@ std::string to_lower(std::string text) {
     return static_cast<char>(std::tolower(c));
   });
   return text;
+}
+
+/// nullptr for true, false and a name that nobody knows.
+const Entry* find_entry(const InitLoraWeights& value) {
+  if (!value.is_name()) {
+    return nullptr;
+  }
+  for (const auto& entry : kInitializers) {
+    const auto name = entry.ignore_case ? to_lower(value.name()) : value.name();
+    if (entry.has_number ? name.starts_with(entry.name) : name == entry.name) {
+      return &entry;
+    }
+  }
+  return nullptr;
 }
 
 void check_one_of(
@@ -134,10 +154,8 @@ void check_init_config(const LoraConfig& config) {
 }
 
 bool changes_the_base(const LoraConfig& config) {
-  const auto& init = config.init_lora_weights();
-  const auto name = init.is_name() ? to_lower(init.name()) : "";
-  return name.starts_with("pissa") || name == "olora" || name == "corda" ||
-      name == "lora_ga" || name == "loftq";
+  const auto* entry = find_entry(config.init_lora_weights());
+  return entry && entry->changes_base;
 }
 
 bool changes_the_base_for_good(const LoraConfig& config) {
@@ -157,11 +175,8 @@ Initializer find_initializer(const InitLoraWeights& value) {
   if (!value.is_name()) {
     return value.flag() ? default_init : no_init;
   }
-  for (const auto& entry : kInitializers) {
-    const auto name = entry.ignore_case ? to_lower(value.name()) : value.name();
-    if (entry.has_number ? name.starts_with(entry.name) : name == entry.name) {
-      return entry.initializer;
-    }
+  if (const auto* entry = find_entry(value)) {
+    return entry->initializer;
   }
   std::vector<std::string> known;
   for (const auto& entry : kInitializers) {

@@ -1,7 +1,7 @@
 #include <torchlora/hotswap.h>
 
 #include <algorithm>
-#include <map>
+#include <set>
 
 #include <torch/types.h>
 
@@ -114,7 +114,7 @@ void hotswap_adapter(
       "embedding table), which cannot be swapped");
 
   torch::NoGradGuard no_grad;
-  std::map<const LoraLayer*, bool> swapped;
+  std::set<const LoraLayer*> swapped;
   auto begin = tensors.begin();
   for (const auto& target : plan.targets) {
     auto& layer = *target.site.layer;
@@ -127,11 +127,11 @@ void hotswap_adapter(
         target.lora_alpha,
         next.use_rslora());
     begin += count;
-    swapped[&layer] = true;
+    swapped.insert(&layer);
   }
   for (const auto& site : sites) {
     const auto* adapter = site.layer->find_adapter(adapter_name);
-    if (adapter && !swapped[site.layer.get()]) {
+    if (adapter && !swapped.contains(site.layer.get())) {
       const auto base = site.layer->base_weight();
       site.layer->replace_factors(
           adapter_name,

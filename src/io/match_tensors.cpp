@@ -50,6 +50,9 @@ void match_tables(
     const ParameterVersions& versions,
     std::set<std::string>& unexpected,
     std::vector<OwnedTensor>& owned) {
+  if (unexpected.empty()) {
+    return;
+  }
   for (const auto& site : module_sites(model)) {
     if ((!site.layer && !site.type) || !is_table(model, site)) {
       continue;

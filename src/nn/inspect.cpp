@@ -1,5 +1,7 @@
 #include <torchlora/nn/inspect.h>
 
+#include <unordered_set>
+
 #include <torch/types.h>
 
 namespace torchlora::nn {
@@ -18,6 +20,18 @@ std::vector<std::string> find_nonfinite(const torch::nn::Module& module) {
     }
   }
   return names;
+}
+
+std::vector<at::Tensor> trainable_parameters(const torch::nn::Module& module) {
+  std::vector<at::Tensor> result;
+  std::unordered_set<at::TensorImpl*> seen;
+  for (const auto& parameter : module.parameters()) {
+    if (parameter.requires_grad() &&
+        seen.insert(parameter.unsafeGetTensorImpl()).second) {
+      result.push_back(parameter);
+    }
+  }
+  return result;
 }
 
 } // namespace torchlora::nn

@@ -1,7 +1,7 @@
 #include <torchlora/optim/lorafa.h>
 
+#include <algorithm>
 #include <cmath>
-#include <unordered_set>
 
 #include <torch/optim/adamw.h>
 #include <torch/optim/serialize.h>
@@ -9,6 +9,7 @@
 #include <torch/types.h>
 
 #include <torchlora/lora/layer.h>
+#include <torchlora/nn/inspect.h>
 
 #include "optim/damped_inverse.h"
 
@@ -203,18 +204,15 @@ std::unique_ptr<LoraFA> create_lorafa_optimizer(
       !pairs.empty(),
       "[create_lorafa_optimizer] no adapter of the model is trainable; make "
       "one active by set_adapter");
-  std::unordered_set<const at::TensorImpl*> seen;
   for (const auto& pair : pairs) {
     pair.A.set_requires_grad(false);
-    seen.insert(pair.B.unsafeGetTensorImpl());
   }
-  std::vector<at::Tensor> others;
-  for (const auto& parameter : model.parameters()) {
-    if (parameter.requires_grad() &&
-        seen.insert(parameter.unsafeGetTensorImpl()).second) {
-      others.push_back(parameter);
-    }
-  }
+  auto others = nn::trainable_parameters(model);
+  std::erase_if(others, [&](const at::Tensor& parameter) {
+    return std::ranges::any_of(pairs, [&](const LoraFAPair& pair) {
+      return pair.B.is_same(parameter);
+    });
+  });
   return std::make_unique<LoraFA>(pairs, others, options);
 }
 

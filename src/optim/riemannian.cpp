@@ -1,12 +1,12 @@
 #include <torchlora/optim/riemannian.h>
 
 #include <cmath>
-#include <unordered_set>
 
 #include <torch/types.h>
 
 #include <torchlora/lora/embedding.h>
 #include <torchlora/lora/layer.h>
+#include <torchlora/nn/inspect.h>
 
 #include "optim/damped_inverse.h"
 
@@ -37,13 +37,7 @@ RiemannianPreconditioner::RiemannianPreconditioner(
       !pairs_.empty(),
       "[create_riemannian_optimizer] the model has no linear layer with an "
       "adapter whose A and B are trained; make one active by set_adapter");
-  std::unordered_set<const at::TensorImpl*> seen;
-  for (const auto& parameter : model.parameters()) {
-    if (parameter.requires_grad() &&
-        seen.insert(parameter.unsafeGetTensorImpl()).second) {
-      parameters_.push_back(parameter);
-    }
-  }
+  parameters_ = nn::trainable_parameters(model);
 }
 
 void RiemannianPreconditioner::precondition() const {

@@ -154,6 +154,10 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   const std::vector<std::string>& merged_adapters() const {
     return merged_adapters_;
   }
+  /// Of these adapters (empty: the active ones) those that a merge would add
+  /// to the base weight: the layer has them, and they are not merged.
+  std::vector<std::string> not_merged(
+      const std::vector<std::string>& adapter_names) const;
   bool merged() const {
     return !merged_adapters_.empty();
   }
@@ -242,8 +246,6 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       const std::vector<LoraLayer*>& layers,
       bool safe_merge,
       const std::vector<std::string>& adapter_names);
-  std::vector<std::string> not_merged(
-      const std::vector<std::string>& adapter_names) const;
   void check_mergeable(
       const std::vector<std::string>& adapter_names,
       bool safe_merge) const;

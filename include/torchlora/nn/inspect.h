@@ -14,4 +14,9 @@ namespace torchlora::nn {
 TORCHLORA_API std::vector<std::string> find_nonfinite(
     const torch::nn::Module& module);
 
+/// The parameters that require a gradient, what an optimizer takes; one that
+/// has several names is there once.
+TORCHLORA_API std::vector<at::Tensor> trainable_parameters(
+    const torch::nn::Module& module);
+
 } // namespace torchlora::nn
