@@ -79,9 +79,9 @@ at::Tensor LoraLayer::delta_weight(const std::string& adapter_name) const {
   // Half-precision products are slow on many CPUs.
   const bool upcast = A.is_cpu() && A.element_size() == 2;
   const auto dtype = upcast ? at::kFloat : A.scalar_type();
+  // Scaled while it is small.
   return base_weight()
-      .product(A.to(dtype), B.to(dtype))
-      .mul_(adapter.scaling)
+      .product(A.to(dtype), B.to(dtype) * adapter.scaling)
       .to(A.scalar_type());
 }
 
