@@ -344,6 +344,12 @@ void PeftModel::merge_and_unload(bool safe_merge) {
   unload();
 }
 
+void PeftModel::refresh_weights() {
+  for (const auto& site : lora_sites(base_model())) {
+    site.layer->refresh_weight();
+  }
+}
+
 void PeftModel::unload() {
   state_->versions.select({}, /*trainable=*/false);
   state_->versions.release();

@@ -1,5 +1,7 @@
 #include <unordered_set>
 
+#include <torch/nn/modules/activation.h>
+
 #include <torchlora/lora/experts.h>
 
 #include "model_state.h"
@@ -7,17 +9,22 @@
 namespace torchlora {
 namespace {
 
+std::vector<std::string> adapted_children(torch::nn::Module& layer) {
+  if (const auto* redirectable = dynamic_cast<nn::Redirectable*>(&layer)) {
+    return redirectable->adapted_children();
+  }
+  return layer.as<torch::nn::MultiheadAttentionImpl>()
+      ? std::vector<std::string>{"out_proj"}
+      : std::vector<std::string>();
+}
+
 /// The children that are adapted together with a layer.
 void visit_parts(
     const std::string& name,
     const std::string& peft_name,
     torch::nn::Module& layer,
     std::vector<ModuleSite>& sites) {
-  const auto* redirectable = dynamic_cast<nn::Redirectable*>(&layer);
-  if (!redirectable) {
-    return;
-  }
-  for (const auto& child : redirectable->adapted_children()) {
+  for (const auto& child : adapted_children(layer)) {
     const auto module = layer.named_children()[child];
     ModuleSite site{
         name + "." + child,

@@ -40,6 +40,10 @@ std::vector<Owner> owners(torch::nn::Module& model) {
     for (const auto& parameter : module->named_parameters(/*recurse=*/false)) {
       result.push_back({prefix + parameter.key(), parameter.value(), module});
     }
+    if (const auto* layer = dynamic_cast<LoraLayer*>(module)) {
+      result.push_back(
+          {prefix + "weight", layer->base_weight().weight(), module});
+    }
     if (const auto* linear = module->as<torch::nn::LinearImpl>()) {
       result.push_back({prefix + "weight", linear->weight, module});
     }

@@ -95,6 +95,11 @@ class TORCHLORA_API PeftModel {
   /// update out of the base weights (PiSSA, OLoRA) they stay without it: warns.
   void unload();
 
+  /// For unmodified layers where there is no weight overlay
+  /// (`lora/overlay.h`): call it before each forward once a factor has changed,
+  /// after each step of an optimizer. With the overlay it does nothing.
+  void refresh_weights();
+
   /// (trainable, all) numbers of parameters.
   std::pair<int64_t, int64_t> get_nb_trainable_parameters() const;
   /// PEFT's line "trainable params: 64 || all params: 324 || trainable%:

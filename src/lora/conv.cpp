@@ -9,13 +9,22 @@ LoraConv::LoraConv(
     BaseWeightAccessor accessor)
     : LoraLayer(base_layer, std::move(accessor)),
       base_(dynamic_cast<nn::Convolution*>(base_layer.get())),
-      spatial_dims_(base_->kernel().dim() - 2) {}
+      spatial_dims_(base_weight().weight().dim() - 2) {}
+
+at::Tensor LoraConv::convolve(
+    const at::Tensor& input,
+    const at::Tensor& kernel,
+    const at::Tensor& bias) const {
+  return base_ ? base_->convolve(input, kernel, bias)
+               : operation(input, kernel, bias);
+}
 
 void LoraConv::check_config(const LoraConfig& /*config*/) const {
+  const auto groups = nn::convolution_groups(*base_layer());
   TORCH_CHECK_VALUE(
-      base_->groups() == 1,
+      groups == 1,
       "[update_layer] a convolution with ",
-      base_->groups(),
+      groups,
       " groups cannot be adapted: a low-rank update over all channels is not "
       "an update of its weight; leave it out by exclude_modules");
 }
@@ -25,7 +34,7 @@ at::Tensor LoraConv::product(
     const std::vector<Term>& terms,
     const at::Tensor& bias) {
   // With the bias, as the base layer does: a fresh adapter changes no bit.
-  auto output = base_->convolve(input, base_weight().weight(), bias);
+  auto output = convolve(input, base_weight().weight(), bias);
   const auto dtype = output.scalar_type();
   for (const auto& term : terms) {
     output = output + update(input, term);
@@ -36,7 +45,7 @@ at::Tensor LoraConv::product(
 at::Tensor LoraConv::update(const at::Tensor& input, const Term& term) {
   const auto& A = term.adapter->lora_A->weight;
   const auto x = at::dropout(input.to(A.scalar_type()), term.dropout, true);
-  const auto h = base_->convolve(x, A, {});
+  const auto h = convolve(x, A, {});
   // B on the channels, whether or not there is a batch.
   const auto channels = h.dim() - 1 - spatial_dims_;
   auto sizes = h.sizes().vec();
@@ -53,8 +62,8 @@ at::Tensor LoraConv::weight_input(const at::Tensor& input) const {
   auto sizes = kernel.sizes().vec();
   sizes[0] = kernel[0].numel();
   // A channel for each element of the kernel: the patches.
-  const auto patches = base_->convolve(
-      input, at::eye(sizes[0], kernel.options()).view(sizes), {});
+  const auto patches =
+      convolve(input, at::eye(sizes[0], kernel.options()).view(sizes), {});
   return patches.movedim(patches.dim() - 1 - spatial_dims_, -1)
       .reshape({-1, sizes[0]});
 }

@@ -38,6 +38,9 @@ void LoraEmbedding::check_config(const LoraConfig& config) const {
 at::Tensor LoraEmbedding::look_up(
     const at::Tensor& table,
     const at::Tensor& input) const {
+  if (is_unmodified()) {
+    return operation(input, table, {});
+  }
   return at::embedding(
       table,
       input,
@@ -50,7 +53,7 @@ at::Tensor LoraEmbedding::product(
     const at::Tensor& input,
     const std::vector<Term>& terms,
     const at::Tensor& /*bias*/) {
-  auto rows = look_up(base_->weight, input);
+  auto rows = look_up(base_weight().weight(), input);
   const auto dtype = rows.scalar_type();
   for (const auto& term : terms) {
     rows = rows + update(input, term);
@@ -65,7 +68,8 @@ at::Tensor LoraEmbedding::update(const at::Tensor& input, const Term& term) {
 
 at::Tensor LoraEmbedding::weight_input(const at::Tensor& input) const {
   constexpr int64_t kLargest = 1 << 14;
-  const auto rows = base_->weight.size(0);
+  const auto table = base_weight().weight();
+  const auto rows = table.size(0);
   TORCH_CHECK_VALUE(
       rows <= kLargest,
       "[observe] an embedding's input is a row of as many elements as its "
@@ -74,7 +78,7 @@ at::Tensor LoraEmbedding::weight_input(const at::Tensor& input) const {
       " are more than ",
       kLargest,
       "; leave it out by exclude_modules");
-  return at::one_hot(input.flatten(), rows).to(base_->weight.scalar_type());
+  return at::one_hot(input.flatten(), rows).to(table.scalar_type());
 }
 
 at::Tensor LoraEmbedding::adapted_forward(

@@ -8,6 +8,7 @@
 
 #include "lora/row_norms.h"
 #include "lora/velora.h"
+#include "lora/weight_overlay.h"
 
 namespace torchlora {
 
@@ -23,11 +24,17 @@ LoraLayer::LoraLayer(
                        : dynamic_cast<nn::Redirectable*>(base_layer_.get())),
       accessor_(std::move(accessor)),
       factor_names_(factor_names) {
-  TORCH_CHECK_VALUE(
-      redirectable_,
-      "[LoraLayer] the base layer must be a torchlora::nn::Redirectable, ",
-      base_layer_->name(),
-      " is not");
+  if (!redirectable_) {
+    auto* member = accessor_(*base_layer_).member();
+    TORCH_CHECK_VALUE(
+        member,
+        "[LoraLayer] the base layer must be a torchlora::nn::Redirectable, or "
+        "its accessor name the member that is its weight "
+        "(BaseWeight::member); ",
+        base_layer_->name(),
+        " is not, and it does not");
+    overlay_ = std::make_shared<WeightOverlay>(*base_layer_, *member);
+  }
   register_module("base_layer", base_layer_);
   lora_A_ = register_module(
       factor_names.A, std::make_shared<AdapterDict>(factor_names.are_modules));
@@ -44,18 +51,27 @@ LoraLayer::~LoraLayer() {
   unbind();
 }
 
-void LoraLayer::bind() {
-  redirectable_->redirect_to(this);
-}
-
-void LoraLayer::unbind() {
-  if (redirectable_->redirect_target() == this) {
-    redirectable_->redirect_to(nullptr);
-  }
+BaseWeight LoraLayer::base_weight() const {
+  auto base = accessor_(*base_layer_);
+  return overlay_ ? std::move(base).with_weight(overlay_->weight()) : base;
 }
 
 at::Tensor LoraLayer::forward(const at::Tensor& input) {
-  const auto now = terms();
+  if (overlay_) { // which calls `run`
+    TORCH_CHECK_VALUE(
+        base_forward_,
+        "[LoraLayer] a ",
+        base_layer_->name(),
+        " does not take one tensor: call the layer itself");
+    return base_forward_(*base_layer_, input);
+  }
+  const auto now = start(input);
+  return now.empty() ? redirectable_->base_forward(input)
+                     : adapted_forward(input, now);
+}
+
+std::vector<LoraLayer::Term> LoraLayer::start(const at::Tensor& input) const {
+  auto now = terms();
   TORCH_CHECK_VALUE(
       !mixed_batch_ || now.empty() || input.size(0) == mixed_batch_->size,
       "[LoraLayer] Length of `adapter_names` should be the same as the number "
@@ -68,8 +84,7 @@ at::Tensor LoraLayer::forward(const at::Tensor& input) {
     torch::NoGradGuard no_grad;
     observer_(weight_input(input));
   }
-  return now.empty() ? redirectable_->base_forward(input)
-                     : adapted_forward(input, now);
+  return now;
 }
 
 at::Tensor LoraLayer::delta_weight(const std::string& adapter_name) const {
@@ -164,7 +179,7 @@ at::Tensor LoraLayer::with_term(
 at::Tensor LoraLayer::mixed_forward(
     const at::Tensor& input,
     const std::vector<Term>& terms) {
-  const auto output = product(input, {}, base_weight().bias());
+  const auto output = product(input, {}, bias());
   std::vector<at::Tensor> rows, updates;
   for (const auto& term : terms) {
     rows.push_back(term.rows.to(input.device()));
@@ -183,7 +198,7 @@ at::Tensor LoraLayer::adapted_forward(
   if (terms.front().rows.defined()) {
     return mixed_forward(input, terms);
   }
-  auto bias = base_weight().bias();
+  auto bias = this->bias();
   for (const auto& term : terms) {
     if (const auto& b = term.adapter->lora_B->bias; b.defined()) {
       bias = bias.defined() ? bias + b * term.scaling : b * term.scaling;

@@ -89,6 +89,9 @@ void LoraLayer::prepare_adapter(
       "[update_layer] adapter with name '",
       adapter_name,
       "' already exists");
+  check_overlay(config.lora_dropout() > 0, "lora_dropout");
+  check_overlay(config.lora_bias(), "lora_bias");
+  check_overlay(config.velora_config().has_value(), "velora_config");
   check_config(config);
   const auto initializer = find_initializer(config.init_lora_weights());
   if (const auto& velora = config.velora_config()) {
@@ -183,6 +186,7 @@ void LoraLayer::commit_adapter(const std::string& adapter_name) {
     base.add_(delta_weight(adapter_name), -1);
   }
   reset_magnitude(adapter);
+  refresh_weight();
 }
 
 void LoraLayer::reset_magnitude(const LoraAdapter& adapter) {
@@ -232,6 +236,7 @@ void LoraLayer::replace_factors(
   replace(adapter.lora_A, *lora_A_, A, base.A_sizes(adapter.r));
   replace(adapter.lora_B, *lora_B_, B, base.B_sizes(adapter.r));
   reset_magnitude(adapter);
+  refresh_weight();
 }
 
 void LoraLayer::check_not_merged(
@@ -262,6 +267,7 @@ void LoraLayer::delete_adapter(const std::string& adapter_name) {
     return adapter.name == adapter_name;
   });
   register_velora();
+  refresh_weight();
 }
 
 const LoraAdapter* LoraLayer::find_adapter(
@@ -290,6 +296,7 @@ void LoraLayer::set_adapter(
     train_factor(adapter.lora_B, trainable && adapter.trains_B);
     train_factor(adapter.lora_magnitude_vector, trainable);
   }
+  refresh_weight();
 }
 
 const LoraAdapter& LoraLayer::at(const std::string& adapter_name) const {

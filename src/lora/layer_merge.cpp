@@ -132,6 +132,7 @@ void LoraLayer::unmerge() {
       base.bias().add_(adapter.lora_B->bias, -adapter.scaling);
     }
   }
+  refresh_weight();
 }
 
 void merge_layers(
@@ -165,6 +166,7 @@ void merge_layers(
     for (const auto& name : layer->not_merged(adapter_names)) {
       layer->merge_adapter(layer->at(name));
     }
+    layer->refresh_weight();
   }
 }
 

@@ -14,7 +14,9 @@ at::Tensor LoraLinear::product(
     const std::vector<Term>& terms,
     const at::Tensor& bias) {
   const auto weight = rows(base_weight().matrix());
-  const auto own_bias = bias.defined() ? rows(bias) : bias;
+  // An operation on some rows of the weight has a bias of those only.
+  const auto own_bias =
+      bias.defined() && bias.size(0) != weight.size(0) ? rows(bias) : bias;
   if (terms.empty()) {
     return nn::linear(input, weight, own_bias);
   }

@@ -119,7 +119,8 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     ctx->saved_data["dropouts"] = dropouts;
     ctx->saved_data["seeds"] = seeds;
     ctx->saved_data["velora_scales"] = velora_scales;
-    return sum.to(output.scalar_type()).view(output.sizes());
+    // NOTE: no view of the rows, as in nn::linear.
+    return at::_unsafe_view(sum.to(output.scalar_type()), output.sizes());
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {

@@ -7,21 +7,22 @@ LoraMultiheadAttention::LoraMultiheadAttention(
     BaseWeightAccessor accessor)
     : LoraLinear(base_layer, std::move(accessor)),
       base_(dynamic_cast<nn::MultiheadAttentionImpl*>(base_layer.get())) {
-  TORCH_INTERNAL_ASSERT(base_);
+  const auto* attention = base_layer->as<torch::nn::MultiheadAttentionImpl>();
+  TORCH_INTERNAL_ASSERT(attention);
   TORCH_CHECK_VALUE(
-      base_->_qkv_same_embed_dim,
+      attention->_qkv_same_embed_dim,
       "[MultiheadAttention] only same embed for query/key/value is supported, "
       "found embed_dim ",
-      base_->options.embed_dim(),
+      attention->options.embed_dim(),
       ", kdim ",
-      base_->options.kdim(),
+      attention->options.kdim(),
       ", vdim ",
-      base_->options.vdim(),
+      attention->options.vdim(),
       "; leave the layer out by exclude_modules");
 }
 
 at::Tensor LoraMultiheadAttention::rows(const at::Tensor& tensor) const {
-  return base_->projected_rows(tensor);
+  return base_ ? base_->projected_rows(tensor) : LoraLinear::rows(tensor);
 }
 
 } // namespace torchlora

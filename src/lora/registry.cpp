@@ -6,12 +6,19 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/embedding.h>
+#include <torch/nn/modules/linear.h>
+
+#include <torchlora/lora/bilinear.h>
 #include <torchlora/lora/clippable_linear.h>
 #include <torchlora/lora/conv.h>
+#include <torchlora/lora/conv_transpose.h>
 #include <torchlora/lora/embedding.h>
 #include <torchlora/lora/linear.h>
 #include <torchlora/lora/multihead_attention.h>
-#include <torchlora/nn/linear.h>
+#include <torchlora/nn/clippable_linear.h>
 
 namespace torchlora {
 
@@ -20,24 +27,37 @@ LoraRegistry& LoraRegistry::global() {
   return registry;
 }
 
-// The built-in layer types; the last one is tried first.
+// The built-in layer types; the last one is tried first. Those of torch::nn
+// serve the torchlora::nn layers that derive from them too.
 LoraRegistry::LoraRegistry() {
-  add<torch::nn::LinearImpl, LoraLinear>(
-      "torchlora::nn::Linear", [](torch::nn::LinearImpl& module) {
-        return BaseWeight(module.weight, module.bias);
-      });
+  const auto kernel = []<class Impl>(Impl& module) {
+    return BaseWeight(module.weight, module.bias).member(module.weight);
+  };
+  const auto transposed_kernel = []<class Impl>(Impl& module) {
+    return BaseWeight(module.weight, module.bias, "", WeightLayout::kInOut)
+        .member(module.weight);
+  };
+  add<torch::nn::LinearImpl, LoraLinear>("torch::nn::Linear", kernel);
+  add<torch::nn::BilinearImpl, LoraBilinear>("torch::nn::Bilinear", kernel);
   add<torch::nn::EmbeddingImpl, LoraEmbedding>(
-      "torchlora::nn::Embedding", [](torch::nn::EmbeddingImpl& module) {
-        return BaseWeight(module.weight, {}, "", WeightLayout::kInOut);
+      "torch::nn::Embedding", [](torch::nn::EmbeddingImpl& module) {
+        return BaseWeight(module.weight, {}, "", WeightLayout::kInOut)
+            .member(module.weight);
       });
-  add<nn::Convolution, LoraConv>(
-      "torchlora::nn::Conv1d, Conv2d and Conv3d", [](nn::Convolution& module) {
-        return BaseWeight(module.kernel(), module.kernel_bias());
-      });
-  add<nn::MultiheadAttentionImpl, LoraMultiheadAttention>(
-      "torchlora::nn::MultiheadAttention",
-      [](nn::MultiheadAttentionImpl& module) {
-        return BaseWeight(module.in_proj_weight, module.in_proj_bias);
+  add<torch::nn::Conv1dImpl, LoraConv>("torch::nn::Conv1d", kernel);
+  add<torch::nn::Conv2dImpl, LoraConv>("torch::nn::Conv2d", kernel);
+  add<torch::nn::Conv3dImpl, LoraConv>("torch::nn::Conv3d", kernel);
+  add<torch::nn::ConvTranspose1dImpl, LoraConvTranspose>(
+      "torch::nn::ConvTranspose1d", transposed_kernel);
+  add<torch::nn::ConvTranspose2dImpl, LoraConvTranspose>(
+      "torch::nn::ConvTranspose2d", transposed_kernel);
+  add<torch::nn::ConvTranspose3dImpl, LoraConvTranspose>(
+      "torch::nn::ConvTranspose3d", transposed_kernel);
+  add<torch::nn::MultiheadAttentionImpl, LoraMultiheadAttention>(
+      "torch::nn::MultiheadAttention",
+      [](torch::nn::MultiheadAttentionImpl& module) {
+        return BaseWeight(module.in_proj_weight, module.in_proj_bias)
+            .member(module.in_proj_weight);
       });
   add<nn::ClippableLinearImpl, LoraClippableLinear>(
       "torchlora::nn::ClippableLinear", [](nn::ClippableLinearImpl& module) {
@@ -68,17 +88,13 @@ std::shared_ptr<LoraLayer> LoraRegistry::create(
   if (const auto type = find(*module)) {
     return type->create(module, type->base_weight);
   }
-  // Of these there is a torchlora::nn layer of the same name.
-  static const std::regex known(
-      "torch::nn::(Linear|Embedding|Conv[123]d|MultiheadAttention)(Impl)?");
-  std::smatch match;
   const auto type = module->name();
-  const auto hint = std::regex_match(type, match, known)
-      ? fmt::format(
-            "Use torchlora::nn::{} in its place, which is that layer with a "
-            "forward that can be redirected",
-            match[1].str())
-      : "Derive the layer from torchlora::nn::Adaptable and register it with "
+  static const std::regex recurrent("torch::nn::(LSTM|GRU|RNN)(Impl)?");
+  const auto* hint = std::regex_match(type, recurrent)
+      ? "It keeps its weights in a list of its own that nothing can reach; "
+        "leave it out by exclude_modules"
+      : "Derive the layer from torchlora::nn::Adaptable, or name its weight's "
+        "member (BaseWeight::member), and register it with "
         "torchlora::LoraRegistry::global().add<Base, Layer>()";
   TORCH_CHECK_VALUE(
       false,

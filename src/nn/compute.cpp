@@ -97,11 +97,12 @@ at::Tensor rows_of(const at::Tensor& tensor) {
   return tensor.reshape({-1, tensor.size(-1)});
 }
 
+// NOTE: no view of the rows: what a function returns may be changed in place.
 at::Tensor
 with_last_size(const at::Tensor& rows, const at::Tensor& like, int64_t size) {
   auto sizes = like.sizes().vec();
   sizes.back() = size;
-  return rows.view(sizes);
+  return at::_unsafe_view(rows, sizes);
 }
 
 bool is_half(at::ScalarType dtype) {

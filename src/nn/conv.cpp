@@ -82,4 +82,22 @@ at::Tensor Conv3dImpl::convolve(
       input, kernel, bias_, options, _reversed_padding_repeated_twice);
 }
 
+int64_t convolution_groups(const torch::nn::Module& module) {
+  int64_t groups = 1;
+  const auto look = [&]<class... Types>() {
+    const auto of = [&](const auto* convolution) {
+      groups = convolution ? convolution->options.groups() : groups;
+    };
+    (of(dynamic_cast<const Types*>(&module)), ...);
+  };
+  look.operator()<
+      torch::nn::Conv1dImpl,
+      torch::nn::Conv2dImpl,
+      torch::nn::Conv3dImpl,
+      torch::nn::ConvTranspose1dImpl,
+      torch::nn::ConvTranspose2dImpl,
+      torch::nn::ConvTranspose3dImpl>();
+  return groups;
+}
+
 } // namespace torchlora::nn

@@ -136,9 +136,9 @@ class DataInitializerLayers : public test::LayerSuite<Type> {
          {std::pair{"target", this->model_->target},
           std::pair{"block.other", this->model_->other}}) {
       add(name, *module);
-      for (const auto& child :
-           dynamic_cast<nn::Redirectable&>(*module).adapted_children()) {
-        add(std::string(name) + "." + child, *module->named_children()[child]);
+      if (const auto children = module->named_children();
+          children.contains("out_proj")) {
+        add(std::string(name) + ".out_proj", *children["out_proj"]);
       }
     }
     return weights;
@@ -147,8 +147,19 @@ class DataInitializerLayers : public test::LayerSuite<Type> {
 TYPED_TEST_SUITE(DataInitializerLayers, test::LayerTypes);
 
 TYPED_TEST(DataInitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
+  if (!TypeParam::kOverlay) {
+    auto config = this->config("corda");
+    EXPECT_THROW(
+        preprocess_corda(
+            *this->model_, config, [&] { this->model_->forward(this->x_); }),
+        c10::ValueError);
+    return;
+  }
   for (const bool dora : {false, true}) {
     for (const char* name : {"corda", "lora_ga", "eva"}) {
+      if (dora && !TypeParam::kHasDora) {
+        continue;
+      }
       this->model_ = std::make_shared<test::PairImpl<TypeParam>>();
       const auto before = this->run();
       const auto weights = this->weights();
@@ -213,19 +224,25 @@ TYPED_TEST(DataInitializerLayers, WhatIsObservedIsWhatTheWeightMultiplies) {
   auto peft = this->adapt();
   const auto layer = peft.layers().at(0).second;
   Tensor rows;
+  if (!TypeParam::kOverlay) {
+    EXPECT_THROW(layer->observe([](const Tensor&) {}), c10::ValueError);
+    return;
+  }
   layer->observe([&](const Tensor& seen) { rows = seen; });
   auto adapted = this->model_->target;
   torch::NoGradGuard no_grad;
   adapted(this->x_);
   layer->observe({});
-  if constexpr (std::is_same_v<TypeParam, test::AttentionType>) {
+  if (std::is_base_of_v<test::AttentionType, TypeParam>) {
     EXPECT_TRUE(rows.equal(this->x_.flatten(0, 1)));
     return;
   }
+  if (std::is_base_of_v<test::ConvTransposeType, TypeParam>) {
+    EXPECT_TRUE(rows.equal(this->x_.movedim(1, -1).flatten(0, 2)));
+    return;
+  }
   const auto weight = torch::randn_like(layer->base_weight().matrix());
-  Tensor stored = layer->base_weight().layout() == WeightLayout::kInOut
-      ? weight.t()
-      : weight.view(layer->base_weight().weight().sizes());
+  const auto stored = layer->base_weight().from_matrix(weight);
   const auto zero =
       TypeParam::dense(this->model_->target, this->x_, at::zeros_like(stored));
   auto expected =
@@ -236,7 +253,8 @@ TYPED_TEST(DataInitializerLayers, WhatIsObservedIsWhatTheWeightMultiplies) {
   } else if constexpr (std::is_same_v<TypeParam, test::ClippableLinearType>) {
     product = this->model_->target->clamp_output(product);
   }
-  if (!layer->base_weight().weight().sizes().slice(2).empty()) {
+  if (!std::is_same_v<TypeParam, test::BilinearType> &&
+      !layer->base_weight().weight().sizes().slice(2).empty()) {
     expected = expected.movedim(1, -1);
   }
   EXPECT_LT(this->difference(product, expected.reshape(product.sizes())), 1e-4);

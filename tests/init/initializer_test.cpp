@@ -64,16 +64,22 @@ INSTANTIATE_TEST_SUITE_P(
 
 /// Every layer type with every initialiser that starts from the base layer.
 template <class Type>
-class InitializerLayers : public testing::Test {};
+class InitializerLayers : public test::LayerSuite<Type> {
+ protected:
+  InitializerLayers() : test::LayerSuite<Type>(3) {}
+};
 TYPED_TEST_SUITE(InitializerLayers, test::LayerTypes);
 
 TYPED_TEST(InitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
   for (const auto* name :
        {"gaussian", "olora", "pissa", "pissa_niter_8", "mica"}) {
     for (const bool dora : {false, true}) {
+      if (dora && !TypeParam::kHasDora) {
+        continue;
+      }
       torch::manual_seed(3);
       auto model = std::make_shared<test::PairImpl<TypeParam>>();
-      const auto x = TypeParam::input();
+      const auto x = this->x_;
       torch::NoGradGuard no_grad;
       const auto before = model->forward(x);
       std::vector<Tensor> weights;

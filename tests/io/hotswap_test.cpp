@@ -42,6 +42,9 @@ TYPED_TEST_SUITE(Hotswap, LayerTypes);
 
 TYPED_TEST(Hotswap, TheAdapterIsTheOtherOneAndStaysWhatItWas) {
   for (const bool dora : {false, true}) {
+    if (dora && !TypeParam::kHasDora) {
+      continue;
+    }
     const auto expected = this->save_other(this->config(4).use_dora(dora));
     auto peft = get_peft_model(*this->model_, this->config(4).use_dora(dora));
     const auto before = peft.trainable_parameters();
@@ -84,6 +87,9 @@ TYPED_TEST(Hotswap, RankScalingAndConfigurationAreTheOthers) {
 
 TYPED_TEST(Hotswap, ALayerThatTheOtherLacksGetsNoUpdate) {
   for (const bool dora : {false, true}) {
+    if (dora && !TypeParam::kHasDora) {
+      continue;
+    }
     const auto expected = this->save_other(
         LoraConfig(2).use_dora(dora).target_modules({"target"}));
     auto peft = get_peft_model(
@@ -104,11 +110,16 @@ TYPED_TEST(Hotswap, WhatDoesNotFitIsRefusedAndNothingChanges) {
     EXPECT_THROW(hotswap_adapter(peft, this->folder_), c10::ValueError);
     EXPECT_TRUE(torch::equal(this->run(), before));
   };
-  for (const auto& other :
-       {this->config(4).use_dora(true),
-        this->config(4).lora_dropout(0.1),
-        this->config(4).init_lora_weights("olora"),
-        this->config(4).target_modules({"target"})}) {
+  std::vector<LoraConfig> others{
+      this->config(4).init_lora_weights("olora"),
+      this->config(4).target_modules({"target"})};
+  if (TypeParam::kHasDora) {
+    others.push_back(this->config(4).use_dora(true));
+  }
+  if (TypeParam::kOverlay) {
+    others.push_back(this->config(4).lora_dropout(0.1));
+  }
+  for (const auto& other : others) {
     auto peft = get_peft_model(*this->model_, other);
     this->model_->eval();
     refuses(peft);

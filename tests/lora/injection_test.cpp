@@ -30,14 +30,17 @@ struct NetImpl : torch::nn::Module {
     first = register_module("first", nn::Linear(6, 5));
     custom = register_module("custom", std::make_shared<TransposedImpl>(5, 4));
     plain = register_module("plain", torch::nn::Linear(4, 4));
+    norm = register_module(
+        "norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({4})));
     last = register_module("last", nn::Linear(4, 4));
   }
   Tensor forward(const Tensor& x) {
-    return last(plain(custom->forward(first(x).tanh())).tanh());
+    return last(plain(norm(custom->forward(first(x).tanh()))).tanh());
   }
   nn::Linear first{nullptr}, last{nullptr};
   std::shared_ptr<TransposedImpl> custom;
   torch::nn::Linear plain{nullptr};
+  torch::nn::LayerNorm norm{nullptr};
 };
 
 void fill(PeftModel& peft, const std::string& adapter) {
@@ -79,15 +82,18 @@ class Injection : public testing::Test {
   Tensor x_;
 };
 
-// torch::nn::Linear comes after a layer that could be adapted.
+// A module of a type that nobody registered comes after one that could be
+// adapted.
 TEST_F(Injection, AnErrorLeavesTheModelAsItWas) {
   const auto names = module_names(*model_);
   const auto before = run();
   const auto text = message([&] {
-    get_peft_model(*model_, LoraConfig(2).target_modules({"first", "plain"}));
+    get_peft_model(*model_, LoraConfig(2).target_modules({"first", "norm"}));
   });
-  EXPECT_NE(text.find("\"plain\""), std::string::npos) << text;
-  EXPECT_NE(text.find("Use torchlora::nn::Linear"), std::string::npos) << text;
+  EXPECT_NE(text.find("\"norm\""), std::string::npos) << text;
+  EXPECT_NE(text.find("LayerNorm"), std::string::npos) << text;
+  EXPECT_NE(text.find("torch::nn::Linear"), std::string::npos) << text;
+  EXPECT_NE(text.find("BaseWeight::member"), std::string::npos) << text;
   EXPECT_EQ(module_names(*model_), names);
   EXPECT_TRUE(torch::equal(run(), before));
   for (const auto& parameter : model_->parameters()) {
@@ -101,7 +107,7 @@ TEST_F(Injection, AnAddedAdapterThatFailsLeavesTheOthersAlone) {
   const auto before = run();
   EXPECT_THROW(
       peft.add_adapter(
-          "second", LoraConfig(2).target_modules({"first", "plain"})),
+          "second", LoraConfig(2).target_modules({"first", "norm"})),
       c10::ValueError);
   EXPECT_EQ(peft.adapter_names(), std::vector<std::string>{"default"});
   EXPECT_EQ(peft.layers()[0].second->adapters().size(), 1U);

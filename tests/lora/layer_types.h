@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include <torchlora/lora/linear.h>
+#include <torchlora/lora/overlay.h>
 #include <torchlora/lora/registry.h>
 #include <torchlora/model.h>
 #include <torchlora/nn/clippable_linear.h>
@@ -23,6 +24,12 @@ struct LayerType {
   static constexpr bool kHasDropout = true;
   static constexpr bool kAutocasts = true;
   static constexpr bool kMixes = true;
+  static constexpr bool kHasDora = true;
+  /// Whether LibTorch's operation gives the same bits for frozen factors.
+  static constexpr bool kRepeats = true;
+  static constexpr bool kHasLoraBias = true;
+  /// Unmodified layers: whether they have the weight overlay.
+  static constexpr bool kOverlay = true;
   static constexpr size_t kFactorsOfALayer = 2;
   static constexpr const char* kA = "lora_A.default.weight";
   static constexpr const char* kB = "lora_B.default.weight";
@@ -95,10 +102,14 @@ struct ConvType : LayerType {
 
 struct Conv1dType : ConvType {
   using Layer = nn::Conv1d;
+  static torch::nn::Conv1dOptions options() {
+    return torch::nn::Conv1dOptions(5, 8, 3)
+        .padding(2)
+        .dilation(2)
+        .padding_mode(torch::kReflect);
+  }
   static Layer make() {
-    return Layer(
-        torch::nn::Conv1dOptions(5, 8, 3).padding(2).dilation(2).padding_mode(
-            torch::kReflect));
+    return Layer(options());
   }
   static at::Tensor input() {
     return torch::randn({4, 5, 9});
@@ -120,10 +131,13 @@ struct Conv2dType : ConvType {
 
 struct Conv3dType : ConvType {
   using Layer = nn::Conv3d;
+  static torch::nn::Conv3dOptions options() {
+    return torch::nn::Conv3dOptions(5, 8, {1, 1, 2})
+        .stride({1, 2, 1})
+        .padding(torch::kValid);
+  }
   static Layer make() {
-    return Layer(torch::nn::Conv3dOptions(5, 8, {1, 1, 2})
-                     .stride({1, 2, 1})
-                     .padding(torch::kValid));
+    return Layer(options());
   }
   static at::Tensor input() {
     return torch::randn({2, 5, 3, 4, 5});
@@ -145,15 +159,23 @@ struct AttentionType : LayerType {
   /// `weight` is that of in_proj.
   static at::Tensor
   dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return attend(*layer, x, weight);
+  }
+  static at::Tensor attend(
+      torch::nn::MultiheadAttentionImpl& layer,
+      const at::Tensor& x,
+      const at::Tensor& weight) {
     const auto heads = [](const at::Tensor& t) {
       return t.reshape({t.size(0), t.size(1), 3, 4}).permute({1, 2, 0, 3});
     };
-    const auto qkv = at::linear(x, weight, layer->in_proj_bias).chunk(3, -1);
+    const auto qkv = at::linear(x, weight, layer.in_proj_bias).chunk(3, -1);
     auto scores = at::matmul(heads(qkv[0]), heads(qkv[1]).transpose(2, 3)) / 2;
     const auto output =
         at::matmul(scores.softmax(-1), heads(qkv[2])).permute({2, 0, 1, 3});
-    return dynamic_cast<nn::LinearImpl&>(*layer->out_proj)
-        .forward(output.reshape(x.sizes()));
+    if (auto* out = dynamic_cast<nn::LinearImpl*>(layer.out_proj.get())) {
+      return out->forward(output.reshape(x.sizes()));
+    }
+    return layer.out_proj->forward(output.reshape(x.sizes()));
   }
   static Layer make() {
     return Layer(12, 3);
@@ -207,6 +229,141 @@ struct TransposedLinearType : LayerType {
   }
 };
 
+/// Layers that do not know torchlora, by the weight overlay.
+struct UnmodifiedLinearType : LinearType {
+  using Layer = torch::nn::Linear;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::linear(x, weight, layer->bias);
+  }
+  static Layer make() {
+    return Layer(12, 10);
+  }
+};
+
+struct UnmodifiedEmbeddingType : EmbeddingType {
+  using Layer = torch::nn::Embedding;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::embedding(weight, x, *layer->options.padding_idx());
+  }
+  static Layer make() {
+    return Layer(torch::nn::EmbeddingOptions(11, 10).padding_idx(2));
+  }
+};
+
+struct UnmodifiedConv1dType : Conv1dType {
+  using Layer = torch::nn::Conv1d;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::conv1d(
+        at::reflection_pad1d(x, {2, 2}),
+        weight,
+        layer->bias,
+        at::IntArrayRef{1},
+        at::IntArrayRef{0},
+        at::IntArrayRef{2});
+  }
+  static Layer make() {
+    return Layer(options());
+  }
+};
+
+struct UnmodifiedConv2dType : LayerType {
+  using Layer = torch::nn::Conv2d;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::conv2d(x, weight, layer->bias, 1, "same");
+  }
+  static Layer make() {
+    return Layer(torch::nn::Conv2dOptions(5, 8, 3).padding(torch::kSame));
+  }
+  static at::Tensor input() {
+    return torch::randn({2, 5, 6, 7});
+  }
+};
+
+struct UnmodifiedConv3dType : Conv3dType {
+  using Layer = torch::nn::Conv3d;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::conv3d(x, weight, layer->bias, {1, 2, 1});
+  }
+  static Layer make() {
+    return Layer(options());
+  }
+};
+
+struct ConvTransposeType : LayerType {
+  using Layer = torch::nn::ConvTranspose2d;
+  static constexpr bool kRepeats = false;
+  static constexpr bool kHasDora = false;
+  static constexpr bool kHasLoraBias = false;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::conv_transpose2d(x, weight, layer->bias, 2, 1, {0, 1});
+  }
+  static Layer make() {
+    return Layer(torch::nn::ConvTranspose2dOptions(8, 5, {2, 3})
+                     .stride(2)
+                     .padding(1)
+                     .output_padding({0, 1}));
+  }
+  static at::Tensor input() {
+    return torch::randn({2, 8, 3, 4});
+  }
+};
+
+/// Of two inputs that come one behind the other.
+struct Bilinear : torch::nn::Bilinear {
+  using torch::nn::Bilinear::Bilinear;
+  at::Tensor operator()(const at::Tensor& x) {
+    return get()->forward(x.narrow(-1, 0, 5), x.narrow(-1, 5, 7));
+  }
+};
+
+struct BilinearType : LayerType {
+  static constexpr bool kAutocasts = false;
+  using Layer = Bilinear;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::bilinear(
+        x.narrow(-1, 0, 5), x.narrow(-1, 5, 7), weight, layer->bias);
+  }
+  static Layer make() {
+    return Layer(torch::nn::BilinearOptions(5, 7, 10));
+  }
+  static at::Tensor input() {
+    return torch::randn({4, 3, 12}) * 0.3;
+  }
+};
+
+struct UnmodifiedSelfAttention : torch::nn::MultiheadAttention {
+  using torch::nn::MultiheadAttention::MultiheadAttention;
+  at::Tensor operator()(const at::Tensor& x) {
+    return std::get<0>(get()->forward(x, x, x));
+  }
+};
+
+struct UnmodifiedAttentionType : AttentionType {
+  using Layer = UnmodifiedSelfAttention;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return AttentionType::attend(*layer, x, weight);
+  }
+  static Layer make() {
+    return Layer(12, 3);
+  }
+};
+
+/// The same without it.
+template <class Type>
+struct DenseType : Type {
+  static constexpr bool kOverlay = false;
+  static constexpr bool kMixes = false;
+  static constexpr bool kHasLoraBias = false;
+};
+
 /// Every adaptable layer type. A new one joins here.
 using LayerTypes = testing::Types<
     LinearType,
@@ -216,7 +373,30 @@ using LayerTypes = testing::Types<
     Conv2dType,
     Conv3dType,
     AttentionType,
-    TransposedLinearType>;
+    TransposedLinearType,
+    UnmodifiedLinearType,
+    UnmodifiedEmbeddingType,
+    UnmodifiedConv1dType,
+    UnmodifiedConv2dType,
+    UnmodifiedConv3dType,
+    UnmodifiedAttentionType,
+    ConvTransposeType,
+    BilinearType,
+    DenseType<UnmodifiedLinearType>,
+    DenseType<UnmodifiedEmbeddingType>,
+    DenseType<UnmodifiedConv2dType>,
+    DenseType<UnmodifiedAttentionType>,
+    DenseType<ConvTransposeType>,
+    DenseType<BilinearType>>;
+
+/// `PeftModel::refresh_weights`.
+inline void refresh_weights(torch::nn::Module& model) {
+  for (const auto& module : model.modules()) {
+    if (auto* layer = dynamic_cast<LoraLayer*>(module.get())) {
+      layer->refresh_weight();
+    }
+  }
+}
 
 /// A model with two layers of a type, one of them below another module.
 template <class Type>
@@ -228,6 +408,9 @@ struct PairImpl : torch::nn::Module {
     other = block->register_module("other", Type::make());
   }
   at::Tensor forward(const at::Tensor& x) {
+    if (!Type::kOverlay) {
+      refresh_weights(*this);
+    }
     return target(x) - other(x).sin();
   }
   typename Type::Layer target{nullptr}, other{nullptr};
@@ -238,9 +421,13 @@ template <class Type>
 class LayerSuite : public testing::Test {
  protected:
   explicit LayerSuite(uint64_t seed) {
+    set_weight_overlay(Type::kOverlay);
     torch::manual_seed(seed);
     model_ = std::make_shared<PairImpl<Type>>();
     x_ = Type::input();
+  }
+  ~LayerSuite() override {
+    set_weight_overlay(true);
   }
   PeftModel adapt(LoraConfig config = LoraConfig(4)) {
     return get_peft_model(*model_, config.target_modules({"target", "other"}));

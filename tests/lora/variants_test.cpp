@@ -40,6 +40,10 @@ TYPED_TEST_SUITE(Variants, LayerTypes);
 
 // Each DoRA norm is of the unmerged base, also while others are merged.
 TYPED_TEST(Variants, SeveralDoraAndPlainAdaptersMergeAsTheyRun) {
+  if (!TypeParam::kHasDora) {
+    EXPECT_THROW(this->adapt(LoraConfig(3).use_dora(true)), c10::ValueError);
+    return;
+  }
   const auto base = this->run();
   auto peft = this->adapt(LoraConfig(3).use_dora(true));
   peft.add_adapter("plain", LoraConfig(2).target_modules({"target", "other"}));
@@ -69,7 +73,11 @@ TYPED_TEST(Variants, DoraAndBiasSurviveSaveAndLoad) {
   const bool has_bias =
       this->model_->target->named_parameters().contains("bias");
   for (const bool dora : {true, false}) {
-    if (!dora && !has_bias) {
+    if (dora ? !TypeParam::kHasDora : !has_bias) {
+      continue;
+    }
+    if (!dora && !TypeParam::kHasLoraBias) {
+      EXPECT_THROW(this->adapt(LoraConfig(3).lora_bias(true)), c10::ValueError);
       continue;
     }
     auto peft = this->adapt(LoraConfig(3).use_dora(dora).lora_bias(!dora));
@@ -108,7 +116,7 @@ TYPED_TEST(Variants, AnAdapterThatChangedTheBaseLoadsOntoTheOriginal) {
               .target_modules({"target", "other"})
               .rank_pattern({{"other", 2}})
               .alpha_pattern({{"target", 6}})
-              .use_dora(!rslora)
+              .use_dora(!rslora && TypeParam::kHasDora)
               .use_rslora(rslora)
               .init_lora_weights(name));
       peft.save_pretrained(folder / "initial");

@@ -54,6 +54,21 @@ double rounding_of(at::ScalarType dtype) {
   }
 }
 
+// As relu_ and += of models do.
+TEST(ComputeRoute, TheOutputMayBeChangedInPlace) {
+  for (const auto route : {ComputeRoute::kNative, ComputeRoute::kUpcast}) {
+    const ForcedRoute forced(route);
+    const auto w = torch::randn({5, 4}).to(at::kBFloat16);
+    const auto x = torch::randn({2, 3, 4}).to(at::kBFloat16).requires_grad_();
+    const auto plain = torch::relu(nn::linear(x, w));
+    auto y = nn::linear(x, w);
+    y.relu_();
+    EXPECT_TRUE(torch::equal(y, plain));
+    y.sum().backward();
+    EXPECT_TRUE(x.grad().defined());
+  }
+}
+
 /// dtype of the input, dtype of the weight, route.
 class ComputeRouteDtypes
     : public testing::TestWithParam<

@@ -17,7 +17,8 @@ enum class WeightLayout {
   /// [out_features, in_features, kernel…], as `torch::nn::Linear` and the
   /// convolutions do.
   kOutIn,
-  /// [in_features, out_features]: PEFT's `fan_in_fan_out`, embedding tables.
+  /// [in_features, out_features]: PEFT's `fan_in_fan_out`, embedding tables;
+  /// of a transposed convolution [in_channels, out_channels, kernel…].
   kInOut,
 };
 
@@ -68,6 +69,21 @@ class TORCHLORA_API BaseWeight {
   at::Tensor bias() && {
     return std::move(bias_);
   }
+  /// Names the layer's own member that is the weight: a layer that is not
+  /// `nn::Redirectable` is adapted through it (`lora/overlay.h`).
+  BaseWeight member(at::Tensor& weight) && {
+    member_ = &weight;
+    return std::move(*this);
+  }
+  /// nullptr if none was named.
+  at::Tensor* member() const& {
+    return member_;
+  }
+  /// The same of another tensor.
+  BaseWeight with_weight(at::Tensor weight) && {
+    weight_ = std::move(weight);
+    return std::move(*this);
+  }
   const std::string& path() const {
     return path_;
   }
@@ -78,12 +94,15 @@ class TORCHLORA_API BaseWeight {
   int64_t experts() const {
     return experts_;
   }
-  /// Of a convolution the input channels.
+  /// Of a convolution the input channels; of a transposed one the output
+  /// features are its channels times the kernel's elements.
   int64_t in_features() const {
     return weight_.size(first_dim() + (layout_ == WeightLayout::kOutIn));
   }
   int64_t out_features() const {
-    return weight_.size(first_dim() + (layout_ == WeightLayout::kInOut));
+    const auto dim = first_dim() + (layout_ == WeightLayout::kInOut);
+    return experts_ || dim == 0 ? weight_.size(dim)
+                                : weight_.numel() / weight_.size(0);
   }
 
   /// The weight as a matrix [out_features, in_features · kernel elements],
@@ -93,16 +112,26 @@ class TORCHLORA_API BaseWeight {
     if (experts_) {
       return by_expert().flatten(0, 1);
     }
-    return layout_ == WeightLayout::kInOut ? weight_.t() : weight_.flatten(1);
+    const auto matrix = weight_.flatten(1);
+    return layout_ == WeightLayout::kInOut ? matrix.t() : matrix;
   }
   /// Adds `alpha` · `delta`, shaped like `matrix()`, in place, rounding once
   /// to the weight's dtype. Call without gradient mode.
   void add_(const at::Tensor& delta, double alpha = 1) const {
-    weight_.add_(like_weight(delta), alpha);
+    weight_.add_(from_matrix(delta), alpha);
   }
   /// Overwrites the weight by a matrix like `matrix()`, in place.
   void copy_(const at::Tensor& matrix) const {
-    weight_.copy_(like_weight(matrix));
+    weight_.copy_(from_matrix(matrix));
+  }
+  /// A matrix like `matrix()` in the weight's own sizes.
+  at::Tensor from_matrix(const at::Tensor& matrix) const {
+    if (experts_) {
+      const auto stack = matrix.view({experts_, -1, matrix.size(1)});
+      return layout_ == WeightLayout::kInOut ? stack.transpose(1, 2) : stack;
+    }
+    return (layout_ == WeightLayout::kInOut ? matrix.t() : matrix)
+        .reshape(weight_.sizes());
   }
 
   /// A stacked weight as [experts, out_features, in_features], in its memory.
@@ -161,18 +190,12 @@ class TORCHLORA_API BaseWeight {
     return experts_ ? 1 : 0;
   }
   std::vector<int64_t> kernel_sizes() const {
-    return weight_.sizes().slice(2).vec();
-  }
-  at::Tensor like_weight(const at::Tensor& matrix) const {
-    if (experts_) {
-      const auto stack = matrix.view({experts_, -1, matrix.size(1)});
-      return layout_ == WeightLayout::kInOut ? stack.transpose(1, 2) : stack;
-    }
-    return layout_ == WeightLayout::kInOut ? matrix.t()
-                                           : matrix.view(weight_.sizes());
+    return layout_ == WeightLayout::kInOut ? std::vector<int64_t>{}
+                                           : weight_.sizes().slice(2).vec();
   }
 
   at::Tensor weight_, bias_;
+  at::Tensor* member_ = nullptr;
   std::string path_;
   WeightLayout layout_;
   int64_t experts_ = 0;

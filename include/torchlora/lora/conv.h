@@ -5,9 +5,10 @@
 
 namespace torchlora {
 
-/// LoRA for `nn::Conv1d`, `Conv2d` and `Conv3d`: A is a kernel [r,
-/// in_channels, kernel…] that the layer's own convolution applies (its
-/// stride, padding and padding mode, dilation), B one of size 1, so that
+/// LoRA for `nn::Conv1d`, `Conv2d` and `Conv3d`, and for those of `torch::nn`:
+/// A is a kernel [r, in_channels, kernel…] that the layer's own convolution
+/// applies (its stride, padding and padding mode, dilation), B one of size 1,
+/// so that
 ///
 ///     y = W * x + b + Σ scaling · B · (A * dropout(x))
 ///
@@ -21,6 +22,9 @@ class TORCHLORA_API LoraConv : public LoraLayer {
       BaseWeightAccessor accessor);
 
  protected:
+  WeightUse weight_use() const override {
+    return WeightUse::kConvolution;
+  }
   void check_config(const LoraConfig& config) const override;
   at::Tensor product(
       const at::Tensor& input,
@@ -31,6 +35,13 @@ class TORCHLORA_API LoraConv : public LoraLayer {
   at::Tensor weight_input(const at::Tensor& input) const override;
 
  private:
+  /// By the layer's own convolution.
+  at::Tensor convolve(
+      const at::Tensor& input,
+      const at::Tensor& kernel,
+      const at::Tensor& bias) const;
+
+  /// nullptr for an unmodified layer.
   nn::Convolution* base_;
   /// Of the kernel.
   int64_t spatial_dims_;

@@ -23,6 +23,9 @@ class TORCHLORA_API LoraEmbedding : public LoraLayer {
       BaseWeightAccessor accessor);
 
  protected:
+  WeightUse weight_use() const override {
+    return WeightUse::kEmbedding;
+  }
   init::Factors construct_factors(const LoraConfig& config, int64_t r)
       const override;
   init::Initializer find_initializer(

@@ -3,6 +3,7 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,22 @@
 #include <torchlora/nn/redirect.h>
 
 namespace torchlora {
+
+struct WeightOperation;
+class WeightOverlay;
+
+/// How a type of layer uses its weight: by which of LibTorch's operations an
+/// unmodified layer (`lora/overlay.h`) of that type gets its update in low-rank
+/// form. All others see the dense adapted weight.
+enum class WeightUse {
+  /// By none.
+  kDense,
+  kLinear,
+  kEmbedding,
+  kConvolution,
+  kTransposedConvolution,
+  kBilinear,
+};
 
 /// Which elements of a batch, along its first dimension, go through which
 /// adapter; the others through none.
@@ -40,6 +57,9 @@ struct MixedBatch {
 /// them; while adapters are disabled the layer is the base layer (a merged
 /// update is taken out in the low-rank path, the weight is left alone).
 ///
+/// A base layer that is not `nn::Redirectable` is adapted through its weight
+/// member (`lora/overlay.h`).
+///
 /// A layer type derives from it, implements its pure functions and is
 /// entered in the registry (`lora/registry.h`). Not cloneable: unload first.
 class TORCHLORA_API LoraLayer : public torch::nn::Module,
@@ -57,7 +77,12 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   ~LoraLayer() override;
 
   /// [*, in_features] → [*, out_features], in the base layer's output dtype.
+  /// ValueError for an unmodified base layer that does not take one tensor.
   at::Tensor forward(const at::Tensor& input) final;
+  /// The weight that the layer computes with, its adapters in it, without
+  /// dropout; in the sizes and the dtype of the base weight, differentiable by
+  /// the factors. ValueError with a mixed batch.
+  at::Tensor adapted_weight() const;
   /// scaling · B A of an adapter, shaped like `base_weight().matrix()`, in
   /// the factors' dtype. PEFT's `get_delta_weight`.
   at::Tensor delta_weight(const std::string& adapter_name) const;
@@ -65,9 +90,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   const std::shared_ptr<torch::nn::Module>& base_layer() const {
     return base_layer_;
   }
-  BaseWeight base_weight() const {
-    return accessor_(*base_layer_);
-  }
+  BaseWeight base_weight() const;
 
   const FactorNames& factor_names() const {
     return factor_names_;
@@ -76,6 +99,22 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// Redirects the base layer here, and back.
   void bind();
   void unbind();
+  /// Of an unmodified layer that holds a dense weight (`lora/overlay.h`): makes
+  /// it anew from the factors. Does nothing for all others.
+  void refresh_weight();
+  /// What `forward` calls of an unmodified base layer.
+  void set_base_forward(
+      std::function<at::Tensor(torch::nn::Module&, const at::Tensor&)>
+          base_forward) {
+    base_forward_ = std::move(base_forward);
+  }
+  void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false)
+      override;
+  void to(torch::Dtype dtype, bool non_blocking = false) override;
+  void to(torch::Device device, bool non_blocking = false) override;
+  /// Throws: unload first.
+  std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device = std::nullopt) const override;
 
   /// Adds an adapter, inactive and frozen. Its factors are drawn in fp32 and
   /// rounded to the base weight's dtype; with `autocast_adapter_dtype` those
@@ -135,9 +174,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
     return active_adapters_;
   }
   /// Whether the forward has adapters in it; leaves `requires_grad` alone.
-  void enable_adapters(bool enabled) {
-    enabled_ = enabled;
-  }
+  void enable_adapters(bool enabled);
   bool adapters_enabled() const {
     return enabled_;
   }
@@ -165,15 +202,11 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// Until it is set to nullptr, every forward sends each element of its batch
   /// through one adapter, whatever is active; those that the layer does not
   /// have are skipped. For `MixedBatchGuard`, which checks what it may be.
-  void set_mixed_batch(std::shared_ptr<const MixedBatch> batch) {
-    mixed_batch_ = std::move(batch);
-  }
+  void set_mixed_batch(std::shared_ptr<const MixedBatch> batch);
   /// Shows `observer` what the weight is multiplied by in every forward from
   /// now on: rows [n, in_features · kernel elements], without a gradient. An
   /// empty one ends it.
-  void observe(std::function<void(const at::Tensor& rows)> observer) {
-    observer_ = std::move(observer);
-  }
+  void observe(std::function<void(const at::Tensor& rows)> observer);
 
   void pretty_print(std::ostream& stream) const override;
 
@@ -202,6 +235,22 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   virtual at::Tensor weight_input(const at::Tensor& input) const;
   /// ValueError if the layer cannot have an adapter of this configuration.
   virtual void check_config(const LoraConfig& /*config*/) const {}
+  virtual WeightUse weight_use() const {
+    return WeightUse::kDense;
+  }
+  /// Of an unmodified layer in a forward: the operation at work on its weight,
+  /// with other tensors; `bias` may be undefined.
+  at::Tensor operation(
+      const at::Tensor& input,
+      const at::Tensor& weight,
+      const at::Tensor& bias) const;
+  /// Of a tensor with a row for each output channel those that the operation
+  /// at work computes.
+  at::Tensor rows_of_operation(const at::Tensor& tensor) const;
+  /// Whether the base layer does not know torchlora.
+  bool is_unmodified() const {
+    return !redirectable_;
+  }
   /// Whether `product` acts on an adapter's `velora`.
   virtual bool supports_velora() const {
     return false;
@@ -225,7 +274,19 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       const std::vector<Term>& terms);
 
  private:
+  friend class WeightOverlay;
   std::vector<Term> terms() const;
+  /// What every forward starts with: its terms.
+  std::vector<Term> start(const at::Tensor& input) const;
+  /// NOTE: virtual, so that a layer of another copy of the library in the
+  /// process runs that copy's.
+  virtual at::Tensor run(
+      const at::Tensor& input,
+      const WeightOperation& operation);
+  at::Tensor bias() const;
+  const char* why_not_dense() const;
+  void follow_base();
+  void check_overlay(bool is_needed, const char* function) const;
   const LoraAdapter& at(const std::string& adapter_name) const;
   void register_velora();
   void check_not_merged(const std::string& adapter_name, const char* function)
@@ -255,6 +316,9 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   std::shared_ptr<torch::nn::Module> base_layer_;
   nn::Redirectable* redirectable_;
   BaseWeightAccessor accessor_;
+  std::shared_ptr<WeightOverlay> overlay_;
+  std::function<at::Tensor(torch::nn::Module&, const at::Tensor&)>
+      base_forward_;
   FactorNames factor_names_;
   std::shared_ptr<AdapterDict> lora_A_, lora_B_, lora_magnitude_vector_;
   std::list<LoraAdapter> adapters_;

@@ -20,6 +20,9 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
   using LoraLayer::LoraLayer;
 
  protected:
+  WeightUse weight_use() const override {
+    return WeightUse::kLinear;
+  }
   bool supports_velora() const override {
     return true;
   }
@@ -35,7 +38,7 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
   /// Of a tensor with a row for each output channel those that the forward at
   /// work computes: all, but for a layer that computes its output in parts.
   virtual at::Tensor rows(const at::Tensor& tensor) const {
-    return tensor;
+    return rows_of_operation(tensor);
   }
 };
 

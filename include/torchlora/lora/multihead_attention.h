@@ -5,11 +5,12 @@
 
 namespace torchlora {
 
-/// LoRA for the projection of `nn::MultiheadAttention` to queries, keys and
-/// values: A [r, E], B [3 E, r], applied a part at a time where the inputs
-/// differ, never as a dense weight. The layer's `out_proj` gets an adapter of
-/// its own, a `LoraLinear`. PEFT's `lora.MultiheadAttention`, which applies the
-/// update of `out_proj` twice and no dropout.
+/// LoRA for the projection of `nn::MultiheadAttention`, or of `torch::nn`'s, to
+/// queries, keys and values: A [r, E], B [3 E, r], applied a part at a time
+/// where the inputs differ, never as a dense weight. The layer's `out_proj`
+/// gets an adapter of its own, a `LoraLinear`. PEFT's
+/// `lora.MultiheadAttention`, which applies the update of `out_proj` twice and
+/// no dropout.
 class TORCHLORA_API LoraMultiheadAttention : public LoraLinear {
  public:
   LoraMultiheadAttention(
@@ -24,6 +25,7 @@ class TORCHLORA_API LoraMultiheadAttention : public LoraLinear {
   at::Tensor rows(const at::Tensor& tensor) const override;
 
  private:
+  /// nullptr for an unmodified layer.
   nn::MultiheadAttentionImpl* base_;
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -31,27 +32,47 @@ class TORCHLORA_API LoraRegistry {
  public:
   static LoraRegistry& global();
 
-  /// Adapts `Base` (an `XxxImpl` that is `nn::Redirectable`) by `Layer`,
-  /// which is constructed from the base layer and the accessor:
+  /// Adapts `Base` (an `XxxImpl`) by `Layer`, which is constructed from the
+  /// base layer and the accessor:
   ///
   ///     LoraRegistry::global().add<MyImpl, torchlora::LoraLinear>(
   ///         "My", [](MyImpl& m) { return BaseWeight(m.weight, m.bias); });
   ///
-  /// `LoraLinear` serves every layer that computes W x + b.
+  /// `LoraLinear` serves every layer that computes W x + b. `Base` is
+  /// `nn::Redirectable`, or, not modified, names its weight's member
+  /// (`lora/overlay.h`):
+  ///
+  ///     "Theirs", [](Theirs& m) {
+  ///       return BaseWeight(m.weight, m.bias).member(m.weight);
+  ///     }
   template <class Base, class Layer>
   void add(std::string name, std::function<BaseWeight(Base&)> base_weight) {
     add(
         {std::move(name),
-         [](torch::nn::Module& module) {
-           return dynamic_cast<Base*>(&module) != nullptr &&
-               dynamic_cast<nn::Redirectable*>(&module) != nullptr;
+         [base_weight](torch::nn::Module& module) {
+           auto* base = dynamic_cast<Base*>(&module);
+           return base &&
+               (dynamic_cast<nn::Redirectable*>(&module) ||
+                base_weight(*base).member());
          },
          [base_weight = std::move(base_weight)](torch::nn::Module& module) {
            return base_weight(dynamic_cast<Base&>(module));
          },
          [](const std::shared_ptr<torch::nn::Module>& base_layer,
             BaseWeightAccessor accessor) -> std::shared_ptr<LoraLayer> {
-           return std::make_shared<Layer>(base_layer, std::move(accessor));
+           auto layer =
+               std::make_shared<Layer>(base_layer, std::move(accessor));
+           if constexpr (requires(Base& base, const at::Tensor& x) {
+                           {
+                             base.forward(x)
+                           } -> std::convertible_to<at::Tensor>;
+                         }) {
+             layer->set_base_forward(
+                 [](torch::nn::Module& module, const at::Tensor& input) {
+                   return dynamic_cast<Base&>(module).forward(input);
+                 });
+           }
+           return layer;
          },
          Layer::kFactorNames});
   }

@@ -66,4 +66,8 @@ TORCHLORA_CONV(2);
 TORCHLORA_CONV(3);
 #undef TORCHLORA_CONV
 
+/// Of a convolution or transposed convolution, of `torch::nn` too; 1 for all
+/// other modules.
+TORCHLORA_API int64_t convolution_groups(const torch::nn::Module& module);
+
 } // namespace torchlora::nn

@@ -1,0 +1,21 @@
+# Whether LibTorch has the dispatch key that the weight overlay borrows
+# (src/lora/weight_overlay.cpp); without it unmodified layers take dense weights.
+if(TORCHLORA_WITH_OVERLAY)
+  include(CheckCXXSourceCompiles)
+  function(torchlora_check_overlay_key)
+    set(CMAKE_CXX_STANDARD 20)
+    set(CMAKE_REQUIRED_INCLUDES ${TORCH_INCLUDE_DIRS})
+    set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+    check_cxx_source_compiles(
+      "#include <c10/core/DispatchKey.h>
+      int main() { return c10::DispatchKey::DeferredInit == c10::DispatchKey::Undefined; }"
+      TORCHLORA_HAS_OVERLAY_KEY)
+  endfunction()
+  torchlora_check_overlay_key()
+  if(NOT TORCHLORA_HAS_OVERLAY_KEY)
+    message(WARNING "torchlora: this LibTorch has no dispatch key for the weight overlay; "
+                    "adapted torch::nn layers take dense weights")
+  endif()
+else()
+  set(TORCHLORA_HAS_OVERLAY_KEY OFF)
+endif()

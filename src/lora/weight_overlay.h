@@ -1,0 +1,81 @@
+#pragma once
+
+#include <memory>
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/FunctionRef.h>
+#include <torch/nn/module.h>
+
+#include <torchlora/lora/layer.h>
+
+namespace torchlora {
+
+/// An operation at work on the weight of an unmodified layer.
+struct WeightOperation {
+  /// The operation with another input, weight and bias, and its other
+  /// arguments.
+  c10::function_ref<at::Tensor(
+      const at::Tensor& input,
+      const at::Tensor& weight,
+      const at::Tensor& bias)>
+      run;
+  /// May be undefined.
+  at::Tensor bias;
+  /// The rows of the weight that it uses; -1: all.
+  int64_t first_row = 0, rows = -1;
+
+  at::Tensor narrow(const at::Tensor& tensor) const {
+    return rows < 0 ? tensor : tensor.narrow(0, first_row, rows);
+  }
+};
+
+/// Stands in for the weight member of an unmodified layer while it is adapted.
+class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
+ public:
+  /// `member` is a member of `module`.
+  WeightOverlay(torch::nn::Module& module, at::Tensor& member);
+
+  /// The raw weight.
+  const at::Tensor& weight() const {
+    return weight_;
+  }
+  /// nullptr if it stands in for nothing any more.
+  LoraLayer* layer() const {
+    return layer_;
+  }
+  WeightLayout layout() const {
+    return layout_;
+  }
+  bool is_dense() const {
+    return is_dense_;
+  }
+
+  void install(LoraLayer& layer);
+  /// Restores the raw weight.
+  void remove();
+  /// Follows the layer: its dtype and device, if it is dense its adapters.
+  void refresh();
+
+  /// The weight with the layer's adapters in it.
+  at::Tensor adapted_weight() const;
+  /// Why no dense weight can stand for the layer now, "" if one can.
+  const char* why_not_dense() const;
+  at::Tensor run(const at::Tensor& input, const WeightOperation& operation)
+      const;
+  /// Whether `use` is how the layer's type uses its weight.
+  bool is_used_as(WeightUse use) const {
+    return layer_ && use == layer_->weight_use();
+  }
+  bool has_dropout() const;
+  bool has_adapters() const;
+
+ private:
+  torch::nn::Module& module_;
+  at::Tensor& member_;
+  at::Tensor weight_, shown_;
+  LoraLayer* layer_ = nullptr;
+  WeightLayout layout_ = WeightLayout::kOutIn;
+  bool is_dense_;
+};
+
+} // namespace torchlora
