@@ -14,6 +14,22 @@
 #include <torchlora/nn/linear.h>
 
 namespace torchlora {
+namespace {
+
+template <class... Layers>
+std::string rebind_one_of(
+    nn::Convolution& module,
+    const at::Tensor& from,
+    const at::Tensor& to) {
+  std::string name;
+  const auto try_one = [&](auto* layer) {
+    name = layer ? rebind_member(*layer, from, to) : name;
+  };
+  (try_one(dynamic_cast<Layers*>(&module)), ...);
+  return name;
+}
+
+} // namespace
 
 LoraRegistry& LoraRegistry::global() {
   static LoraRegistry registry;
@@ -31,17 +47,35 @@ LoraRegistry::LoraRegistry() {
         return BaseWeight(module.weight, {}, "", WeightLayout::kInOut);
       });
   add<nn::Convolution, LoraConv>(
-      "torchlora::nn::Conv1d, Conv2d and Conv3d", [](nn::Convolution& module) {
+      "torchlora::nn::Conv1d, Conv2d and Conv3d",
+      [](nn::Convolution& module) {
         return BaseWeight(module.kernel(), module.kernel_bias());
-      });
+      },
+      rebind_one_of<nn::Conv1dImpl, nn::Conv2dImpl, nn::Conv3dImpl>);
   add<nn::MultiheadAttentionImpl, LoraMultiheadAttention>(
       "torchlora::nn::MultiheadAttention",
       [](nn::MultiheadAttentionImpl& module) {
         return BaseWeight(module.in_proj_weight, module.in_proj_bias);
+      },
+      [](nn::MultiheadAttentionImpl& module,
+         const at::Tensor& from,
+         const at::Tensor& to) -> std::string {
+        const bool is_weight = module.in_proj_weight.is_same(from);
+        if (!is_weight && !module.in_proj_bias.is_same(from)) {
+          return "";
+        }
+        (is_weight ? module.in_proj_weight : module.in_proj_bias) = to;
+        return is_weight ? "in_proj_weight" : "in_proj_bias";
       });
   add<nn::ClippableLinearImpl, LoraClippableLinear>(
-      "torchlora::nn::ClippableLinear", [](nn::ClippableLinearImpl& module) {
+      "torchlora::nn::ClippableLinear",
+      [](nn::ClippableLinearImpl& module) {
         return BaseWeight(module.linear->weight, {}, "linear");
+      },
+      [](nn::ClippableLinearImpl& module,
+         const at::Tensor& from,
+         const at::Tensor& to) {
+        return rebind_member(*module.linear, from, to);
       });
 }
 
