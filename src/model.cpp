@@ -13,6 +13,7 @@
 #include <torchlora/nn/pretrained.h>
 
 #include "lora/contains.h"
+#include "model_replicate.h"
 #include "model_state.h"
 
 namespace torchlora {
@@ -85,6 +86,7 @@ PeftModel adapt(
   state->model = shared;
   auto plan = inject_first();
   state->versions.add(adapter_name, plan.owned);
+  state->layer_replication = plan.config.layer_replication();
   state->adapters.push_back({adapter_name, std::move(plan.config)});
   auto& config = state->adapters.back().config;
   if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
@@ -104,8 +106,10 @@ PeftModel get_peft_model(
     const std::string& adapter_name,
     bool autocast_adapter_dtype) {
   auto peft = adapt(model, adapter_name, [&] {
+    Replication replication(model, config);
     auto plan = plan_injection(model, config, adapter_name);
     inject(plan, adapter_name, autocast_adapter_dtype);
+    replication.keep();
     return plan;
   });
   peft.state().autocast_adapter_dtype = autocast_adapter_dtype;
@@ -116,6 +120,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
     torch::nn::Module& model,
     const LoraConfig& config,
     const std::string& adapter_name) {
+  Replication replication(model, config);
   const auto plan = plan_injection(model, config, adapter_name);
   TORCH_CHECK_VALUE(
       plan.owned.empty(),
@@ -123,6 +128,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
       "handle keeps the base model's own tensors");
   const bool is_first = lora_sites(model).empty();
   auto layers = inject(plan, adapter_name, /*autocast_adapter_dtype=*/false);
+  replication.keep();
   if (is_first) {
     for (auto& parameter : model.parameters()) {
       parameter.set_requires_grad(false);
@@ -173,7 +179,10 @@ void PeftModel::add_adapter(
       adapter_name,
       "' already exists.");
   const DisableAdapterGuard base(*this);
-  auto plan = plan_injection(*state_->model, config, adapter_name);
+  auto plan = plan_injection(
+      *state_->model,
+      for_replicated(config, state_->layer_replication),
+      adapter_name);
   check_is_base(state_->versions, plan);
   inject(plan, adapter_name, state_->autocast_adapter_dtype);
   state_->versions.add(adapter_name, plan.owned);
@@ -259,7 +268,8 @@ std::vector<torch::Tensor> PeftModel::trainable_parameters() const {
 
 std::pair<int64_t, int64_t> PeftModel::get_nb_trainable_parameters() const {
   int64_t trainable = 0, all = 0;
-  std::set<std::pair<const void*, size_t>> seen; // by memory
+  // By memory, which replicated layers share.
+  std::set<std::pair<const void*, size_t>> seen;
   for (const auto& parameter : state_->model->parameters()) {
     if (seen.emplace(parameter.const_data_ptr(), parameter.nbytes()).second) {
       all += parameter.numel();

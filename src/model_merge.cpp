@@ -58,6 +58,11 @@ void merge_written(
   if (untie_weights) {
     untied.emplace(*state.model, written);
   } else {
+    TORCH_CHECK_VALUE(
+        state.layer_replication.empty(),
+        "[PeftModel] Cannot merge LORA layers when base model layers are "
+        "replicated: they share their weights; merge with untie_weights to "
+        "give each its own");
     check_not_tied(*state.model, written, "a merge");
   }
   merge_layers(raw(lora_sites(*state.model)), safe_merge, adapter_names);

@@ -111,6 +111,11 @@ void add_biases(
     const std::vector<ModuleSite>& adapted,
     Collector& tensors) {
   TORCH_CHECK_VALUE(
+      config.layer_replication().empty(),
+      "[get_peft_model] layer_replication and bias \"",
+      config.bias(),
+      "\" do not go together: biases that layers share would be trained apart");
+  TORCH_CHECK_VALUE(
       !config.lora_bias(),
       "[get_peft_model] lora_bias and bias \"",
       config.bias(),

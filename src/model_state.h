@@ -28,6 +28,8 @@ struct PeftModel::State {
   std::vector<std::string> active;
   /// Whether the active adapters train.
   bool trainable = false;
+  /// Of the first adapter: how the model was built.
+  LoraConfig::LayerRanges layer_replication;
   ParameterVersions versions;
   int disabled = 0;
 
