@@ -144,7 +144,7 @@ class DataInitializerLayers : public test::LayerSuite<Type> {
     return weights;
   }
 };
-TYPED_TEST_SUITE(DataInitializerLayers, test::LayerTypes);
+TYPED_TEST_SUITE(DataInitializerLayers, test::MatrixLayerTypes);
 
 TYPED_TEST(DataInitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
   for (const bool dora : {false, true}) {

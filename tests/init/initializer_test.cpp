@@ -65,7 +65,7 @@ INSTANTIATE_TEST_SUITE_P(
 /// Every layer type with every initialiser that starts from the base layer.
 template <class Type>
 class InitializerLayers : public testing::Test {};
-TYPED_TEST_SUITE(InitializerLayers, test::LayerTypes);
+TYPED_TEST_SUITE(InitializerLayers, test::MatrixLayerTypes);
 
 TYPED_TEST(InitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
   for (const auto* name :

@@ -38,7 +38,7 @@ class Hotswap : public LayerSuite<Type> {
   }
   const fs::path folder_ = fs::path(testing::TempDir()) / "hotswap";
 };
-TYPED_TEST_SUITE(Hotswap, LayerTypes);
+TYPED_TEST_SUITE(Hotswap, MatrixLayerTypes);
 
 TYPED_TEST(Hotswap, TheAdapterIsTheOtherOneAndStaysWhatItWas) {
   for (const bool dora : {false, true}) {

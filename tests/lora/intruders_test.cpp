@@ -87,7 +87,7 @@ class IntruderSuite : public LayerSuite<Type> {
     return peft;
   }
 };
-TYPED_TEST_SUITE(IntruderSuite, LayerTypes);
+TYPED_TEST_SUITE(IntruderSuite, MatrixLayerTypes);
 
 // With all of every intruder's part left nothing changes.
 TYPED_TEST(IntruderSuite, TheReportIsByDefinitionAndNothingIsLostAtOne) {

@@ -1,6 +1,9 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -11,6 +14,7 @@
 #include <torchlora/nn/clippable_linear.h>
 #include <torchlora/nn/conv.h>
 #include <torchlora/nn/embedding.h>
+#include <torchlora/nn/experts.h>
 #include <torchlora/nn/linear.h>
 #include <torchlora/nn/multihead_attention.h>
 
@@ -20,12 +24,26 @@ namespace torchlora::test {
 
 /// What most layer types have in common.
 struct LayerType {
+  /// Whether a dropout is accepted, and acts.
+  static constexpr bool kTakesDropout = true;
   static constexpr bool kHasDropout = true;
   static constexpr bool kAutocasts = true;
   static constexpr bool kMixes = true;
   static constexpr size_t kFactorsOfALayer = 2;
   static constexpr const char* kA = "lora_A.default.weight";
   static constexpr const char* kB = "lora_B.default.weight";
+  /// The configuration with these layers as its targets.
+  static LoraConfig target(LoraConfig config, std::vector<std::string> names) {
+    return config.target_modules(std::move(names));
+  }
+  /// B A in the weight's own layout.
+  static at::Tensor
+  product(const BaseWeight& base, const at::Tensor& A, const at::Tensor& B) {
+    const auto delta = at::mm(B.flatten(1), A.flatten(1));
+    return base.layout() == WeightLayout::kInOut
+        ? delta.t()
+        : delta.view(base.weight().sizes());
+  }
 };
 
 /// One entry a layer type: how the suites make a layer and an input for it,
@@ -207,8 +225,78 @@ struct TransposedLinearType : LayerType {
   }
 };
 
-/// Every adaptable layer type. A new one joins here.
-using LayerTypes = testing::Types<
+/// The stacked weight of three experts that take the rows in turn.
+struct ExpertsInTurnImpl : torch::nn::Cloneable<ExpertsInTurnImpl>,
+                           nn::StackedExperts {
+  explicit ExpertsInTurnImpl(bool is_transposed)
+      : StackedExperts(is_transposed) {
+    ExpertsInTurnImpl::reset();
+  }
+  void reset() override {
+    weight = register_parameter(
+        "weight",
+        torch::randn(
+            is_transposed() ? at::IntArrayRef{3, 12, 10}
+                            : at::IntArrayRef{3, 10, 12})
+            .mul_(0.3));
+  }
+  static at::Tensor experts_of(const at::Tensor& rows) {
+    return torch::arange(rows.size(0)).remainder(3);
+  }
+  at::Tensor forward(const at::Tensor& x) {
+    const auto rows = x.flatten(0, 1);
+    const auto [order, counts] = nn::sort_by_expert(experts_of(rows), 3);
+    return expert_linear("weight", rows.index_select(0, order), counts)
+        .index_select(0, order.argsort())
+        .unflatten(0, {x.size(0), x.size(1)});
+  }
+  at::Tensor weight;
+};
+TORCH_MODULE(ExpertsInTurn);
+
+template <bool is_transposed>
+struct ExpertsType : LayerType {
+  using Layer = ExpertsInTurn;
+  static constexpr bool kTakesDropout = false;
+  static constexpr bool kMixes = false; // its rows are no batch
+  static LoraConfig target(LoraConfig config, std::vector<std::string> names) {
+    for (auto& name : names) {
+      name += ".weight";
+    }
+    return config.target_parameters(std::move(names));
+  }
+  /// Of expert e the rows e r, e r + 1, … of A and the columns e, e + 3, … of
+  /// B.
+  static at::Tensor
+  product(const BaseWeight&, const at::Tensor& A, const at::Tensor& B) {
+    const auto r = A.size(0) / 3;
+    std::vector<at::Tensor> deltas;
+    for (int64_t e = 0; e < 3; ++e) {
+      const auto delta = at::mm(
+          B.slice(1, e, std::nullopt, 3), A.slice(0, e * r, (e + 1) * r));
+      deltas.push_back(is_transposed ? delta.t() : delta);
+    }
+    return at::stack(deltas);
+  }
+  static at::Tensor
+  dense(Layer&, const at::Tensor& x, const at::Tensor& weight) {
+    const auto rows = x.flatten(0, 1);
+    const auto own = weight.index({ExpertsInTurnImpl::experts_of(rows)});
+    return at::einsum(is_transposed ? "tio,ti->to" : "toi,ti->to", {own, rows})
+        .unflatten(0, {x.size(0), x.size(1)});
+  }
+  static Layer make() {
+    return Layer(is_transposed);
+  }
+  static at::Tensor input() {
+    return torch::randn({4, 3, 12});
+  }
+};
+
+/// The layer types of one matrix, which have all variants and initialisers, and
+/// others. A new one joins here.
+template <class... Others>
+using MatrixLayersAnd = testing::Types<
     LinearType,
     ClippableLinearType,
     EmbeddingType,
@@ -216,7 +304,11 @@ using LayerTypes = testing::Types<
     Conv2dType,
     Conv3dType,
     AttentionType,
-    TransposedLinearType>;
+    TransposedLinearType,
+    Others...>;
+using MatrixLayerTypes = MatrixLayersAnd<>;
+/// Every adaptable layer type.
+using LayerTypes = MatrixLayersAnd<ExpertsType<false>, ExpertsType<true>>;
 
 /// A model with two layers of a type, one of them below another module.
 template <class Type>
@@ -243,7 +335,12 @@ class LayerSuite : public testing::Test {
     x_ = Type::input();
   }
   PeftModel adapt(LoraConfig config = LoraConfig(4)) {
-    return get_peft_model(*model_, config.target_modules({"target", "other"}));
+    return get_peft_model(*model_, target(std::move(config)));
+  }
+  static LoraConfig target(
+      LoraConfig config,
+      std::vector<std::string> names = {"target", "other"}) {
+    return Type::target(std::move(config), std::move(names));
   }
   at::Tensor run() {
     torch::NoGradGuard no_grad;
