@@ -271,7 +271,9 @@ std::pair<int64_t, int64_t> PeftModel::get_nb_trainable_parameters() const {
   // By memory, which replicated layers share.
   std::set<std::pair<const void*, size_t>> seen;
   for (const auto& parameter : state_->model->parameters()) {
-    if (seen.emplace(parameter.const_data_ptr(), parameter.nbytes()).second) {
+    const void* data = parameter.const_data_ptr();
+    const void* key = data ? data : parameter.unsafeGetTensorImpl();
+    if (seen.emplace(key, parameter.nbytes()).second) {
       all += parameter.numel();
       trainable += parameter.requires_grad() ? parameter.numel() : 0;
     }
