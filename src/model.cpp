@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <iostream>
 #include <locale>
-#include <unordered_set>
+#include <set>
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
@@ -13,6 +13,7 @@
 #include <torchlora/nn/pretrained.h>
 
 #include "lora/contains.h"
+#include "model_replicate.h"
 #include "model_state.h"
 
 namespace torchlora {
@@ -25,56 +26,6 @@ std::string with_commas(int64_t value) {
     text.insert(static_cast<size_t>(i), ",");
   }
   return text;
-}
-
-/// An initialiser took the update out of the base weights: without the
-/// adapter they are not the original ones.
-void warn_of_residual(
-    const std::vector<LoraLayer*>& layers,
-    const std::function<bool(const std::string&)>& is_lost,
-    const char* function) {
-  for (const auto* layer : layers) {
-    for (const auto& adapter : layer->adapters()) {
-      if (adapter.changed_base && is_lost(adapter.name) &&
-          !contains(layer->merged_adapters(), adapter.name)) {
-        TORCH_WARN(
-            "[",
-            function,
-            "] the initialiser of adapter ",
-            adapter.name,
-            " took its update out of the base weights, which stay without it; "
-            "merge_and_unload keeps the model whole");
-        return;
-      }
-    }
-  }
-}
-
-/// Puts the base layers back into the tree, out of nested ones too.
-void remove_layers(torch::nn::Module& model) {
-  for (const auto& site : lora_sites(model)) {
-    remove_layer(site);
-  }
-}
-
-std::vector<LoraLayer*> raw(const std::vector<ModuleSite>& sites) {
-  std::vector<LoraLayer*> layers;
-  for (const auto& site : sites) {
-    layers.push_back(site.layer.get());
-  }
-  return layers;
-}
-
-/// The layers that a merge of these adapters (empty: the active ones) writes
-/// to.
-std::vector<ModuleSite> sites_to_merge(
-    torch::nn::Module& model,
-    const std::vector<std::string>& adapter_names) {
-  auto sites = lora_sites(model);
-  std::erase_if(sites, [&](const auto& site) {
-    return site.layer->not_merged(adapter_names).empty();
-  });
-  return sites;
 }
 
 /// What an initialiser changes must be the base model's alone.
@@ -135,6 +86,7 @@ PeftModel adapt(
   state->model = shared;
   auto plan = inject_first();
   state->versions.add(adapter_name, plan.owned);
+  state->layer_replication = plan.config.layer_replication();
   state->adapters.push_back({adapter_name, std::move(plan.config)});
   auto& config = state->adapters.back().config;
   if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
@@ -154,12 +106,38 @@ PeftModel get_peft_model(
     const std::string& adapter_name,
     bool autocast_adapter_dtype) {
   auto peft = adapt(model, adapter_name, [&] {
+    Replication replication(model, config);
     auto plan = plan_injection(model, config, adapter_name);
     inject(plan, adapter_name, autocast_adapter_dtype);
+    replication.keep();
     return plan;
   });
   peft.state().autocast_adapter_dtype = autocast_adapter_dtype;
   return peft;
+}
+
+std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::string& adapter_name) {
+  Replication replication(model, config);
+  const auto plan = plan_injection(model, config, adapter_name);
+  TORCH_CHECK_VALUE(
+      plan.owned.empty(),
+      "[inject_adapter] modules_to_save and bias need get_peft_model, whose "
+      "handle keeps the base model's own tensors");
+  const bool is_first = lora_sites(model).empty();
+  auto layers = inject(plan, adapter_name, /*autocast_adapter_dtype=*/false);
+  replication.keep();
+  if (is_first) {
+    for (auto& parameter : model.parameters()) {
+      parameter.set_requires_grad(false);
+    }
+  }
+  for (const auto& layer : layers) {
+    layer->set_adapter({adapter_name}, config.inference_mode());
+  }
+  return layers;
 }
 
 torch::nn::Module& PeftModel::base_model() const {
@@ -201,7 +179,10 @@ void PeftModel::add_adapter(
       adapter_name,
       "' already exists.");
   const DisableAdapterGuard base(*this);
-  auto plan = plan_injection(*state_->model, config, adapter_name);
+  auto plan = plan_injection(
+      *state_->model,
+      for_replicated(config, state_->layer_replication),
+      adapter_name);
   check_is_base(state_->versions, plan);
   inject(plan, adapter_name, state_->autocast_adapter_dtype);
   state_->versions.add(adapter_name, plan.owned);
@@ -251,7 +232,7 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
         "'] while they are merged. Please unmerge them first.");
   }
   warn_of_residual(
-      raw(sites),
+      sites,
       [&](const auto& name) { return name == adapter_name; },
       "delete_adapter");
   for (const auto& site : sites) {
@@ -281,85 +262,10 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
   }
 }
 
-void PeftModel::merge_adapter(
-    bool safe_merge,
-    const std::vector<std::string>& adapter_names) {
-  for (const auto& name : adapter_names) {
-    state_->at(name);
-    TORCH_CHECK_VALUE(
-        !state_->versions.has(name) || contains(state_->active, name),
-        "[merge_adapter] adapter ",
-        name,
-        " has modules_to_save or biases of its own; make it active first");
-  }
-  const auto written = sites_to_merge(*state_->model, adapter_names);
-  for (const auto& site : written) {
-    const auto base = site.layer->base_weight();
-    const auto names = site.layer->not_merged(adapter_names);
-    const bool writes_bias = std::ranges::any_of(names, [&](const auto& name) {
-      return site.layer->find_adapter(name)->lora_B->bias.defined();
-    });
-    TORCH_CHECK_VALUE(
-        !state_->versions.holds(base.weight()) &&
-            (!writes_bias || !base.bias().defined() ||
-             !state_->versions.holds(base.bias())),
-        "[merge_adapter] \"",
-        site.name,
-        "\" computes with a weight or a bias that is an adapter's own; only "
-        "merge_and_unload can merge into it");
-  }
-  check_not_tied(*state_->model, written, "a merge");
-  merge_layers(raw(lora_sites(*state_->model)), safe_merge, adapter_names);
-}
-
-void PeftModel::unmerge_adapter() {
-  bool any = false;
-  for (const auto& site : lora_sites(*state_->model)) {
-    if (site.layer->merged()) {
-      site.layer->unmerge();
-      any = true;
-    }
-  }
-  if (!any) {
-    TORCH_WARN("Already unmerged. Nothing to do.");
-  }
-}
-
-void PeftModel::merge_and_unload(bool safe_merge) {
-  auto& versions = state_->versions;
-  versions.select(state_->active, state_->trainable);
-  // Nothing to do, and nothing to warn of, where every update is merged.
-  if (const auto written = sites_to_merge(*state_->model, {});
-      !written.empty()) {
-    try {
-      check_not_tied(*state_->model, written, "a merge");
-      merge_layers(raw(lora_sites(*state_->model)), safe_merge, state_->active);
-    } catch (...) {
-      state_->select_versions();
-      throw;
-    }
-  }
-  versions.select(state_->active, /*trainable=*/false);
-  versions.release();
-  unload();
-}
-
 void PeftModel::refresh_weights() {
   for (const auto& site : lora_sites(base_model())) {
     site.layer->refresh_weight();
   }
-}
-
-void PeftModel::unload() {
-  state_->versions.select({}, /*trainable=*/false);
-  state_->versions.release();
-  warn_of_residual(
-      raw(lora_sites(*state_->model)),
-      [](const auto&) { return true; },
-      "unload");
-  remove_layers(*state_->model);
-  state_->adapters.clear();
-  state_->active.clear();
 }
 
 std::vector<torch::Tensor> PeftModel::trainable_parameters() const {
@@ -368,9 +274,12 @@ std::vector<torch::Tensor> PeftModel::trainable_parameters() const {
 
 std::pair<int64_t, int64_t> PeftModel::get_nb_trainable_parameters() const {
   int64_t trainable = 0, all = 0;
-  std::unordered_set<at::TensorImpl*> seen;
+  // By memory, which replicated layers share.
+  std::set<std::pair<const void*, size_t>> seen;
   for (const auto& parameter : state_->model->parameters()) {
-    if (seen.insert(parameter.unsafeGetTensorImpl()).second) {
+    const void* data = parameter.const_data_ptr();
+    const void* key = data ? data : parameter.unsafeGetTensorImpl();
+    if (seen.emplace(key, parameter.nbytes()).second) {
       all += parameter.numel();
       trainable += parameter.requires_grad() ? parameter.numel() : 0;
     }

@@ -312,6 +312,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
     const InjectionPlan& plan,
     const std::string& adapter_name,
     bool autocast_adapter_dtype) {
+  check_base_may_change(plan);
   std::vector<std::shared_ptr<LoraLayer>> layers;
   try {
     for (const auto& target : plan.targets) {
@@ -347,11 +348,12 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
         plan.progress(layers.size(), plan.targets.size(), site.name);
       }
     }
-    std::vector<ModuleSite> changed;
+    // By what a layer type's own initialiser did.
+    std::vector<WrittenTensor> changed;
     for (size_t i = 0; i < layers.size(); ++i) {
       if (layers[i]->find_adapter(adapter_name)->changed_base) {
-        changed.push_back(plan.targets[i].site);
-        changed.back().layer = layers[i];
+        changed.push_back({plan.targets[i].site});
+        changed.back().site.layer = layers[i];
       }
     }
     check_not_tied(*plan.model, changed, "the initialiser");
@@ -370,28 +372,6 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
           std::static_pointer_cast<torch::nn::Module>(layers[i]));
       layers[i]->bind();
     }
-  }
-  return layers;
-}
-
-std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
-    torch::nn::Module& model,
-    const LoraConfig& config,
-    const std::string& adapter_name) {
-  const auto plan = plan_injection(model, config, adapter_name);
-  TORCH_CHECK_VALUE(
-      plan.owned.empty(),
-      "[inject_adapter] modules_to_save and bias need get_peft_model, whose "
-      "handle keeps the base model's own tensors");
-  const bool is_first = lora_sites(model).empty();
-  auto layers = inject(plan, adapter_name, /*autocast_adapter_dtype=*/false);
-  if (is_first) {
-    for (auto& parameter : model.parameters()) {
-      parameter.set_requires_grad(false);
-    }
-  }
-  for (const auto& layer : layers) {
-    layer->set_adapter({adapter_name}, config.inference_mode());
   }
   return layers;
 }

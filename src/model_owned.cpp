@@ -4,8 +4,6 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <torch/nn/modules/embedding.h>
-#include <torch/nn/modules/linear.h>
 #include <torch/types.h>
 
 #include <torchlora/lora/targets.h>
@@ -23,20 +21,6 @@ std::vector<std::string> heads_of(const std::string& task_type) {
   }
   return task_type == "QUESTION_ANS" ? std::vector<std::string>{"qa_outputs"}
                                      : std::vector<std::string>();
-}
-
-/// The weight of a layer, if it is not its registered parameter: tied by
-/// `layer->weight = other->weight`.
-const at::Tensor* assigned_weight(torch::nn::Module& module) {
-  const at::Tensor* weight = nullptr;
-  if (const auto* linear = module.as<torch::nn::LinearImpl>()) {
-    weight = &linear->weight;
-  } else if (const auto* table = module.as<torch::nn::EmbeddingImpl>()) {
-    weight = &table->weight;
-  }
-  const auto registered = module.named_parameters(/*recurse=*/false);
-  const auto* parameter = registered.find("weight");
-  return weight && parameter && !weight->is_same(*parameter) ? weight : nullptr;
 }
 
 class Collector {
@@ -126,6 +110,11 @@ void add_biases(
     const LoraConfig& config,
     const std::vector<ModuleSite>& adapted,
     Collector& tensors) {
+  TORCH_CHECK_VALUE(
+      config.layer_replication().empty(),
+      "[get_peft_model] layer_replication and bias \"",
+      config.bias(),
+      "\" do not go together: biases that layers share would be trained apart");
   TORCH_CHECK_VALUE(
       !config.lora_bias(),
       "[get_peft_model] lora_bias and bias \"",

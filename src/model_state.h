@@ -28,6 +28,8 @@ struct PeftModel::State {
   std::vector<std::string> active;
   /// Whether the active adapters train.
   bool trainable = false;
+  /// Of the first adapter: how the model was built.
+  LoraConfig::LayerRanges layer_replication;
   ParameterVersions versions;
   int disabled = 0;
 
@@ -157,11 +159,24 @@ std::vector<OwnedTensor> find_owned_tensors(
     const LoraConfig& config,
     const std::vector<ModuleSite>& adapted);
 
+/// Warns if an initialiser took the update of an adapter that is lost out of
+/// the base weights: they are not the original ones.
+void warn_of_residual(
+    const std::vector<ModuleSite>& sites,
+    const std::function<bool(const std::string&)>& is_lost,
+    const char* function);
+
+/// The weight of a layer, if it is not its registered parameter: tied by
+/// `layer->weight = other->weight`.
+const at::Tensor* assigned_weight(torch::nn::Module& module);
+
 /// A tensor that shares memory with another.
 struct Tie {
   std::string name;
   /// The same tensor object.
   bool is_same = false;
+  /// nullptr of the model's output head.
+  torch::nn::Module* module = nullptr;
 };
 
 /// A tensor outside of `module` that shares memory with `tensor`.
@@ -170,11 +185,32 @@ std::optional<Tie> tied_to(
     torch::nn::Module& module,
     const at::Tensor& tensor);
 
-/// ValueError, naming both, if a base weight of `sites` is another module's
-/// parameter too; `change` is what would change it, "a merge".
+/// All of them; "the model's output head" is one too.
+std::vector<Tie> ties_of(
+    torch::nn::Module& model,
+    torch::nn::Module& module,
+    const at::Tensor& tensor);
+
+/// What a change writes to: a layer's weight, or its bias.
+struct WrittenTensor {
+  ModuleSite site;
+  bool is_bias = false;
+
+  at::Tensor tensor() const {
+    const auto base = site.base_weight();
+    return is_bias ? base.bias() : base.weight();
+  }
+};
+
+/// ValueError, naming both, if a tensor that `change` ("a merge") writes to is
+/// another module's too.
 void check_not_tied(
     torch::nn::Module& model,
-    const std::vector<ModuleSite>& sites,
-    const char* change);
+    const std::vector<WrittenTensor>& written,
+    const std::string& change);
+
+/// ValueError if the plan's initialiser would change a base weight that is
+/// another module's or another adapter's too: before anything is decomposed.
+void check_base_may_change(const InjectionPlan& plan);
 
 } // namespace torchlora

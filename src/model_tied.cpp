@@ -6,6 +6,7 @@
 
 #include <torchlora/nn/pretrained.h>
 
+#include "lora/changes_base.h"
 #include "model_state.h"
 
 namespace torchlora {
@@ -58,9 +59,8 @@ std::vector<Owner> owners(torch::nn::Module& model) {
   return result;
 }
 
-/// The first of `all` that is outside of `module` and shares memory with
-/// `tensor`.
-std::optional<Tie> find_tie(
+/// Those of `all` outside of `module` that share memory with `tensor`.
+std::vector<Tie> find_ties(
     const std::vector<Owner>& all,
     torch::nn::Module& module,
     const at::Tensor& tensor) {
@@ -69,41 +69,80 @@ std::optional<Tie> find_tie(
   for (const auto& inner : module.modules()) {
     own.insert(inner.get());
   }
+  std::vector<Tie> ties;
   for (const auto& owner : all) {
     if (!own.contains(owner.module) && overlap(owner.tensor, tensor)) {
-      return Tie{owner.name, owner.tensor.is_same(tensor)};
+      ties.push_back({owner.name, owner.tensor.is_same(tensor), owner.module});
     }
   }
-  return std::nullopt;
+  return ties;
 }
 
 } // namespace
+
+const at::Tensor* assigned_weight(torch::nn::Module& module) {
+  const at::Tensor* weight = nullptr;
+  if (const auto* linear = module.as<torch::nn::LinearImpl>()) {
+    weight = &linear->weight;
+  } else if (const auto* table = module.as<torch::nn::EmbeddingImpl>()) {
+    weight = &table->weight;
+  }
+  const auto registered = module.named_parameters(/*recurse=*/false);
+  const auto* parameter = registered.find("weight");
+  return weight && parameter && !weight->is_same(*parameter) ? weight : nullptr;
+}
+
+std::vector<Tie> ties_of(
+    torch::nn::Module& model,
+    torch::nn::Module& module,
+    const at::Tensor& tensor) {
+  return find_ties(owners(model), module, tensor);
+}
 
 std::optional<Tie> tied_to(
     torch::nn::Module& model,
     torch::nn::Module& module,
     const at::Tensor& tensor) {
-  return find_tie(owners(model), module, tensor);
+  const auto ties = ties_of(model, module, tensor);
+  return ties.empty() ? std::nullopt : std::optional(ties.front());
 }
 
 void check_not_tied(
     torch::nn::Module& model,
-    const std::vector<ModuleSite>& sites,
-    const char* change) {
+    const std::vector<WrittenTensor>& written,
+    const std::string& change) {
   const auto all = owners(model);
-  for (const auto& site : sites) {
-    const auto tie =
-        find_tie(all, *site.layer, site.layer->base_weight().weight());
+  for (const auto& item : written) {
+    const auto& site = item.site;
+    const auto ties =
+        find_ties(all, site.layer ? *site.layer : *site.module, item.tensor());
     TORCH_CHECK_VALUE(
-        !tie,
-        "[PeftModel] the weight of \"",
+        ties.empty(),
+        "[PeftModel] the ",
+        item.is_bias ? "bias" : "weight",
+        " of \"",
         site.name,
         "\" is tied to \"",
-        tie ? tie->name : "",
+        ties.empty() ? "" : ties.front().name,
         "\", which ",
         change,
-        " would change too; give one of them a copy of its own first");
+        " would change too; give one of them a copy of its own first",
+        change == "a merge" ? ", or merge with untie_weights" : "");
   }
+}
+
+void check_base_may_change(const InjectionPlan& plan) {
+  if (!init::changes_the_base(plan.config)) {
+    return;
+  }
+  std::vector<WrittenTensor> changed;
+  for (const auto& target : plan.targets) {
+    if (target.site.layer) {
+      check_is_first(*target.site.layer, plan.config);
+    }
+    changed.push_back({target.site});
+  }
+  check_not_tied(*plan.model, changed, "the initialiser");
 }
 
 } // namespace torchlora

@@ -81,15 +81,21 @@ class TORCHLORA_API PeftModel {
 
   /// Adds the update to the base weights, in place; the layers stay.
   /// `safe_merge`: nothing is written if a merged value is not finite.
+  /// ValueError, and nothing is changed, if a weight or a bias it writes to is
+  /// another module's too; with `untie_weights` the adapted layer gets a copy
+  /// of its own first, for good, and the other keeps the base's. A head that
+  /// computes from an embedding's table (`nn::CausalLM::lm_head`) cannot be
+  /// untied.
   void merge_adapter(
       bool safe_merge = false,
-      const std::vector<std::string>& adapter_names = {});
+      const std::vector<std::string>& adapter_names = {},
+      bool untie_weights = false);
   /// The names come second: a name alone would be a true `safe_merge`.
   void merge_adapter(const char*) = delete;
   void unmerge_adapter();
   /// Merges and puts the base layers back into the tree. The handle is empty
   /// afterwards.
-  void merge_and_unload(bool safe_merge = false);
+  void merge_and_unload(bool safe_merge = false, bool untie_weights = false);
   /// Puts the base layers back without merging, and the base model's own
   /// tensors in the place of trained ones. After an initialiser that took its
   /// update out of the base weights (PiSSA, OLoRA) they stay without it: warns.

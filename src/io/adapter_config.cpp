@@ -27,7 +27,6 @@ const json& neutral_values() {
     "alora_invocation_tokens": [null],
     "arrow_config": [null],
     "kasa_config": [null],
-    "layer_replication": [null],
     "megatron_config": [null],
     "monteclora_config": [null],
     "trainable_token_indices": [null],
@@ -84,6 +83,25 @@ json pattern(const LoraConfig::Pattern& value) {
   return object;
 }
 
+/// [[start, end], …]
+void read_layer_ranges(
+    const ConfigReader& reader,
+    LoraConfig::LayerRanges& ranges) {
+  const auto* value = reader.find("layer_replication");
+  if (!value) {
+    return;
+  }
+  const auto is_pair = [](const json& entry) {
+    return entry.is_array() && entry.size() == 2 &&
+        entry[0].is_number_integer() && entry[1].is_number_integer();
+  };
+  if (!value->is_array() ||
+      !std::all_of(value->begin(), value->end(), is_pair)) {
+    reader.refuse("layer_replication", "a list of pairs of layer numbers");
+  }
+  ranges = value->get<LoraConfig::LayerRanges>();
+}
+
 template <class T>
 json or_null(const T& value) {
   return value.empty() ? json() : json(value);
@@ -138,6 +156,7 @@ LoraConfig load_adapter_config(const fs::path& directory) {
       config.layers_to_transform());
   reader.read_list(
       "layers_pattern", "a name or a list of names", config.layers_pattern());
+  read_layer_ranges(reader, config.layer_replication());
   for (auto [key, target] :
        {std::pair{"rank_pattern", &config.rank_pattern()},
         std::pair{"alpha_pattern", &config.alpha_pattern()}}) {
@@ -215,6 +234,7 @@ std::string adapter_config_json(const LoraConfig& config) {
   values["exclude_modules"] = names(config.exclude_modules());
   values["layers_to_transform"] = or_null(config.layers_to_transform());
   values["layers_pattern"] = or_null(config.layers_pattern());
+  values["layer_replication"] = or_null(config.layer_replication());
   values["rank_pattern"] = pattern(config.rank_pattern());
   values["alpha_pattern"] = pattern(config.alpha_pattern());
   values["modules_to_save"] = or_null(config.modules_to_save());

@@ -9,6 +9,7 @@
 
 #include "io/match_tensors.h"
 #include "lora/contains.h"
+#include "model_replicate.h"
 
 namespace torchlora {
 namespace {
@@ -87,7 +88,8 @@ void hotswap_adapter(
     const std::string& adapter_name) {
   auto& state = model.state();
   auto& config = state.at(adapter_name).config;
-  const auto next = io::load_adapter_config(directory);
+  const auto next = for_replicated(
+      io::load_adapter_config(directory), state.layer_replication);
   const auto sites = lora_sites(*state.model);
   check_compatible(config, next);
   check_adapter(state, adapter_name, sites);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <optional>
 
 #include <torch/types.h>
 
@@ -12,6 +13,7 @@
 #include "io/match_tensors.h"
 #include "io/saved_config.h"
 #include "io/weight_conversion.h"
+#include "model_replicate.h"
 #include "model_state.h"
 
 namespace torchlora {
@@ -22,10 +24,10 @@ namespace {
 constexpr auto kWeightsFile = "adapter_model.safetensors";
 
 /// Adds the adapter of a folder, inactive and frozen, but for the tensors it
-/// owns.
+/// owns; `state` is that of an adapted model.
 InjectionPlan inject_from_folder(
     torch::nn::Module& model,
-    const ParameterVersions& versions,
+    const PeftModel::State* state,
     const fs::path& directory,
     const std::string& adapter_name,
     bool autocast_adapter_dtype,
@@ -45,9 +47,16 @@ InjectionPlan inject_from_folder(
           : "save it with path_initial_model_for_weight_conversion, then it "
             "fits the original base");
   const auto file = io::read_adapter_file(directory);
+  std::optional<Replication> replication;
+  if (state) {
+    config = for_replicated(config, state->layer_replication);
+  } else {
+    replication.emplace(model, config);
+  }
   auto plan = plan_injection(model, config, adapter_name);
   plan.is_loaded = true;
-  const auto tensors = io::match_tensors(file, versions, plan, strict);
+  const auto tensors = io::match_tensors(
+      file, state ? state->versions : ParameterVersions(), plan, strict);
   const auto layers = inject(plan, adapter_name, autocast_adapter_dtype);
   torch::NoGradGuard no_grad;
   auto next = tensors.begin();
@@ -57,6 +66,9 @@ InjectionPlan inject_from_folder(
         tensor.copy_(value);
       }
     }
+  }
+  if (replication) {
+    replication->keep();
   }
   return plan;
 }
@@ -149,7 +161,7 @@ void PeftModel::load_adapter(
   const DisableAdapterGuard base(*this);
   auto plan = inject_from_folder(
       *state_->model,
-      state_->versions,
+      state_.get(),
       directory,
       adapter_name,
       state_->autocast_adapter_dtype,
@@ -168,7 +180,7 @@ PeftModel PeftModel::from_pretrained(
   auto peft = adapt(model, adapter_name, [&] {
     return inject_from_folder(
         model,
-        {},
+        /*state=*/nullptr,
         directory,
         adapter_name,
         /*autocast_adapter_dtype=*/true,

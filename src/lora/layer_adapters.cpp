@@ -7,6 +7,7 @@
 #include <torch/nn/init.h>
 #include <torch/types.h>
 
+#include "lora/changes_base.h"
 #include "lora/contains.h"
 #include "lora/velora.h"
 
@@ -51,6 +52,19 @@ std::shared_ptr<LoraFactor> make_factor(
 
 } // namespace
 
+void check_is_first(const LoraLayer& layer, const LoraConfig& config) {
+  const auto& adapters = layer.adapters();
+  const auto& init = config.init_lora_weights();
+  TORCH_CHECK_VALUE(
+      adapters.empty(),
+      "[update_layer] the initialiser ",
+      init.is_name() ? init.name() : "",
+      " changes the base weight, which adapter '",
+      adapters.empty() ? "" : adapters.front().name,
+      "' is one of: make its adapter the first, or load it converted to a "
+      "plain LoRA (path_initial_model_for_weight_conversion)");
+}
+
 void LoraLayer::update_layer(
     const std::string& adapter_name,
     int64_t r,
@@ -94,6 +108,9 @@ void LoraLayer::prepare_adapter(
   check_overlay(config.velora_config().has_value(), "velora_config");
   check_config(config);
   const auto initializer = find_initializer(config.init_lora_weights());
+  if (init::changes_the_base(config)) {
+    check_is_first(*this, config);
+  }
   if (const auto& velora = config.velora_config()) {
     velora->validate();
     TORCH_CHECK_VALUE(
@@ -123,15 +140,9 @@ void LoraLayer::prepare_adapter(
       {config, r, adapter.scaling, base.matrix(), statistics, is_loaded});
   adapter.trains_B = factors.trains_B;
   adapter.changed_base = factors.subtract || factors.base_weight.defined();
-  TORCH_CHECK_VALUE(
-      !adapter.changed_base || adapters_.empty(),
-      "[update_layer] the initialiser ",
-      config.init_lora_weights().is_name() ? config.init_lora_weights().name()
-                                           : "",
-      " changes the base weight, which adapter '",
-      adapters_.empty() ? "" : adapters_.front().name,
-      "' is one of: make its adapter the first, or load it converted to a "
-      "plain LoRA (path_initial_model_for_weight_conversion)");
+  if (adapter.changed_base) {
+    check_is_first(*this, config);
+  }
   next_base_weight_ = factors.base_weight;
   const auto parameter = [&](const at::Tensor& value) {
     return as_parameter(value, base.weight(), autocast_adapter_dtype);

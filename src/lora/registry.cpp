@@ -58,10 +58,26 @@ LoraRegistry::LoraRegistry() {
       [](torch::nn::MultiheadAttentionImpl& module) {
         return BaseWeight(module.in_proj_weight, module.in_proj_bias)
             .member(module.in_proj_weight);
+      },
+      [](torch::nn::MultiheadAttentionImpl& module,
+         const at::Tensor& from,
+         const at::Tensor& to) -> std::string {
+        const bool is_weight = module.in_proj_weight.is_same(from);
+        if (!is_weight && !module.in_proj_bias.is_same(from)) {
+          return "";
+        }
+        (is_weight ? module.in_proj_weight : module.in_proj_bias) = to;
+        return is_weight ? "in_proj_weight" : "in_proj_bias";
       });
   add<nn::ClippableLinearImpl, LoraClippableLinear>(
-      "torchlora::nn::ClippableLinear", [](nn::ClippableLinearImpl& module) {
+      "torchlora::nn::ClippableLinear",
+      [](nn::ClippableLinearImpl& module) {
         return BaseWeight(module.linear->weight, {}, "linear");
+      },
+      [](nn::ClippableLinearImpl& module,
+         const at::Tensor& from,
+         const at::Tensor& to) {
+        return rebind_member(*module.linear, from, to);
       });
 }
 

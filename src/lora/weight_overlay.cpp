@@ -39,16 +39,17 @@ struct OverlayImpl final : c10::TensorImpl {
       int64_t first_row_,
       int64_t rows_)
       : TensorImpl(
-            (overlay_->weight().key_set() - c10::autograd_dispatch_keyset) |
+            (overlay_->last_weight().key_set() -
+             c10::autograd_dispatch_keyset) |
                 c10::DispatchKeySet(kOverlayKey),
-            overlay_->weight().dtype(),
-            overlay_->weight().device()),
+            overlay_->last_weight().dtype(),
+            overlay_->last_weight().device()),
         overlay(std::move(overlay_)),
         is_transposed(is_transposed_),
         first_row(first_row_),
         rows(rows_) {
-    auto sizes = overlay->weight().sizes().vec();
-    auto strides = overlay->weight().strides().vec();
+    auto sizes = overlay->last_weight().sizes().vec();
+    auto strides = overlay->last_weight().strides().vec();
     if (rows >= 0) {
       sizes[0] = rows;
     }
@@ -282,7 +283,7 @@ at::Tensor& embedding_renorm_(
     double norm_type) {
   const auto& overlay = *overlay_of(table)->overlay;
   if (!overlay.has_adapters()) {
-    auto weight = overlay.weight();
+    auto weight = overlay.last_weight();
     at::embedding_renorm_(weight, indices, max_norm, norm_type);
   }
   return table;
@@ -429,6 +430,7 @@ WeightOverlay::WeightOverlay(torch::nn::Module& module, at::Tensor& member)
 void WeightOverlay::install(LoraLayer& layer) {
   if (!layer_) {
     layout_ = layer.base_weight().layout();
+    weight_ = member_;
     module_.register_module(kMarker, std::make_shared<CloneMarker>());
   }
   layer_ = &layer;

@@ -37,6 +37,10 @@ class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
 
   /// The raw weight.
   const at::Tensor& weight() const {
+    return layer_ ? weight_ : member_;
+  }
+  /// That of the last `install`, also when the layer is gone.
+  const at::Tensor& last_weight() const {
     return weight_;
   }
   /// nullptr if it stands in for nothing any more.

@@ -9,7 +9,7 @@
 #include <torchlora/preprocess.h>
 
 #include "init/data_goldens.h"
-#include "lora/layer_types.h"
+#include "lora/layer_suite.h"
 #include "support.h"
 
 namespace torchlora {
@@ -144,7 +144,7 @@ class DataInitializerLayers : public test::LayerSuite<Type> {
     return weights;
   }
 };
-TYPED_TEST_SUITE(DataInitializerLayers, test::LayerTypes);
+TYPED_TEST_SUITE(DataInitializerLayers, test::MatrixLayerTypes);
 
 TYPED_TEST(DataInitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
   if (!TypeParam::kOverlay) {

@@ -9,7 +9,7 @@
 #include <torchlora/nn/linear.h>
 
 #include "init/decompose.h"
-#include "lora/layer_types.h"
+#include "lora/layer_suite.h"
 #include "support.h"
 
 namespace torchlora {
@@ -68,7 +68,7 @@ class InitializerLayers : public test::LayerSuite<Type> {
  protected:
   InitializerLayers() : test::LayerSuite<Type>(3) {}
 };
-TYPED_TEST_SUITE(InitializerLayers, test::LayerTypes);
+TYPED_TEST_SUITE(InitializerLayers, test::MatrixLayerTypes);
 
 TYPED_TEST(InitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
   for (const auto* name :

@@ -8,7 +8,7 @@
 #include <torchlora/io/peft.h>
 #include <torchlora/lora/layer.h>
 
-#include "lora/layer_types.h"
+#include "lora/layer_suite.h"
 
 namespace torchlora::test {
 namespace {
@@ -38,7 +38,7 @@ class Hotswap : public LayerSuite<Type> {
   }
   const fs::path folder_ = fs::path(testing::TempDir()) / "hotswap";
 };
-TYPED_TEST_SUITE(Hotswap, LayerTypes);
+TYPED_TEST_SUITE(Hotswap, MatrixLayerTypes);
 
 TYPED_TEST(Hotswap, TheAdapterIsTheOtherOneAndStaysWhatItWas) {
   for (const bool dora : {false, true}) {

@@ -192,7 +192,7 @@ TEST_F(PeftFiles, FeaturesThatAreNotSupportedAreRefusedByName) {
       {"bias", "some"},
       {"target_parameters", "experts.down_proj"},
       {"trainable_token_indices", {1, 2}},
-      {"layer_replication", {{0, 4}, {2, 5}}},
+      {"layer_replication", {{0, 4, 2, 5}}},
       {"alora_invocation_tokens", {1, 2}},
       {"init_lora_weights", "pissa_niter_4"},
       {"init_lora_weights", 3},

@@ -137,52 +137,29 @@ TEST_P(StackedLayout, TwoAdaptersHaveTheGradientsOfTheDenseFormula) {
   EXPECT_GT(difference(net->layer(x, kIds), output), 1e-3);
 }
 
-TEST_P(StackedLayout, InitialisersSaveAndLoadAndDtypes) {
+TEST_P(StackedLayout, InitialisersAndFiles) {
   torch::manual_seed(2);
   const auto folder = fs::path(testing::TempDir()) / "experts_adapter";
   auto net = std::make_shared<NetImpl>(4, GetParam());
   const auto x = torch::randn({9, 6});
   torch::NoGradGuard no_grad;
   const auto base = net->layer(x, kIds);
-  for (const auto& init :
-       {InitLoraWeights(true), InitLoraWeights("gaussian")}) {
-    auto peft = get_peft_model(*net, config().init_lora_weights(init));
-    EXPECT_TRUE(torch::equal(net->layer(x, kIds), base));
-    const auto A = peft.layers()[0].second->find_adapter("default")->lora_A;
-    EXPECT_GT(A->weight.abs().min().item<double>(), 0);
-    peft.unload();
-  }
-  auto peft = get_peft_model(*net, config().init_lora_weights(false));
-  const auto adapted = net->layer(x, kIds);
-  EXPECT_GT(difference(adapted, base), 1e-3);
-  peft.save_pretrained(folder);
-  EXPECT_THROW(peft.save_pretrained(folder, {}, folder), c10::ValueError);
-  peft.unload();
+  auto peft = get_peft_model(*net, config().init_lora_weights("gaussian"));
   EXPECT_TRUE(torch::equal(net->layer(x, kIds), base));
+  const auto A = peft.layers()[0].second->find_adapter("default")->lora_A;
+  EXPECT_GT(A->weight.abs().min().item<double>(), 0);
+  EXPECT_THROW(peft.save_pretrained(folder, {}, folder), c10::ValueError);
+  randomize(peft);
+  const auto adapted = net->layer(x, kIds);
+  peft.save_pretrained(folder);
+  peft.unload();
   auto loaded = PeftModel::from_pretrained(*net, folder);
   EXPECT_TRUE(torch::equal(net->layer(x, kIds), adapted));
   EXPECT_EQ(loaded.peft_config().target_parameters(), kBoth);
   EXPECT_TRUE(loaded.peft_config().target_modules().list().empty());
-  loaded.unload();
-
-  net->to(torch::kBFloat16);
-  auto half = get_peft_model(*net, config().init_lora_weights(false));
-  for (const auto& parameter : half.trainable_parameters()) {
-    EXPECT_EQ(parameter.scalar_type(), torch::kFloat);
-  }
-  const auto rounded = net->layer(x.to(torch::kBFloat16), kIds);
-  EXPECT_EQ(rounded.scalar_type(), torch::kBFloat16);
-  half.merge_adapter();
-  EXPECT_LT(
-      difference(
-          net->layer(x.to(torch::kBFloat16), kIds).to(torch::kFloat),
-          rounded.to(torch::kFloat)),
-      0.05);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, StackedLayout, testing::Bool());
-
-// The order is that of the module's parameters, not that of the list.
 
 } // namespace
 } // namespace torchlora::experts_test

@@ -9,7 +9,7 @@
 #include <torchlora/io/safetensors.h>
 #include <torchlora/lora/layer.h>
 
-#include "lora/layer_types.h"
+#include "lora/layer_suite.h"
 #include "support.h"
 
 namespace torchlora::test {
@@ -87,7 +87,7 @@ class IntruderSuite : public LayerSuite<Type> {
     return peft;
   }
 };
-TYPED_TEST_SUITE(IntruderSuite, LayerTypes);
+TYPED_TEST_SUITE(IntruderSuite, MatrixLayerTypes);
 
 // With all of every intruder's part left nothing changes.
 TYPED_TEST(IntruderSuite, TheReportIsByDefinitionAndNothingIsLostAtOne) {

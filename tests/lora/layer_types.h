@@ -1,6 +1,9 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -12,6 +15,7 @@
 #include <torchlora/nn/clippable_linear.h>
 #include <torchlora/nn/conv.h>
 #include <torchlora/nn/embedding.h>
+#include <torchlora/nn/experts.h>
 #include <torchlora/nn/linear.h>
 #include <torchlora/nn/multihead_attention.h>
 
@@ -21,6 +25,8 @@ namespace torchlora::test {
 
 /// What most layer types have in common.
 struct LayerType {
+  /// Whether a dropout is accepted, and acts.
+  static constexpr bool kTakesDropout = true;
   static constexpr bool kHasDropout = true;
   static constexpr bool kAutocasts = true;
   static constexpr bool kMixes = true;
@@ -33,6 +39,15 @@ struct LayerType {
   static constexpr size_t kFactorsOfALayer = 2;
   static constexpr const char* kA = "lora_A.default.weight";
   static constexpr const char* kB = "lora_B.default.weight";
+  /// The configuration with these layers as its targets.
+  static LoraConfig target(LoraConfig config, std::vector<std::string> names) {
+    return config.target_modules(std::move(names));
+  }
+  /// B A in the weight's own layout.
+  static at::Tensor
+  product(const BaseWeight& base, const at::Tensor& A, const at::Tensor& B) {
+    return base.from_matrix(at::mm(B.flatten(1), A.flatten(1)));
+  }
 };
 
 /// One entry a layer type: how the suites make a layer and an input for it,
@@ -229,219 +244,72 @@ struct TransposedLinearType : LayerType {
   }
 };
 
-/// Layers that do not know torchlora, by the weight overlay.
-struct UnmodifiedLinearType : LinearType {
-  using Layer = torch::nn::Linear;
-  static at::Tensor
-  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
-    return at::linear(x, weight, layer->bias);
+/// The stacked weight of three experts that take the rows in turn.
+struct ExpertsInTurnImpl : torch::nn::Cloneable<ExpertsInTurnImpl>,
+                           nn::StackedExperts {
+  explicit ExpertsInTurnImpl(bool is_transposed)
+      : StackedExperts(is_transposed) {
+    ExpertsInTurnImpl::reset();
   }
-  static Layer make() {
-    return Layer(12, 10);
+  void reset() override {
+    weight = register_parameter(
+        "weight",
+        torch::randn(
+            is_transposed() ? at::IntArrayRef{3, 12, 10}
+                            : at::IntArrayRef{3, 10, 12})
+            .mul_(0.3));
   }
-};
-
-struct UnmodifiedEmbeddingType : EmbeddingType {
-  using Layer = torch::nn::Embedding;
-  static at::Tensor
-  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
-    return at::embedding(weight, x, *layer->options.padding_idx());
-  }
-  static Layer make() {
-    return Layer(torch::nn::EmbeddingOptions(11, 10).padding_idx(2));
-  }
-};
-
-struct UnmodifiedConv1dType : Conv1dType {
-  using Layer = torch::nn::Conv1d;
-  static at::Tensor
-  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
-    return at::conv1d(
-        at::reflection_pad1d(x, {2, 2}),
-        weight,
-        layer->bias,
-        at::IntArrayRef{1},
-        at::IntArrayRef{0},
-        at::IntArrayRef{2});
-  }
-  static Layer make() {
-    return Layer(options());
-  }
-};
-
-struct UnmodifiedConv2dType : LayerType {
-  using Layer = torch::nn::Conv2d;
-  static at::Tensor
-  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
-    return at::conv2d(x, weight, layer->bias, 1, "same");
-  }
-  static Layer make() {
-    return Layer(torch::nn::Conv2dOptions(5, 8, 3).padding(torch::kSame));
-  }
-  static at::Tensor input() {
-    return torch::randn({2, 5, 6, 7});
-  }
-};
-
-struct UnmodifiedConv3dType : Conv3dType {
-  using Layer = torch::nn::Conv3d;
-  static at::Tensor
-  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
-    return at::conv3d(x, weight, layer->bias, {1, 2, 1});
-  }
-  static Layer make() {
-    return Layer(options());
-  }
-};
-
-struct ConvTransposeType : LayerType {
-  using Layer = torch::nn::ConvTranspose2d;
-  static constexpr bool kRepeats = false;
-  static constexpr bool kHasDora = false;
-  static constexpr bool kHasLoraBias = false;
-  static at::Tensor
-  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
-    return at::conv_transpose2d(x, weight, layer->bias, 2, 1, {0, 1});
-  }
-  static Layer make() {
-    return Layer(torch::nn::ConvTranspose2dOptions(8, 5, {2, 3})
-                     .stride(2)
-                     .padding(1)
-                     .output_padding({0, 1}));
-  }
-  static at::Tensor input() {
-    return torch::randn({2, 8, 3, 4});
-  }
-};
-
-/// Of two inputs that come one behind the other.
-struct Bilinear : torch::nn::Bilinear {
-  using torch::nn::Bilinear::Bilinear;
-  at::Tensor operator()(const at::Tensor& x) {
-    return get()->forward(x.narrow(-1, 0, 5), x.narrow(-1, 5, 7));
-  }
-};
-
-struct BilinearType : LayerType {
-  static constexpr bool kAutocasts = false;
-  using Layer = Bilinear;
-  static at::Tensor
-  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
-    return at::bilinear(
-        x.narrow(-1, 0, 5), x.narrow(-1, 5, 7), weight, layer->bias);
-  }
-  static Layer make() {
-    return Layer(torch::nn::BilinearOptions(5, 7, 10));
-  }
-  static at::Tensor input() {
-    return torch::randn({4, 3, 12}) * 0.3;
-  }
-};
-
-struct UnmodifiedSelfAttention : torch::nn::MultiheadAttention {
-  using torch::nn::MultiheadAttention::MultiheadAttention;
-  at::Tensor operator()(const at::Tensor& x) {
-    return std::get<0>(get()->forward(x, x, x));
-  }
-};
-
-struct UnmodifiedAttentionType : AttentionType {
-  using Layer = UnmodifiedSelfAttention;
-  static at::Tensor
-  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
-    return AttentionType::attend(*layer, x, weight);
-  }
-  static Layer make() {
-    return Layer(12, 3);
-  }
-};
-
-/// The same without it.
-template <class Type>
-struct DenseType : Type {
-  static constexpr bool kOverlay = false;
-  static constexpr bool kMixes = false;
-  static constexpr bool kHasLoraBias = false;
-};
-
-/// Every adaptable layer type. A new one joins here.
-using LayerTypes = testing::Types<
-    LinearType,
-    ClippableLinearType,
-    EmbeddingType,
-    Conv1dType,
-    Conv2dType,
-    Conv3dType,
-    AttentionType,
-    TransposedLinearType,
-    UnmodifiedLinearType,
-    UnmodifiedEmbeddingType,
-    UnmodifiedConv1dType,
-    UnmodifiedConv2dType,
-    UnmodifiedConv3dType,
-    UnmodifiedAttentionType,
-    ConvTransposeType,
-    BilinearType,
-    DenseType<UnmodifiedLinearType>,
-    DenseType<UnmodifiedEmbeddingType>,
-    DenseType<UnmodifiedConv2dType>,
-    DenseType<UnmodifiedAttentionType>,
-    DenseType<ConvTransposeType>,
-    DenseType<BilinearType>>;
-
-/// `PeftModel::refresh_weights`.
-inline void refresh_weights(torch::nn::Module& model) {
-  for (const auto& module : model.modules()) {
-    if (auto* layer = dynamic_cast<LoraLayer*>(module.get())) {
-      layer->refresh_weight();
-    }
-  }
-}
-
-/// A model with two layers of a type, one of them below another module.
-template <class Type>
-struct PairImpl : torch::nn::Module {
-  PairImpl() {
-    target = register_module("target", Type::make());
-    auto block =
-        register_module("block", std::make_shared<torch::nn::Module>("block"));
-    other = block->register_module("other", Type::make());
+  static at::Tensor experts_of(const at::Tensor& rows) {
+    return torch::arange(rows.size(0)).remainder(3);
   }
   at::Tensor forward(const at::Tensor& x) {
-    if (!Type::kOverlay) {
-      refresh_weights(*this);
-    }
-    return target(x) - other(x).sin();
+    const auto rows = x.flatten(0, 1);
+    const auto [order, counts] = nn::sort_by_expert(experts_of(rows), 3);
+    return expert_linear("weight", rows.index_select(0, order), counts)
+        .index_select(0, order.argsort())
+        .unflatten(0, {x.size(0), x.size(1)});
   }
-  typename Type::Layer target{nullptr}, other{nullptr};
+  at::Tensor weight;
 };
+TORCH_MODULE(ExpertsInTurn);
 
-/// The fixture of the suites over all layer types.
-template <class Type>
-class LayerSuite : public testing::Test {
- protected:
-  explicit LayerSuite(uint64_t seed) {
-    set_weight_overlay(Type::kOverlay);
-    torch::manual_seed(seed);
-    model_ = std::make_shared<PairImpl<Type>>();
-    x_ = Type::input();
+template <bool is_transposed>
+struct ExpertsType : LayerType {
+  using Layer = ExpertsInTurn;
+  static constexpr bool kTakesDropout = false;
+  static constexpr bool kMixes = false; // its rows are no batch
+  static LoraConfig target(LoraConfig config, std::vector<std::string> names) {
+    for (auto& name : names) {
+      name += ".weight";
+    }
+    return config.target_parameters(std::move(names));
   }
-  ~LayerSuite() override {
-    set_weight_overlay(true);
+  /// Of expert e the rows e r, e r + 1, … of A and the columns e, e + 3, … of
+  /// B.
+  static at::Tensor
+  product(const BaseWeight&, const at::Tensor& A, const at::Tensor& B) {
+    const auto r = A.size(0) / 3;
+    std::vector<at::Tensor> deltas;
+    for (int64_t e = 0; e < 3; ++e) {
+      const auto delta = at::mm(
+          B.slice(1, e, std::nullopt, 3), A.slice(0, e * r, (e + 1) * r));
+      deltas.push_back(is_transposed ? delta.t() : delta);
+    }
+    return at::stack(deltas);
   }
-  PeftModel adapt(LoraConfig config = LoraConfig(4)) {
-    return get_peft_model(*model_, config.target_modules({"target", "other"}));
+  static at::Tensor
+  dense(Layer&, const at::Tensor& x, const at::Tensor& weight) {
+    const auto rows = x.flatten(0, 1);
+    const auto own = weight.index({ExpertsInTurnImpl::experts_of(rows)});
+    return at::einsum(is_transposed ? "tio,ti->to" : "toi,ti->to", {own, rows})
+        .unflatten(0, {x.size(0), x.size(1)});
   }
-  at::Tensor run() {
-    torch::NoGradGuard no_grad;
-    return model_->forward(x_);
+  static Layer make() {
+    return Layer(is_transposed);
   }
-  static double difference(const at::Tensor& a, const at::Tensor& b) {
-    return torchlora::difference(a, b);
+  static at::Tensor input() {
+    return torch::randn({4, 3, 12});
   }
-
-  std::shared_ptr<PairImpl<Type>> model_;
-  at::Tensor x_;
 };
 
 } // namespace torchlora::test

@@ -11,7 +11,7 @@
 #include <torchlora/lora/registry.h>
 #include <torchlora/model.h>
 
-#include "lora/layer_types.h"
+#include "lora/layer_suite.h"
 #include "lora/third_party.h"
 #include "support.h"
 

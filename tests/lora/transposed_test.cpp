@@ -9,7 +9,7 @@
 #include <torchlora/io/safetensors.h>
 #include <torchlora/nn/experts.h>
 
-#include "lora/layer_types.h"
+#include "lora/layer_suite.h"
 #include "support.h"
 
 namespace torchlora::test {

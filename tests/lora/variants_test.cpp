@@ -7,7 +7,7 @@
 #include <torchlora/lora/layer.h>
 #include <torchlora/model.h>
 
-#include "lora/layer_types.h"
+#include "lora/layer_suite.h"
 #include "support.h"
 
 namespace torchlora::test {
@@ -36,7 +36,7 @@ class Variants : public LayerSuite<Type> {
     }
   }
 };
-TYPED_TEST_SUITE(Variants, LayerTypes);
+TYPED_TEST_SUITE(Variants, MatrixLayerTypes);
 
 // Each DoRA norm is of the unmerged base, also while others are merged.
 TYPED_TEST(Variants, SeveralDoraAndPlainAdaptersMergeAsTheyRun) {

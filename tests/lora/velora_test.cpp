@@ -15,7 +15,7 @@
 #include <torchlora/model.h>
 #include <torchlora/optim/lorafa.h>
 
-#include "lora/layer_types.h"
+#include "lora/layer_suite.h"
 
 namespace torchlora::test {
 namespace {

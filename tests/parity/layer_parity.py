@@ -45,10 +45,13 @@ CASES = {
     "parameters": (None, {"target_parameters": ["experts.up_proj", "experts.down_proj"], "rank_pattern": {"down_proj": 2}}),
     "parameters, gaussian": (["up"], {"target_parameters": ["down_proj", "transposed.up_proj"], "init_lora_weights": "gaussian"}),
     "parameters, random": ([], {"target_parameters": ["experts.up_proj", "experts.down_proj"], "init_lora_weights": False, "use_rslora": True}),
+    "layer_replication": (["mix", "up"], {"layer_replication": [[0, 2], [1, 3], [0, 1]], "rank_pattern": {"layers.3.mix": 2}}),
 }
 
 
 def make_net():
+    from types import SimpleNamespace
+
     import torch
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -66,6 +69,25 @@ def make_net():
                 up, down = up.transpose(1, 2), down.transpose(1, 2)
             return torch.einsum("btoi,bti->bto", down[ids], torch.tanh(torch.einsum("btoi,bti->bto", up[ids], x) * 0.3)) * 0.3
 
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.Linear(12, 12)
+
+        def forward(self, x):
+            return x + torch.tanh(self.mix(x)) * 0.3
+
+    class Blocks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(Block() for _ in range(3))
+            self.config = SimpleNamespace()  # peft looks at it
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -78,6 +100,7 @@ def make_net():
             self.transposed = Experts(True)
             self.up = nn.Linear(12, 16)
             self.down = nn.Linear(16, 6)
+            self.model = Blocks()
 
         def forward(self, ids):
             x = self.table(ids)
@@ -87,7 +110,7 @@ def make_net():
             x = torch.tanh(self.conv2(x.unsqueeze(1))).mean(1)
             x = torch.tanh(self.c_attn(x))
             x = x + self.experts(x, ids % 3) + self.transposed(x, (ids + 1) % 3)
-            return self.down(torch.tanh(self.up(x)))
+            return self.down(torch.tanh(self.up(self.model(x))))
 
     torch.manual_seed(0)
     net = Net()

@@ -61,6 +61,33 @@ struct ExpertsImpl : torch::nn::Module, nn::StackedExperts {
 };
 TORCH_MODULE(Experts);
 
+struct BlockImpl : torch::nn::Cloneable<BlockImpl> {
+  BlockImpl() {
+    BlockImpl::reset();
+  }
+  void reset() override {
+    mix = register_module("mix", nn::Linear(12, 12));
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    return x + mix(x).tanh() * 0.3;
+  }
+  nn::Linear mix{nullptr};
+};
+
+/// What `layer_replication` stacks.
+struct BlocksImpl : torch::nn::Module {
+  torch::nn::ModuleList layers = register_module(
+      "layers",
+      torch::nn::ModuleList(BlockImpl(), BlockImpl(), BlockImpl()));
+  torch::Tensor forward(torch::Tensor x) {
+    for (const auto& layer : *layers) {
+      x = layer->as<BlockImpl>()->forward(x);
+    }
+    return x;
+  }
+};
+TORCH_MODULE(Blocks);
+
 struct NetImpl : torch::nn::Module {
   nn::Embedding table = register_module(
       "table",
@@ -78,6 +105,7 @@ struct NetImpl : torch::nn::Module {
   Experts transposed = register_module("transposed", Experts(true));
   nn::Linear up = register_module("up", nn::Linear(12, 16));
   nn::Linear down = register_module("down", nn::Linear(16, 6));
+  Blocks blocks = register_module("model", Blocks());
 
   torch::Tensor forward(const torch::Tensor& ids) {
     auto x = table(ids);
@@ -87,7 +115,7 @@ struct NetImpl : torch::nn::Module {
     x = conv2(x.unsqueeze(1)).tanh().mean(1);
     x = c_attn(x).tanh();
     x = x + experts(x, ids % 3) + transposed(x, (ids + 1) % 3);
-    return down(up(x).tanh());
+    return down(up(blocks(x)).tanh());
   }
 };
 TORCH_MODULE(Net);
@@ -110,7 +138,9 @@ void load(
   torch::NoGradGuard no_grad;
   auto peft = torchlora::PeftModel::from_pretrained(*net, adapter);
   const auto unmerged = net(ids);
-  peft.merge_and_unload();
+  peft.merge_and_unload(
+      /*safe_merge=*/false,
+      /*untie_weights=*/!peft.peft_config().layer_replication().empty());
   torchlora::io::save_safetensors(
       output, {{"output", unmerged}, {"merged", net(ids)}});
 }

@@ -108,6 +108,8 @@ struct TORCHLORA_API LoraConfig {
   /// wins. A pattern is a regular expression that must match the end of the
   /// module name behind a dot; `^` anchors it at the start.
   using Pattern = std::vector<std::pair<std::string, double>>;
+  /// start, end
+  using LayerRanges = std::vector<std::pair<int64_t, int64_t>>;
 
   LoraConfig(int64_t r = 8) : r_(r) {}
 
@@ -150,6 +152,13 @@ struct TORCHLORA_API LoraConfig {
   /// holds the layers (empty: the first number in the module name).
   TORCH_ARG(std::vector<int64_t>, layers_to_transform);
   TORCH_ARG(std::vector<std::string>, layers_pattern);
+  /// [start, end) ranges of the model's layers that are stacked before it is
+  /// adapted: {{0, 4}, {2, 5}} makes 7 layers of 5. Those that occur again are
+  /// clones over the same weights, with adapters of their own. The layers are a
+  /// `torch::nn::ModuleList` where PEFT looks for it (`layers`,
+  /// `encoder.layer`, `h`, below any `model` and `bert`) and the model's
+  /// forward goes through it; of the first adapter of a model.
+  TORCH_ARG(LayerRanges, layer_replication);
   TORCH_ARG(Pattern, rank_pattern);
   TORCH_ARG(Pattern, alpha_pattern);
   /// Modules that are trained whole and saved with the adapter, by their names

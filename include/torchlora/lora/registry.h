@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <torchlora/lora/layer.h>
@@ -23,7 +24,37 @@ struct LoraLayerType {
       create;
   /// As the layers that `create` makes call their factors.
   FactorNames factor_names = {};
+  /// Puts `to` in the place of a tensor that is a member of the base layer and
+  /// gives the member's name; "" if there is none. Empty: nobody knows.
+  using Rebind = std::function<std::string(
+      torch::nn::Module&,
+      const at::Tensor& from,
+      const at::Tensor& to)>;
+  Rebind rebind = {};
 };
+
+/// `LoraLayerType::rebind` of the public members `weight` and `bias`.
+template <class Base>
+std::string
+rebind_member(Base& base, const at::Tensor& from, const at::Tensor& to) {
+  if constexpr (requires {
+                  requires std::is_same_v<decltype(base.weight), at::Tensor>;
+                }) {
+    if (base.weight.is_same(from)) {
+      base.weight = to;
+      return "weight";
+    }
+  }
+  if constexpr (requires {
+                  requires std::is_same_v<decltype(base.bias), at::Tensor>;
+                }) {
+    if (base.bias.is_same(from)) {
+      base.bias = to;
+      return "bias";
+    }
+  }
+  return "";
+}
 
 /// Which LoRA layer a base layer gets: the first type that matches, types
 /// that users add before the built-in ones, the latest first. PEFT's
@@ -45,8 +76,16 @@ class TORCHLORA_API LoraRegistry {
   ///     "Theirs", [](Theirs& m) {
   ///       return BaseWeight(m.weight, m.bias).member(m.weight);
   ///     }
+  ///
+  /// A layer whose tensors are not its members `weight` and `bias` can be
+  /// untied if it has a `rebind` of its own.
   template <class Base, class Layer>
-  void add(std::string name, std::function<BaseWeight(Base&)> base_weight) {
+  void add(
+      std::string name,
+      std::function<BaseWeight(Base&)> base_weight,
+      std::function<
+          std::string(Base&, const at::Tensor& from, const at::Tensor& to)>
+          rebind = rebind_member<Base>) {
     add(
         {std::move(name),
          [base_weight](torch::nn::Module& module) {
@@ -74,7 +113,13 @@ class TORCHLORA_API LoraRegistry {
            }
            return layer;
          },
-         Layer::kFactorNames});
+         Layer::kFactorNames,
+         [rebind = std::move(rebind)](
+             torch::nn::Module& module,
+             const at::Tensor& from,
+             const at::Tensor& to) {
+           return rebind(dynamic_cast<Base&>(module), from, to);
+         }});
   }
   void add(LoraLayerType type);
 

@@ -296,6 +296,24 @@ TEST(Gemma4Model, TheHeadIsTiedAndNoModule) {
   }
 }
 
+// Its layers know their index and whose keys and values they read.
+TEST(Gemma4Model, NeitherStacksItsLayersNorUntiesItsHead) {
+  auto model = load("E2B", at::kFloat);
+  const auto stacked = message_of<c10::ValueError>([&] {
+    get_peft_model(
+        *model,
+        LoraConfig(2).target_modules({"q_proj"}).layer_replication({{0, 2}}));
+  });
+  EXPECT_NE(stacked.find("Could not locate the layers"), std::string::npos)
+      << stacked;
+  auto peft =
+      get_peft_model(*model, LoraConfig(2).target_modules({"embed_tokens"}));
+  const auto untied = message_of<c10::ValueError>([&] {
+    peft.merge_and_unload(/*safe_merge=*/false, /*untie_weights=*/true);
+  });
+  EXPECT_NE(untied.find("output head"), std::string::npos) << untied;
+}
+
 TEST(ScaledWordEmbedding, AnAdaptedTableKeepsTheScale) {
   auto model = load("E2B-96", at::kFloat);
   const auto ids = torch::arange(8).unsqueeze(0);
