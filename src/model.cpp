@@ -96,6 +96,16 @@ void check_is_base(
 void PeftModel::State::select_versions() {
   versions.select(
       disabled > 0 ? std::vector<std::string>() : active, trainable);
+  for (const auto& [name, tokens] : token_adapters(*model)) {
+    tokens->enable_adapters(disabled == 0);
+  }
+}
+
+bool PeftModel::State::has_own(const std::string& adapter_name) const {
+  return versions.has(adapter_name) ||
+      std::ranges::any_of(token_adapters(*model), [&](const auto& item) {
+           return item.second->find_adapter(adapter_name) != nullptr;
+         });
 }
 
 PeftModel::State::Adapter* PeftModel::State::find(
@@ -203,6 +213,7 @@ void PeftModel::add_adapter(
   const DisableAdapterGuard base(*this);
   auto plan = plan_injection(*state_->model, config, adapter_name);
   check_is_base(state_->versions, plan);
+  check_tables_are_base(state_->versions, plan);
   inject(plan, adapter_name, state_->autocast_adapter_dtype);
   state_->versions.add(adapter_name, plan.owned);
   plan.config.base_model_name_or_path(
@@ -219,6 +230,10 @@ void PeftModel::set_adapter(
     state_->at(name);
   }
   state_->versions.check_active(adapter_names);
+  const auto tokens = token_adapters(*state_->model);
+  for (const auto& [name, rows] : tokens) {
+    rows->check_disjoint(adapter_names, "set_adapter");
+  }
   const auto sites = lora_sites(*state_->model);
   if (std::any_of(sites.begin(), sites.end(), [](const auto& site) {
         return site.layer->merged();
@@ -230,6 +245,9 @@ void PeftModel::set_adapter(
   }
   for (const auto& site : sites) {
     site.layer->set_adapter(adapter_names, inference_mode);
+  }
+  for (const auto& [name, rows] : tokens) {
+    rows->set_adapter(adapter_names, inference_mode);
   }
   state_->active = adapter_names;
   state_->trainable = !inference_mode;
@@ -264,6 +282,7 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
     }
   }
   state_->versions.remove(adapter_name);
+  delete_tokens(*state_->model, adapter_name);
   std::erase_if(state_->adapters, [&](const auto& adapter) {
     return adapter.name == adapter_name;
   });
@@ -309,7 +328,19 @@ void PeftModel::merge_adapter(
         "merge_and_unload can merge into it");
   }
   check_not_tied(*state_->model, written, "a merge");
+  const auto tokens = token_adapters(*state_->model);
+  for (const auto& [name, rows] : tokens) {
+    TORCH_CHECK_VALUE(
+        !state_->versions.holds(rows->weight()),
+        "[merge_adapter] the table of \"",
+        name,
+        "\" is an adapter's own; only merge_and_unload can merge into it");
+    rows->check_mergeable(adapter_names, safe_merge);
+  }
   merge_layers(raw(lora_sites(*state_->model)), safe_merge, adapter_names);
+  for (const auto& [name, rows] : tokens) {
+    rows->merge(adapter_names);
+  }
 }
 
 void PeftModel::unmerge_adapter() {
@@ -320,6 +351,9 @@ void PeftModel::unmerge_adapter() {
       any = true;
     }
   }
+  for (const auto& [name, rows] : token_adapters(*state_->model)) {
+    rows->unmerge();
+  }
   if (!any) {
     TORCH_WARN("Already unmerged. Nothing to do.");
   }
@@ -328,6 +362,10 @@ void PeftModel::unmerge_adapter() {
 void PeftModel::merge_and_unload(bool safe_merge) {
   auto& versions = state_->versions;
   versions.select(state_->active, state_->trainable);
+  const auto tokens = token_adapters(*state_->model);
+  for (const auto& [name, rows] : tokens) {
+    rows->check_mergeable(state_->active, safe_merge);
+  }
   // Nothing to do, and nothing to warn of, where every update is merged.
   if (const auto written = sites_to_merge(*state_->model, {});
       !written.empty()) {
@@ -338,6 +376,9 @@ void PeftModel::merge_and_unload(bool safe_merge) {
       state_->select_versions();
       throw;
     }
+  }
+  for (const auto& [name, rows] : tokens) {
+    rows->merge(state_->active);
   }
   versions.select(state_->active, /*trainable=*/false);
   versions.release();
@@ -352,6 +393,7 @@ void PeftModel::unload() {
       [](const auto&) { return true; },
       "unload");
   remove_layers(*state_->model);
+  remove_tokens(*state_->model);
   state_->adapters.clear();
   state_->active.clear();
 }

@@ -33,10 +33,11 @@ void check_mixed_batch(
         "for adapter ",
         name);
     TORCH_CHECK_VALUE(
-        !state.versions.has(name),
+        !state.has_own(name),
         "[mixed_batch] adapter ",
         name,
-        " has modules_to_save or biases of its own, which the elements of one "
+        " has modules_to_save, biases or rows of tables of its own, which the "
+        "elements of one "
         "batch cannot differ in");
   }
   TORCH_CHECK_VALUE(

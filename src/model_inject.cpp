@@ -283,6 +283,8 @@ InjectionPlan plan_injection(
     }
   }
   plan.owned = find_owned_tensors(model, plan.config, layers);
+  check_targets_have_no_tokens(plan);
+  plan.tokens = find_token_targets(plan, sites);
 
   const auto names = both_names(adapted);
   if (plan.config.target_modules().is_list()) {
@@ -355,6 +357,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
       }
     }
     check_not_tied(*plan.model, changed, "the initialiser");
+    inject_tokens(plan, adapter_name, autocast_adapter_dtype);
   } catch (...) {
     for (const auto& layer : layers) {
       layer->delete_adapter(adapter_name);
@@ -392,6 +395,9 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
   }
   for (const auto& layer : layers) {
     layer->set_adapter({adapter_name}, config.inference_mode());
+  }
+  for (const auto& [name, tokens] : token_adapters(model)) {
+    tokens->set_adapter({adapter_name}, config.inference_mode());
   }
   return layers;
 }

@@ -17,19 +17,6 @@ struct Owner {
   torch::nn::Module* module;
 };
 
-/// Whether the tensors share memory.
-bool overlap(const at::Tensor& a, const at::Tensor& b) {
-  if (!a.defined() || !b.defined() || !a.has_storage() || !b.has_storage() ||
-      a.numel() == 0 || b.numel() == 0 || a.device() != b.device()) {
-    return false;
-  }
-  // The storages of tensors from one mapped file may be one; the bytes are
-  // not.
-  const auto* a_data = static_cast<const char*>(a.const_data_ptr());
-  const auto* b_data = static_cast<const char*>(b.const_data_ptr());
-  return a_data < b_data + b.nbytes() && b_data < a_data + a.nbytes();
-}
-
 /// Every tensor a module may compute with: its parameters, the `weight`
 /// members that were assigned past the registry, and the head.
 std::vector<Owner> owners(torch::nn::Module& model) {
@@ -54,9 +41,8 @@ std::vector<Owner> owners(torch::nn::Module& model) {
   return result;
 }
 
-/// The first of `all` that is outside of `module` and shares memory with
-/// `tensor`.
-std::optional<Tie> find_tie(
+/// Those of `all` that are outside of `module` and share memory with `tensor`.
+std::vector<Tie> find_ties(
     const std::vector<Owner>& all,
     torch::nn::Module& module,
     const at::Tensor& tensor) {
@@ -65,21 +51,45 @@ std::optional<Tie> find_tie(
   for (const auto& inner : module.modules()) {
     own.insert(inner.get());
   }
+  std::vector<Tie> ties;
   for (const auto& owner : all) {
     if (!own.contains(owner.module) && overlap(owner.tensor, tensor)) {
-      return Tie{owner.name, owner.tensor.is_same(tensor)};
+      ties.push_back({owner.name, owner.tensor.is_same(tensor), owner.module});
     }
   }
-  return std::nullopt;
+  return ties;
+}
+
+std::optional<Tie> first(const std::vector<Tie>& ties) {
+  return ties.empty() ? std::nullopt : std::optional(ties.front());
 }
 
 } // namespace
+
+bool overlap(const at::Tensor& a, const at::Tensor& b) {
+  if (!a.defined() || !b.defined() || !a.has_storage() || !b.has_storage() ||
+      a.numel() == 0 || b.numel() == 0 || a.device() != b.device()) {
+    return false;
+  }
+  // The storages of tensors from one mapped file may be one; the bytes are
+  // not.
+  const auto* a_data = static_cast<const char*>(a.const_data_ptr());
+  const auto* b_data = static_cast<const char*>(b.const_data_ptr());
+  return a_data < b_data + b.nbytes() && b_data < a_data + a.nbytes();
+}
+
+std::vector<Tie> ties_of(
+    torch::nn::Module& model,
+    torch::nn::Module& module,
+    const at::Tensor& tensor) {
+  return find_ties(owners(model), module, tensor);
+}
 
 std::optional<Tie> tied_to(
     torch::nn::Module& model,
     torch::nn::Module& module,
     const at::Tensor& tensor) {
-  return find_tie(owners(model), module, tensor);
+  return first(ties_of(model, module, tensor));
 }
 
 void check_not_tied(
@@ -89,7 +99,7 @@ void check_not_tied(
   const auto all = owners(model);
   for (const auto& site : sites) {
     const auto tie =
-        find_tie(all, *site.layer, site.layer->base_weight().weight());
+        first(find_ties(all, *site.layer, site.layer->base_weight().weight()));
     TORCH_CHECK_VALUE(
         !tie,
         "[PeftModel] the weight of \"",
