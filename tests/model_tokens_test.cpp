@@ -427,6 +427,27 @@ TEST_F(Tokens, WhatCannotFollowIsRefused) {
   EXPECT_NE(message.find("\"head.weight\""), std::string::npos);
 }
 
+// peft would take "wembed_tokens" for one too.
+TEST_F(Tokens, NamesAreSavedInFullWherePeftWouldTakeOthersToo) {
+  struct TwoImpl : torch::nn::Module {
+    TwoImpl() {
+      const auto parent =
+          register_module("m", std::make_shared<torch::nn::Module>());
+      parent->register_module("embed_tokens", nn::Embedding(12, 6));
+      parent->register_module("wembed_tokens", nn::Embedding(12, 6));
+      parent->register_module("up", nn::Linear(6, 6));
+    }
+  };
+  auto model = std::make_shared<TwoImpl>();
+  auto peft = get_peft_model(*model, config({{"embed_tokens", {1, 5}}}));
+  EXPECT_EQ(peft.trainable_parameters().size(), 3U);
+  const auto folder = fs::path(testing::TempDir()) / "token_names";
+  peft.save_pretrained(folder);
+  EXPECT_EQ(
+      io::load_adapter_config(folder).trainable_token_indices(),
+      (TrainableTokenIndices{{"m.embed_tokens", {1, 5}}}));
+}
+
 struct CausalNetImpl : NetImpl, nn::CausalLM {
   Tensor hidden_states(const Tensor& ids, const Tensor& /*mask*/) override {
     return up(embed_tokens(ids)).tanh();

@@ -98,10 +98,10 @@ at::Tensor TrainableTokens::base_rows(
   for (const auto& name : merged_adapters_) {
     const auto& merged = *find_adapter(name);
     for (size_t i = 0; i < indices.size(); ++i) {
-      const auto at = std::ranges::find(merged.indices, indices[i]);
-      if (at != merged.indices.end()) {
+      const auto found = std::ranges::find(merged.indices, indices[i]);
+      if (found != merged.indices.end()) {
         rows[static_cast<int64_t>(i)].copy_(
-            merged.original[at - merged.indices.begin()]);
+            merged.original[found - merged.indices.begin()]);
       }
     }
   }

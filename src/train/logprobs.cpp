@@ -201,9 +201,7 @@ struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
     const auto softcap = ctx->saved_data["softcap"].toDouble();
     const auto tile_vocabulary = ctx->saved_data["tile_vocabulary"].toInt();
     const auto grad_hidden = at::zeros(hidden.sizes(), logsumexp.options());
-    const auto grad_values = values.defined()
-        ? at::zeros(values.sizes(), logsumexp.options())
-        : at::Tensor();
+    const auto grad_values = at::zeros(values.sizes(), logsumexp.options());
     for_each_piece(
         hidden.size(0),
         ctx->saved_data["tile_tokens"].toInt(),
@@ -244,7 +242,7 @@ struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
     return {
         grad_hidden.to(hidden.scalar_type()),
         {},
-        values.defined() ? grad_values.to(values.scalar_type()) : grad_values,
+        grad_values.to(values.scalar_type()),
         {},
         {},
         {},
@@ -281,7 +279,10 @@ TokenScores score_tokens(
       tiling.tokens,
       " x ",
       tiling.vocabulary);
-  const auto rows = head.replaced_rows.value_or(nn::ReplacedRows());
+  const auto rows = head.replaced_rows.value_or(nn::ReplacedRows{
+      {},
+      at::empty({0}, head.weight.options().dtype(at::kLong)),
+      at::empty({0, head.weight.size(1)}, head.weight.options())});
   auto scores = ScoreTokens::apply(
       hidden,
       head.weight,
