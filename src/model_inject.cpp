@@ -160,19 +160,6 @@ at::Tensor statistics_of(const LoraConfig& config, const ModuleSite& site) {
 
 } // namespace
 
-void warn_unused(
-    const char* field,
-    const std::vector<std::string>& entries,
-    const char* what) {
-  if (!entries.empty()) {
-    TORCH_WARN(fmt::format(
-        "The following {} {}: ['{}']",
-        field,
-        what,
-        fmt::join(entries, "', '")));
-  }
-}
-
 InjectionPlan plan_injection(
     torch::nn::Module& model,
     const LoraConfig& config,
