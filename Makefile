@@ -41,6 +41,7 @@ parity: configure-dev
 
 bench: build
 	@build/dev/bench/linear_bench
+	@build/dev/bench/overlay_bench
 	@scripts/python_env.sh tests/parity/requirements.txt
 	@build/venv/bin/python bench/initializers.py build/dev/bench/init_bench
 

@@ -1,16 +1,15 @@
 // Forward and backward of a frozen linear layer of 2048 x 2048: fp32, bf16 by
 // LibTorch's own kernels, bf16 upcast a block of rows at a time, and the same
 // layer with a LoRA adapter. Ratios to the fp32 layer are printed at the end.
-#include <algorithm>
 #include <cstdio>
-#include <map>
 #include <string>
 #include <vector>
 
-#include <benchmark/benchmark.h>
 #include <torch/torch.h>
 
 #include <torchlora/torchlora.h>
+
+#include "best_times.h"
 
 namespace {
 
@@ -66,7 +65,6 @@ void arguments(benchmark::internal::Benchmark* b, std::vector<int64_t> kinds) {
   }
   b->Unit(benchmark::kMillisecond)->UseRealTime();
 }
-// Taken in turns, so that a busy moment of the machine hits all of them.
 BENCHMARK(forward_backward)->Apply([](auto* b) {
   arguments(b, {kFp32, kUpcast, kLora});
 }) -> MinTime(0.2) -> Repetitions(9);
@@ -75,54 +73,27 @@ BENCHMARK(forward_backward)->Apply([](auto* b) {
   arguments(b, {kNative});
 }) -> Iterations(1);
 
-/// A line each, and ratios of the best times.
-class Ratios : public benchmark::ConsoleReporter {
- public:
-  void ReportRuns(const std::vector<Run>& runs) override {
-    std::vector<Run> shown;
-    for (const auto& run : runs) {
-      if (run.repetitions <= 1 || run.aggregate_name == "median") {
-        shown.push_back(run);
-      }
-      if (run.run_type == Run::RT_Iteration) {
-        times_[run.run_name.args].push_back(run.GetAdjustedRealTime());
-      }
-    }
-    ConsoleReporter::ReportRuns(shown);
-  }
-  void Finalize() override {
-    ConsoleReporter::Finalize();
-    for (const int tokens : {128, 512}) {
-      for (const auto kind : {kUpcast, kLora, kNative}) {
-        if (time(kind, tokens) == 0) { // filtered out
-          continue;
-        }
+/// Ratios of the best times.
+void print_ratios(const BestTimes& times) {
+  for (const int tokens : {128, 512}) {
+    const auto time = [&](int kind) {
+      return times.time(std::to_string(kind) + "/" + std::to_string(tokens));
+    };
+    for (const auto kind : {kUpcast, kLora, kNative}) {
+      if (time(kind) > 0) { // not filtered out
         std::printf(
             "%d tokens: %s / fp32 = %.3f\n",
             tokens,
             kNames[kind],
-            time(kind, tokens) / time(kFp32, tokens));
+            time(kind) / time(kFp32));
       }
     }
   }
-
- private:
-  double time(int kind, int tokens) {
-    const auto& times =
-        times_[std::to_string(kind) + "/" + std::to_string(tokens)];
-    return times.empty() ? 0 : *std::min_element(times.begin(), times.end());
-  }
-  std::map<std::string, std::vector<double>> times_;
-};
+}
 
 } // namespace
 
 int main(int argc, char** argv) {
-  std::vector<char*> args(argv, argv + argc);
-  std::string in_turns = "--benchmark_enable_random_interleaving=true";
-  args.insert(args.begin() + 1, in_turns.data());
-  argc = static_cast<int>(args.size());
-  benchmark::Initialize(&argc, args.data());
-  Ratios reporter;
-  benchmark::RunSpecifiedBenchmarks(&reporter);
+  BestTimes reporter(print_ratios);
+  run_in_turns(argc, argv, reporter);
 }

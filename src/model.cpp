@@ -44,29 +44,6 @@ void check_is_base(
 
 } // namespace
 
-void PeftModel::State::select_versions() {
-  versions.select(
-      disabled > 0 ? std::vector<std::string>() : active, trainable);
-}
-
-PeftModel::State::Adapter* PeftModel::State::find(
-    const std::string& adapter_name) {
-  for (auto& adapter : adapters) {
-    if (adapter.name == adapter_name) {
-      return &adapter;
-    }
-  }
-  return nullptr;
-}
-
-PeftModel::State::Adapter& PeftModel::State::at(
-    const std::string& adapter_name) {
-  auto* adapter = find(adapter_name);
-  TORCH_CHECK_VALUE(
-      adapter, "[PeftModel] Adapter ", adapter_name, " not found.");
-  return *adapter;
-}
-
 PeftModel adapt(
     torch::nn::Module& model,
     const std::string& adapter_name,
@@ -137,6 +114,9 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
   for (const auto& layer : layers) {
     layer->set_adapter({adapter_name}, config.inference_mode());
   }
+  for (const auto& [name, tokens] : token_adapters(model)) {
+    tokens->set_adapter({adapter_name}, config.inference_mode());
+  }
   return layers;
 }
 
@@ -184,6 +164,7 @@ void PeftModel::add_adapter(
       for_replicated(config, state_->layer_replication),
       adapter_name);
   check_is_base(state_->versions, plan);
+  check_tables_are_base(state_->versions, plan);
   inject(plan, adapter_name, state_->autocast_adapter_dtype);
   state_->versions.add(adapter_name, plan.owned);
   plan.config.base_model_name_or_path(
@@ -200,6 +181,10 @@ void PeftModel::set_adapter(
     state_->at(name);
   }
   state_->versions.check_active(adapter_names);
+  const auto tokens = token_adapters(*state_->model);
+  for (const auto& [name, rows] : tokens) {
+    rows->check_disjoint(adapter_names, "set_adapter");
+  }
   const auto sites = lora_sites(*state_->model);
   if (std::any_of(sites.begin(), sites.end(), [](const auto& site) {
         return site.layer->merged();
@@ -211,6 +196,9 @@ void PeftModel::set_adapter(
   }
   for (const auto& site : sites) {
     site.layer->set_adapter(adapter_names, inference_mode);
+  }
+  for (const auto& [name, rows] : tokens) {
+    rows->set_adapter(adapter_names, inference_mode);
   }
   state_->active = adapter_names;
   state_->trainable = !inference_mode;
@@ -245,6 +233,7 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
     }
   }
   state_->versions.remove(adapter_name);
+  delete_tokens(*state_->model, adapter_name);
   std::erase_if(state_->adapters, [&](const auto& adapter) {
     return adapter.name == adapter_name;
   });

@@ -34,10 +34,11 @@ void check_sources(
         name,
         " is a DoRA, whose update is not a sum; merge it instead");
     TORCH_CHECK_VALUE(
-        !state.versions.has(name),
+        !state.has_own(name),
         "[add_weighted_adapter] adapter ",
         name,
-        " has modules_to_save or biases of its own, for which there is no "
+        " has modules_to_save, biases or rows of tables of its own, for which "
+        "there is no "
         "combination");
   }
 }

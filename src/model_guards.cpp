@@ -33,10 +33,11 @@ void check_mixed_batch(
         "for adapter ",
         name);
     TORCH_CHECK_VALUE(
-        !state.versions.has(name),
+        !state.has_own(name),
         "[mixed_batch] adapter ",
         name,
-        " has modules_to_save or biases of its own, which the elements of one "
+        " has modules_to_save, biases or rows of tables of its own, which the "
+        "elements of one "
         "batch cannot differ in");
   }
   TORCH_CHECK_VALUE(
@@ -77,6 +78,39 @@ void show_base(PeftModel::State& state) {
 }
 
 } // namespace
+
+void PeftModel::State::select_versions() {
+  versions.select(
+      disabled > 0 ? std::vector<std::string>() : active, trainable);
+  for (const auto& [name, tokens] : token_adapters(*model)) {
+    tokens->enable_adapters(disabled == 0);
+  }
+}
+
+bool PeftModel::State::has_own(const std::string& adapter_name) const {
+  return versions.has(adapter_name) ||
+      std::ranges::any_of(token_adapters(*model), [&](const auto& item) {
+           return item.second->find_adapter(adapter_name) != nullptr;
+         });
+}
+
+PeftModel::State::Adapter* PeftModel::State::find(
+    const std::string& adapter_name) {
+  for (auto& adapter : adapters) {
+    if (adapter.name == adapter_name) {
+      return &adapter;
+    }
+  }
+  return nullptr;
+}
+
+PeftModel::State::Adapter& PeftModel::State::at(
+    const std::string& adapter_name) {
+  auto* adapter = find(adapter_name);
+  TORCH_CHECK_VALUE(
+      adapter, "[PeftModel] Adapter ", adapter_name, " not found.");
+  return *adapter;
+}
 
 DisableAdapterGuard::DisableAdapterGuard(const PeftModel& model)
     : model_(model) {

@@ -160,19 +160,6 @@ at::Tensor statistics_of(const LoraConfig& config, const ModuleSite& site) {
 
 } // namespace
 
-void warn_unused(
-    const char* field,
-    const std::vector<std::string>& entries,
-    const char* what) {
-  if (!entries.empty()) {
-    TORCH_WARN(fmt::format(
-        "The following {} {}: ['{}']",
-        field,
-        what,
-        fmt::join(entries, "', '")));
-  }
-}
-
 InjectionPlan plan_injection(
     torch::nn::Module& model,
     const LoraConfig& config,
@@ -283,6 +270,8 @@ InjectionPlan plan_injection(
     }
   }
   plan.owned = find_owned_tensors(model, plan.config, layers);
+  check_targets_have_no_tokens(plan);
+  plan.tokens = find_token_targets(plan, sites);
 
   const auto names = both_names(adapted);
   if (plan.config.target_modules().is_list()) {
@@ -357,6 +346,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
       }
     }
     check_not_tied(*plan.model, changed, "the initialiser");
+    inject_tokens(plan, adapter_name, autocast_adapter_dtype);
   } catch (...) {
     for (const auto& layer : layers) {
       layer->delete_adapter(adapter_name);

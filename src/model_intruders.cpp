@@ -24,10 +24,11 @@ void check_adapter(
       adapter_name,
       " is a DoRA, whose update is not a sum; convert or merge it instead");
   TORCH_CHECK_VALUE(
-      !state.versions.has(adapter_name),
+      !state.has_own(adapter_name),
       "[intruder_dimensions] adapter ",
       adapter_name,
-      " has modules_to_save or biases of its own, which would not follow");
+      " has modules_to_save, biases or rows of tables of its own, which would "
+      "not follow");
   for (const auto& site : sites) {
     const auto* adapter = site.layer->find_adapter(adapter_name);
     TORCH_CHECK_VALUE(

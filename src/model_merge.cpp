@@ -115,7 +115,19 @@ void PeftModel::merge_adapter(
         "\" computes with a weight or a bias that is an adapter's own; only "
         "merge_and_unload can merge into it");
   }
+  const auto tokens = token_adapters(*state_->model);
+  for (const auto& [name, rows] : tokens) {
+    TORCH_CHECK_VALUE(
+        !state_->versions.holds(rows->weight()),
+        "[merge_adapter] the table of \"",
+        name,
+        "\" is an adapter's own; only merge_and_unload can merge into it");
+    rows->check_mergeable(adapter_names, safe_merge);
+  }
   merge_written(*state_, written, safe_merge, adapter_names, untie_weights);
+  for (const auto& [name, rows] : tokens) {
+    rows->merge(adapter_names);
+  }
 }
 
 void PeftModel::unmerge_adapter() {
@@ -126,6 +138,10 @@ void PeftModel::unmerge_adapter() {
       any = true;
     }
   }
+  for (const auto& [name, rows] : token_adapters(*state_->model)) {
+    any |= !rows->merged_adapters().empty();
+    rows->unmerge();
+  }
   if (!any) {
     TORCH_WARN("Already unmerged. Nothing to do.");
   }
@@ -134,6 +150,10 @@ void PeftModel::unmerge_adapter() {
 void PeftModel::merge_and_unload(bool safe_merge, bool untie_weights) {
   auto& versions = state_->versions;
   versions.select(state_->active, state_->trainable);
+  const auto tokens = token_adapters(*state_->model);
+  for (const auto& [name, rows] : tokens) {
+    rows->check_mergeable(state_->active, safe_merge);
+  }
   // Nothing to do, and nothing to warn of, where every update is merged.
   if (const auto written = written_by_merge(*state_->model, {});
       !written.empty()) {
@@ -144,6 +164,9 @@ void PeftModel::merge_and_unload(bool safe_merge, bool untie_weights) {
       state_->select_versions();
       throw;
     }
+  }
+  for (const auto& [name, rows] : tokens) {
+    rows->merge(state_->active);
   }
   versions.select(state_->active, /*trainable=*/false);
   versions.release();
@@ -156,6 +179,7 @@ void PeftModel::unload() {
   warn_of_residual(
       lora_sites(*state_->model), [](const auto&) { return true; }, "unload");
   remove_layers(*state_->model);
+  remove_tokens(*state_->model);
   state_->adapters.clear();
   state_->active.clear();
 }

@@ -189,6 +189,16 @@ std::vector<OwnedTensor> find_owned_tensors(
     add_biases(model, config, adapted, tensors);
   }
   auto owned = std::move(tensors).result();
+  for (const auto& [name, tokens] : token_adapters(model)) {
+    for (const auto& item : owned) {
+      TORCH_CHECK_VALUE(
+          !overlap(item.tensor, tokens->weight()),
+          "[get_peft_model] \"",
+          name,
+          "\" has trainable_token_indices by another adapter and cannot be in "
+          "modules_to_save");
+    }
+  }
   const auto half = std::ranges::find_if(owned, [](const OwnedTensor& item) {
     return item.trains && at::isReducedFloatingType(item.tensor.scalar_type());
   });

@@ -2,6 +2,8 @@
 #include <set>
 
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <torchlora/lora/experts.h>
 #include <torchlora/lora/targets.h>
@@ -71,6 +73,19 @@ void refuse_others(
 }
 
 } // namespace
+
+void warn_unused(
+    const char* field,
+    const std::vector<std::string>& entries,
+    const char* what) {
+  if (!entries.empty()) {
+    TORCH_WARN(fmt::format(
+        "The following {} {}: ['{}']",
+        field,
+        what,
+        fmt::join(entries, "', '")));
+  }
+}
 
 void visit_parameters(
     const ModuleSite& site,

@@ -9,6 +9,7 @@
 
 #include <torchlora/lora/layer.h>
 #include <torchlora/lora/registry.h>
+#include <torchlora/lora/trainable_tokens.h>
 #include <torchlora/model.h>
 
 #include "parameter_versions.h"
@@ -34,8 +35,10 @@ struct PeftModel::State {
   int disabled = 0;
 
   /// Gives the base tensors the active adapters' versions, or the base's own
-  /// while adapters are disabled.
+  /// while adapters are disabled, and their rows.
   void select_versions();
+  /// Whether an adapter has tensors or rows of the base model of its own.
+  bool has_own(const std::string& adapter_name) const;
   Adapter* find(const std::string& adapter_name);
   /// ValueError if there is none of that name.
   Adapter& at(const std::string& adapter_name);
@@ -108,6 +111,21 @@ std::vector<ModuleSite> module_sites(torch::nn::Module& model);
 /// The LoRA layers of a model.
 std::vector<ModuleSite> lora_sites(torch::nn::Module& model);
 
+/// A layer rows of whose weight an adapter trains.
+struct TokenTarget {
+  std::string name;
+  std::shared_ptr<torch::nn::Module> layer;
+  std::vector<int64_t> indices;
+  /// The layers that compute with the same weight.
+  std::vector<std::shared_ptr<torch::nn::Module>> tied = {};
+
+  /// In files, behind "base_model.model.".
+  std::string key() const {
+    return name + "." + TrainableTokens::kName + "." + TrainableTokens::kDelta;
+  }
+  std::vector<int64_t> sizes() const;
+};
+
 /// What an adapter will adapt, decided without touching the model.
 struct InjectionPlan {
   struct Target {
@@ -122,6 +140,7 @@ struct InjectionPlan {
   LoraConfig config;
   std::vector<Target> targets;
   std::vector<OwnedTensor> owned;
+  std::vector<TokenTarget> tokens;
   InitProgress progress = {};
   /// Whether the factors will be overwritten.
   bool is_loaded = false;
@@ -170,6 +189,42 @@ void warn_of_residual(
 /// `layer->weight = other->weight`.
 const at::Tensor* assigned_weight(torch::nn::Module& module);
 
+/// The rows that adapters train, by the names of their layers.
+std::vector<std::pair<std::string, std::shared_ptr<TrainableTokens>>>
+token_adapters(torch::nn::Module& model);
+
+/// Those of a layer; nullptr if it has none.
+std::shared_ptr<TrainableTokens> tokens_of(const torch::nn::Module& layer);
+
+/// The layers of `trainable_token_indices`. ValueError for names that match no
+/// layer or one that cannot be; for a layer that LoRA or a whole version
+/// (`plan`'s, or of an adapter of the model) changes too; for a tie that cannot
+/// follow.
+std::vector<TokenTarget> find_token_targets(
+    const InjectionPlan& plan,
+    const std::vector<ModuleSite>& sites);
+
+/// ValueError if one of the plan's targets computes with rows that an adapter
+/// trains.
+void check_targets_have_no_tokens(const InjectionPlan& plan);
+
+/// ValueError if an adapter has a version of a table that the plan's rows are
+/// of.
+void check_tables_are_base(
+    const ParameterVersions& versions,
+    const InjectionPlan& plan);
+
+/// Adds the plan's rows, inactive and frozen, or leaves the model as it was.
+void inject_tokens(
+    const InjectionPlan& plan,
+    const std::string& adapter_name,
+    bool autocast_adapter_dtype);
+
+/// Deletes the rows of one adapter, or takes those of all out of the tree;
+/// merged ones stay in the weight.
+void delete_tokens(torch::nn::Module& model, const std::string& adapter_name);
+void remove_tokens(torch::nn::Module& model);
+
 /// A tensor that shares memory with another.
 struct Tie {
   std::string name;
@@ -178,6 +233,16 @@ struct Tie {
   /// nullptr of the model's output head.
   torch::nn::Module* module = nullptr;
 };
+
+/// Whether the tensors share memory.
+bool overlap(const at::Tensor& a, const at::Tensor& b);
+
+/// The tensors outside of `module` that share memory with `tensor`; those that
+/// a layer has twice are there twice.
+std::vector<Tie> ties_of(
+    torch::nn::Module& model,
+    torch::nn::Module& module,
+    const at::Tensor& tensor);
 
 /// A tensor outside of `module` that shares memory with `tensor`.
 std::optional<Tie> tied_to(

@@ -27,28 +27,32 @@ Consistency both(Consistency a, Consistency b) {
   return a == b ? a : Consistency::kIrregular;
 }
 
-TunerLayerStatus status_of(const ModuleSite& site) {
-  const auto& layer = *site.layer;
+void add_adapter(
+    TunerLayerStatus& status,
+    const std::string& name,
+    const std::vector<at::Tensor>& tensors) {
+  bool all = true, any = false;
+  std::set<std::string> devices;
+  for (const auto& tensor : tensors) {
+    all = all && tensor.requires_grad();
+    any = any || tensor.requires_grad();
+    devices.insert(
+        c10::DeviceTypeName(tensor.device().type(), /*lower_case=*/true));
+  }
+  status.requires_grad[name] = consistency(all, any);
+  status.devices[name] = Names(devices.begin(), devices.end());
+  status.available_adapters.push_back(name);
+}
+
+/// Of a `LoraLayer` or `TrainableTokens`, but for its adapters.
+template <class Layer>
+TunerLayerStatus status_of(const std::string& name, const Layer& layer) {
   TunerLayerStatus status;
-  status.name = site.name;
+  status.name = name;
   status.module_type = c10::demangle(typeid(layer).name());
   status.enabled = layer.adapters_enabled();
   status.active_adapters = layer.active_adapters();
   status.merged_adapters = layer.merged_adapters();
-  for (const auto& adapter : layer.adapters()) {
-    bool all = true, any = false;
-    std::set<std::string> devices;
-    for (const auto& tensor : adapter.tensors()) {
-      all = all && tensor.requires_grad();
-      any = any || tensor.requires_grad();
-      devices.insert(
-          c10::DeviceTypeName(tensor.device().type(), /*lower_case=*/true));
-    }
-    status.requires_grad[adapter.name] = consistency(all, any);
-    status.devices[adapter.name] = Names(devices.begin(), devices.end());
-    status.available_adapters.push_back(adapter.name);
-  }
-  std::ranges::sort(status.available_adapters);
   return status;
 }
 
@@ -92,7 +96,21 @@ std::optional<Names> common_merged(
 std::vector<TunerLayerStatus> get_layer_status(torch::nn::Module& model) {
   std::vector<TunerLayerStatus> result;
   for (const auto& site : lora_sites(model)) {
-    result.push_back(status_of(site));
+    auto status = status_of(site.name, *site.layer);
+    for (const auto& adapter : site.layer->adapters()) {
+      add_adapter(status, adapter.name, adapter.tensors());
+    }
+    result.push_back(std::move(status));
+  }
+  for (const auto& [name, tokens] : token_adapters(model)) {
+    auto status = status_of(name + "." + TrainableTokens::kName, *tokens);
+    for (const auto& adapter : tokens->adapters()) {
+      add_adapter(status, adapter.name, {adapter.delta});
+    }
+    result.push_back(std::move(status));
+  }
+  for (auto& status : result) {
+    std::ranges::sort(status.available_adapters);
   }
   TORCH_CHECK_VALUE(
       !result.empty(),

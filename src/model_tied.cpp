@@ -18,19 +18,6 @@ struct Owner {
   torch::nn::Module* module;
 };
 
-/// Whether the tensors share memory.
-bool overlap(const at::Tensor& a, const at::Tensor& b) {
-  if (!a.defined() || !b.defined() || !a.has_storage() || !b.has_storage() ||
-      a.numel() == 0 || b.numel() == 0 || a.device() != b.device()) {
-    return false;
-  }
-  // The storages of tensors from one mapped file may be one; the bytes are
-  // not.
-  const auto* a_data = static_cast<const char*>(a.const_data_ptr());
-  const auto* b_data = static_cast<const char*>(b.const_data_ptr());
-  return a_data < b_data + b.nbytes() && b_data < a_data + a.nbytes();
-}
-
 /// Every tensor a module may compute with: its parameters, the `weight`
 /// members that were assigned past the registry, and the head.
 std::vector<Owner> owners(torch::nn::Module& model) {
@@ -90,6 +77,18 @@ const at::Tensor* assigned_weight(torch::nn::Module& module) {
   const auto registered = module.named_parameters(/*recurse=*/false);
   const auto* parameter = registered.find("weight");
   return weight && parameter && !weight->is_same(*parameter) ? weight : nullptr;
+}
+
+bool overlap(const at::Tensor& a, const at::Tensor& b) {
+  if (!a.defined() || !b.defined() || !a.has_storage() || !b.has_storage() ||
+      a.numel() == 0 || b.numel() == 0 || a.device() != b.device()) {
+    return false;
+  }
+  // The storages of tensors from one mapped file may be one; the bytes are
+  // not.
+  const auto* a_data = static_cast<const char*>(a.const_data_ptr());
+  const auto* b_data = static_cast<const char*>(b.const_data_ptr());
+  return a_data < b_data + b.nbytes() && b_data < a_data + a.nbytes();
 }
 
 std::vector<Tie> ties_of(

@@ -17,7 +17,8 @@ namespace torchlora {
 /// DataError if the folder's tensors do not fit. ValueError, and nothing is
 /// changed, if it adapts a layer that the adapter does not, if the two differ
 /// in `use_dora`, `lora_bias`, `lora_dropout` or `velora_config`, or if one has
-/// modules or biases of its own or changed the base, or is merged.
+/// modules, biases or rows of tables of its own or changed the base, or is
+/// merged.
 TORCHLORA_API void hotswap_adapter(
     PeftModel& model,
     const std::filesystem::path& directory,

@@ -44,7 +44,8 @@ class TORCHLORA_API PeftModel {
   void add_adapter(const std::string& adapter_name, const LoraConfig& config);
   /// Makes these adapters active (their updates add up) and, unless
   /// `inference_mode`, trainable; all others frozen. ValueError if two of them
-  /// train the same module (`modules_to_save`) or bias.
+  /// train the same module (`modules_to_save`), bias or row of a table
+  /// (`trainable_token_indices`).
   void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false);
@@ -75,11 +76,13 @@ class TORCHLORA_API PeftModel {
   /// own `modules_to_save`: PEFT's argument
   /// `adapter_names` of forward. In eval mode; ValueError for a model in
   /// training, unknown names, merged adapters, DoRA, adapters with
-  /// `modules_to_save` or `bias`, MultiheadAttention and `target_parameters`.
+  /// `modules_to_save`, `bias` or `trainable_token_indices`, MultiheadAttention
+  /// and `target_parameters`.
   [[nodiscard]] MixedBatchGuard mixed_batch(
       const std::vector<std::string>& adapter_names) const;
 
-  /// Adds the update to the base weights, in place; the layers stay.
+  /// Adds the update to the base weights, in place, and puts the rows by
+  /// `trainable_token_indices` into theirs; the layers stay.
   /// `safe_merge`: nothing is written if a merged value is not finite.
   /// ValueError, and nothing is changed, if a weight or a bias it writes to is
   /// another module's too; with `untie_weights` the adapted layer gets a copy

@@ -14,11 +14,12 @@ namespace torchlora {
 /// Literal["irregular"]`.
 enum class Consistency { kFalse, kTrue, kIrregular };
 
-/// State of one LoRA layer, by PEFT's names.
+/// State of one LoRA layer, or of the rows that adapters train of one table, by
+/// PEFT's names.
 struct TunerLayerStatus {
-  /// The module that was adapted.
+  /// The module that was adapted; of rows "….token_adapter".
   std::string name;
-  /// Type of the LoRA layer, for example "torchlora::LoraLinear".
+  /// Type of the layer, for example "torchlora::LoraLinear".
   std::string module_type;
   bool enabled = true;
   /// In the order in which they act and were merged.
@@ -45,8 +46,8 @@ struct TunerModelStatus {
   std::map<std::string, std::vector<std::string>> devices;
 };
 
-/// The LoRA layers of a model, adapted by `get_peft_model` or
-/// `inject_adapter`. ValueError if it has none.
+/// The LoRA layers of a model and the tables with rows, adapted by
+/// `get_peft_model` or `inject_adapter`. ValueError if it has none.
 TORCHLORA_API std::vector<TunerLayerStatus> get_layer_status(
     torch::nn::Module& model);
 TORCHLORA_API std::vector<TunerLayerStatus> get_layer_status(

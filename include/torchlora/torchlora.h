@@ -17,6 +17,7 @@
 #include <torchlora/lora/linear.h>
 #include <torchlora/lora/multihead_attention.h>
 #include <torchlora/lora/registry.h>
+#include <torchlora/lora/trainable_tokens.h>
 #include <torchlora/model.h>
 #include <torchlora/models/gemma4/model.h>
 #include <torchlora/nn/clippable_linear.h>
@@ -28,6 +29,7 @@
 #include <torchlora/nn/linear.h>
 #include <torchlora/nn/multihead_attention.h>
 #include <torchlora/nn/pretrained.h>
+#include <torchlora/nn/replaced_rows.h>
 #include <torchlora/optim/lorafa.h>
 #include <torchlora/optim/loraplus.h>
 #include <torchlora/optim/riemannian.h>

@@ -1,5 +1,6 @@
 #include <torchlora/io/peft.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include <nlohmann/json.hpp>
@@ -29,7 +30,6 @@ const json& neutral_values() {
     "kasa_config": [null],
     "megatron_config": [null],
     "monteclora_config": [null],
-    "trainable_token_indices": [null],
     "use_bdlora": [null, false],
     "use_qalora": [false]})");
   return values;
@@ -100,6 +100,43 @@ void read_layer_ranges(
     reader.refuse("layer_replication", "a list of pairs of layer numbers");
   }
   ranges = value->get<LoraConfig::LayerRanges>();
+}
+
+void read(const ConfigReader& reader, TrainableTokenIndices& target) {
+  constexpr auto kKey = "trainable_token_indices";
+  using Indices = TrainableTokenIndices::Indices;
+  const auto* value = reader.find(kKey);
+  if (!value) {
+    return;
+  }
+  const auto indices = [&](const json& list) {
+    if (!list.is_array() || !std::ranges::all_of(list, [](const json& item) {
+          return item.is_number_integer();
+        })) {
+      reader.refuse(kKey, "a list of integers, or an object of such lists");
+    }
+    return list.get<Indices>();
+  };
+  if (!value->is_object()) {
+    target = indices(*value);
+    return;
+  }
+  TrainableTokenIndices::ByModule modules;
+  for (const auto& [name, list] : value->items()) {
+    modules.emplace_back(name, indices(list));
+  }
+  target = std::move(modules);
+}
+
+json written(const TrainableTokenIndices& value) {
+  if (value.is_none() || value.is_list()) {
+    return value.is_none() ? json() : json(value.list());
+  }
+  json object = json::object();
+  for (const auto& [name, indices] : value.by_module()) {
+    object[name] = indices;
+  }
+  return object;
 }
 
 template <class T>
@@ -193,6 +230,7 @@ LoraConfig load_adapter_config(const fs::path& directory) {
     }
   }
 
+  read(reader, config.trainable_token_indices());
   read_nested_configs(values, file, config);
 
   const auto known = json::parse(adapter_config_json(LoraConfig()));
@@ -238,6 +276,7 @@ std::string adapter_config_json(const LoraConfig& config) {
   values["rank_pattern"] = pattern(config.rank_pattern());
   values["alpha_pattern"] = pattern(config.alpha_pattern());
   values["modules_to_save"] = or_null(config.modules_to_save());
+  values["trainable_token_indices"] = written(config.trainable_token_indices());
   values["bias"] = config.bias();
   values["ensure_weight_tying"] = config.ensure_weight_tying();
   for (const auto& [key, text] : config.unknown_keys()) {

@@ -41,10 +41,11 @@ void check_adapter(
     const std::string& adapter_name,
     const std::vector<ModuleSite>& sites) {
   TORCH_CHECK_VALUE(
-      !state.versions.has(adapter_name),
+      !state.has_own(adapter_name),
       "[hotswap_adapter] adapter ",
       adapter_name,
-      " has modules_to_save or biases of its own, which cannot be swapped");
+      " has modules_to_save, biases or rows of tables of its own, which cannot "
+      "be swapped");
   for (const auto& site : sites) {
     const auto* adapter = site.layer->find_adapter(adapter_name);
     TORCH_CHECK_VALUE(
@@ -109,11 +110,11 @@ void hotswap_adapter(
   const auto tensors =
       io::match_tensors(io::read_adapter_file(directory), state.versions, plan);
   TORCH_CHECK_VALUE(
-      plan.owned.empty(),
+      plan.owned.empty() && plan.tokens.empty(),
       "[hotswap_adapter] the adapter in ",
       directory.string(),
       " has tensors of the base model of its own (modules_to_save, bias, an "
-      "embedding table), which cannot be swapped");
+      "embedding table or rows of one), which cannot be swapped");
 
   torch::NoGradGuard no_grad;
   std::set<const LoraLayer*> swapped;

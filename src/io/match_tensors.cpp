@@ -58,7 +58,8 @@ void match_tables(
       continue;
     }
     const auto weight = site.base_weight().weight();
-    for (const char* name : {"base_layer.weight", "weight"}) {
+    for (const char* name :
+         {"base_layer.weight", "token_adapter.base_layer.weight", "weight"}) {
       const auto key = file_key(site.peft_name, name);
       if (!unexpected.contains(key) ||
           file.tensors.at(key).sizes() != weight.sizes()) {
@@ -115,6 +116,9 @@ std::vector<at::Tensor> match_tensors(
           file.tensors.contains(other) ? other : file_key(site.peft_name, name),
           sizes));
     }
+  }
+  for (const auto& target : plan.tokens) {
+    tensors.push_back(take(kFilePrefix + target.key(), target.sizes()));
   }
   for (auto& owned : plan.owned) {
     owned.value = take(kFilePrefix + owned.key, owned.tensor.sizes());

@@ -53,18 +53,26 @@ InjectionPlan inject_from_folder(
   } else {
     replication.emplace(model, config);
   }
+  const ParameterVersions none;
+  const auto& versions = state ? state->versions : none;
   auto plan = plan_injection(model, config, adapter_name);
+  check_tables_are_base(versions, plan);
   plan.is_loaded = true;
-  const auto tensors = io::match_tensors(
-      file, state ? state->versions : ParameterVersions(), plan, strict);
+  const auto tensors = io::match_tensors(file, versions, plan, strict);
   const auto layers = inject(plan, adapter_name, autocast_adapter_dtype);
-  torch::NoGradGuard no_grad;
-  auto next = tensors.begin();
+  std::vector<at::Tensor> targets;
   for (const auto& layer : layers) {
-    for (auto& tensor : layer->find_adapter(adapter_name)->tensors()) {
-      if (const auto& value = *next++; value.defined()) {
-        tensor.copy_(value);
-      }
+    const auto own = layer->find_adapter(adapter_name)->tensors();
+    targets.insert(targets.end(), own.begin(), own.end());
+  }
+  for (const auto& target : plan.tokens) {
+    targets.push_back(
+        tokens_of(*target.layer)->find_adapter(adapter_name)->delta);
+  }
+  torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (tensors[i].defined()) {
+      targets[i].copy_(tensors[i]);
     }
   }
   if (replication) {
@@ -86,6 +94,13 @@ torch::OrderedDict<std::string, torch::Tensor> PeftModel::state_dict(
       for (const auto& spec : io::specs_of(site, adapter->r, config)) {
         tensors.insert(io::file_key(site.peft_name, spec.key), *next++);
       }
+    }
+  }
+  for (const auto& [name, tokens] : token_adapters(*state_->model)) {
+    if (const auto* adapter = tokens->find_adapter(adapter_name)) {
+      tensors.insert(
+          io::kFilePrefix + TokenTarget{name, nullptr, {}}.key(),
+          adapter->delta);
     }
   }
   for (const auto& [key, tensor] : state_->versions.tensors(adapter_name)) {

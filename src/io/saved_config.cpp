@@ -78,6 +78,39 @@ LoraConfig::Pattern exceptions(
   return pattern;
 }
 
+/// NOTE: PEFT compares the ends of names, whether a dot is before them or not.
+void name_token_layers_in_full(
+    LoraConfig& config,
+    const std::set<std::string>& modules,
+    const std::vector<ModuleSite>& sites) {
+  const auto& given = config.trainable_token_indices();
+  if (given.is_none() || given.is_list()) {
+    return;
+  }
+  TrainableTokenIndices::ByModule written;
+  for (const auto& [entry, indices] : given.by_module()) {
+    std::set<std::string> ours, theirs;
+    for (const auto& site : sites) {
+      if (site.parameter.empty() && names_module(entry, site.name)) {
+        ours.insert(site.name);
+      }
+    }
+    for (const auto& name : modules) {
+      if (name.ends_with(entry)) {
+        theirs.insert(name);
+      }
+    }
+    if (ours == theirs) {
+      written.emplace_back(entry, indices);
+      continue;
+    }
+    for (const auto& name : ours) {
+      written.emplace_back(name, indices);
+    }
+  }
+  config.trainable_token_indices(std::move(written));
+}
+
 } // namespace
 
 LoraConfig saved_config(
@@ -106,7 +139,9 @@ LoraConfig saved_config(
     }
   }
   const std::set<std::string> adapted(names.begin(), names.end());
-  if (!resolves_to(config, modules_of_the_checkpoint(model, sites), adapted)) {
+  const auto modules = modules_of_the_checkpoint(model, sites);
+  name_token_layers_in_full(config, modules, sites);
+  if (!resolves_to(config, modules, adapted)) {
     config.target_modules(names);
     config.exclude_modules(ModuleNames());
     config.layers_to_transform({});

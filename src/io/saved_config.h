@@ -8,8 +8,9 @@ namespace torchlora::io {
 
 /// The configuration of `adapter` as PEFT 0.21.2 must read it: over all
 /// modules of the checkpoint, those that this model left out included, its
-/// `target_modules` and patterns resolve to exactly the adapted layers. The
-/// user's own spelling where that holds, else full names.
+/// `target_modules`, patterns and `trainable_token_indices` resolve to exactly
+/// the adapted layers. The user's own spelling where that holds, else full
+/// names.
 LoraConfig saved_config(
     torch::nn::Module& model,
     const PeftModel::State::Adapter& adapter);

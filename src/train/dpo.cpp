@@ -9,6 +9,7 @@
 
 #include <torchlora/error.h>
 #include <torchlora/lora/layer.h>
+#include <torchlora/lora/trainable_tokens.h>
 #include <torchlora/train/dpo_loss.h>
 #include <torchlora/train/logprobs.h>
 
@@ -57,8 +58,14 @@ bool changes_something(const LoraAdapter& adapter) {
 }
 
 /// Whether an active adapter has a tensor of the base model of its own
-/// (`modules_to_save`, `bias`) that is not the base model's.
+/// (`modules_to_save`, `bias`) or rows of one that are not the base model's.
 bool replaces_something(const PeftModel& model) {
+  for (const auto& module : model.base_model().modules()) {
+    const auto* tokens = dynamic_cast<const TrainableTokens*>(module.get());
+    if (tokens && tokens->changes_something()) {
+      return true;
+    }
+  }
   std::vector<std::pair<at::Tensor, at::Tensor>> values;
   for (const auto& name : model.active_adapters()) {
     for (const auto& item : model.state_dict(name)) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include <torch/autograd.h>
 #include <torch/types.h>
@@ -29,6 +30,56 @@ at::Tensor tile_logits(
   }
   return logits;
 }
+
+/// The head's weight [vocab_size, hidden_size] a piece at a time, with the rows
+/// that take the place of its own.
+class Vocabulary {
+ public:
+  /// The places of a piece's replaced rows in `values`: [first, last).
+  struct Replaced {
+    int64_t first, last;
+    bool any() const {
+      return first < last;
+    }
+  };
+
+  Vocabulary(
+      const at::Tensor& weight,
+      const at::Tensor& values,
+      std::vector<int64_t> indices,
+      const at::Tensor& index)
+      : weight_(weight),
+        values_(values),
+        indices_(std::move(indices)),
+        index_(index) {}
+
+  int64_t size() const {
+    return weight_.size(0);
+  }
+  Replaced replaced(int64_t begin, int64_t size) const {
+    const auto place = [&](int64_t id) {
+      return std::ranges::lower_bound(indices_, id) - indices_.begin();
+    };
+    return {place(begin), place(begin + size)};
+  }
+  /// Int64, relative to `begin`.
+  at::Tensor index(const Replaced& rows, int64_t begin) const {
+    return index_.slice(0, rows.first, rows.last) - begin;
+  }
+  at::Tensor piece(int64_t begin, int64_t size) const {
+    const auto own = weight_.narrow(0, begin, size);
+    const auto rows = replaced(begin, size);
+    return rows.any()
+        ? own.index_copy(
+              0, index(rows, begin), values_.slice(0, rows.first, rows.last))
+        : own;
+  }
+
+ private:
+  at::Tensor weight_, values_;
+  std::vector<int64_t> indices_;
+  at::Tensor index_;
+};
 
 /// Calls `visit(begin, size)` for consecutive pieces of [0, total).
 template <class Visit>
@@ -96,10 +147,14 @@ struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
       torch::autograd::AutogradContext* ctx,
       const at::Tensor& hidden,
       const at::Tensor& weight,
+      const at::Tensor& values,
+      const at::Tensor& index,
       const at::Tensor& labels,
+      const std::vector<int64_t>& indices,
       double softcap,
       int64_t tile_tokens,
       int64_t tile_vocabulary) {
+    const Vocabulary words_of(weight, values, indices, index);
     const auto options = hidden.options().dtype(statistics_dtype(hidden));
     const auto total = hidden.size(0), vocabulary = weight.size(0);
     const auto logps = at::empty({total}, options);
@@ -114,8 +169,7 @@ struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
       for_each_piece(
           vocabulary, tile_vocabulary, [&](int64_t v, int64_t words) {
             statistics.add(
-                tile_logits(tile_hidden, weight.narrow(0, v, words), softcap),
-                v);
+                tile_logits(tile_hidden, words_of.piece(v, words), softcap), v);
           });
       const auto tile_logsumexp = statistics.logsumexp();
       logsumexp.narrow(0, t, tokens).copy_(tile_logsumexp);
@@ -127,7 +181,8 @@ struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
               tile_logsumexp - statistics.sum_exp_logit / statistics.sum_exp);
       is_top1.narrow(0, t, tokens).copy_(statistics.top.eq(tile_labels));
     });
-    ctx->save_for_backward({hidden, weight, labels, logsumexp});
+    ctx->save_for_backward({hidden, weight, values, index, labels, logsumexp});
+    ctx->saved_data["indices"] = indices;
     ctx->saved_data["softcap"] = softcap;
     ctx->saved_data["tile_tokens"] = tile_tokens;
     ctx->saved_data["tile_vocabulary"] = tile_vocabulary;
@@ -139,11 +194,14 @@ struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
       torch::autograd::AutogradContext* ctx,
       torch::autograd::variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const auto &hidden = saved[0], &weight = saved[1], &labels = saved[2],
-               &logsumexp = saved[3];
+    const auto &hidden = saved[0], &weight = saved[1], &values = saved[2],
+               &labels = saved[4], &logsumexp = saved[5];
+    const Vocabulary words_of(
+        weight, values, ctx->saved_data["indices"].toIntVector(), saved[3]);
     const auto softcap = ctx->saved_data["softcap"].toDouble();
     const auto tile_vocabulary = ctx->saved_data["tile_vocabulary"].toInt();
     const auto grad_hidden = at::zeros(hidden.sizes(), logsumexp.options());
+    const auto grad_values = at::zeros(values.sizes(), logsumexp.options());
     for_each_piece(
         hidden.size(0),
         ctx->saved_data["tile_tokens"].toInt(),
@@ -151,9 +209,10 @@ struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
           const auto grad = grads[0].narrow(0, t, tokens).unsqueeze(1);
           for_each_piece(
               weight.size(0), tile_vocabulary, [&](int64_t v, int64_t words) {
-                const auto tile_weight = weight.narrow(0, v, words);
-                const auto logits = tile_logits(
-                    hidden.narrow(0, t, tokens), tile_weight, softcap);
+                const auto tile_weight = words_of.piece(v, words);
+                const auto tile_hidden = hidden.narrow(0, t, tokens);
+                const auto logits =
+                    tile_logits(tile_hidden, tile_weight, softcap);
                 // d log p(label) / d logit = [label] − p
                 auto grad_logits =
                     (logits - logsumexp.narrow(0, t, tokens).unsqueeze(1))
@@ -171,9 +230,25 @@ struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
                 grad_hidden.narrow(0, t, tokens)
                     .add_(nn::linear_backward_input(
                         grad_logits.to(weight.scalar_type()), tile_weight));
+                if (const auto rows = words_of.replaced(v, words); rows.any()) {
+                  grad_values.slice(0, rows.first, rows.last)
+                      .addmm_(
+                          grad_logits.index_select(1, words_of.index(rows, v))
+                              .t(),
+                          tile_hidden.to(grad_values.scalar_type()));
+                }
               });
         });
-    return {grad_hidden.to(hidden.scalar_type()), {}, {}, {}, {}, {}};
+    return {
+        grad_hidden.to(hidden.scalar_type()),
+        {},
+        grad_values.to(values.scalar_type()),
+        {},
+        {},
+        {},
+        {},
+        {},
+        {}};
   }
 };
 
@@ -204,10 +279,17 @@ TokenScores score_tokens(
       tiling.tokens,
       " x ",
       tiling.vocabulary);
+  const auto rows = head.replaced_rows.value_or(nn::ReplacedRows{
+      {},
+      at::empty({0}, head.weight.options().dtype(at::kLong)),
+      at::empty({0, head.weight.size(1)}, head.weight.options())});
   auto scores = ScoreTokens::apply(
       hidden,
       head.weight,
+      rows.values,
+      rows.index,
       labels,
+      rows.indices,
       head.final_logit_softcapping,
       tiling.tokens,
       tiling.vocabulary);

@@ -191,7 +191,8 @@ TEST_F(PeftFiles, FeaturesThatAreNotSupportedAreRefusedByName) {
   const std::pair<const char*, json> table[] = {
       {"bias", "some"},
       {"target_parameters", "experts.down_proj"},
-      {"trainable_token_indices", {1, 2}},
+      {"trainable_token_indices", {"one"}},
+      {"trainable_token_indices", {{"v_proj", {1.5}}}},
       {"layer_replication", {{0, 4, 2, 5}}},
       {"alora_invocation_tokens", {1, 2}},
       {"init_lora_weights", "pissa_niter_4"},

@@ -2,7 +2,8 @@
 """Adapters of `torchlora dpo` in peft: loaded onto the whole multimodal checkpoint, with every way to name targets.
 
 peft must take the folder without an error, a missing or an unexpected key, and give the logits that torchlora's merged model has. Also: with
-the same seed the A factors are bit-equal to those that peft draws.
+the same seed the A factors are bit-equal to those that peft draws. And an adapter by peft with trainable_token_indices, whose rows the tied
+head sees too, in torchlora.
 """
 
 import json
@@ -88,12 +89,34 @@ def compare(build, out, targets):
     }
 
 
+def compare_token_rows(build, folder):
+    import peft
+    import torch
+
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, target_modules=TARGETS["regex"][0], trainable_token_indices=[300, 17, 2, 450])
+    model = peft.get_peft_model(load(CHECKPOINT), config)
+    ids = torch.randint(10, 490, (2, 24))
+    ids[0, 3] = ids[1, 7] = 300
+    ids[:, 0] = 2
+    with torch.no_grad():
+        base = model(input_ids=ids).logits
+        for name, parameter in model.named_parameters():
+            if "trainable_tokens_delta" in name:
+                parameter.add_(torch.randn(parameter.shape) * parameter.std())
+        logits = model(input_ids=ids).logits
+    assert ((logits - base).abs().amax((0, 1)) > 1e-3)[[300, 450]].all(), "the head does not see the rows"
+    model.save_pretrained(folder)
+    return {"logits": common.program_logits_difference(build, CHECKPOINT, folder, ids, logits)}
+
+
 def main():
     build, runs = common.build_dir(__doc__)
     limits = {"missing": 0, "unexpected": 0, "warnings": 0, "logits": 1e-4, "merged (bf16), rel": 0.1, "A differs": 0}
     table = common.Table("Adapters in peft, on the multimodal tiny E2B", limits)
     for name, targets in TARGETS.items():
         table.add(name, **compare(build, runs / name.replace(" ", "_"), targets))
+    table.add("rows of the tied table", **compare_token_rows(build, runs / "rows"))
     return 0 if table.finish() else 1
 
 

@@ -21,6 +21,7 @@ CASES = {
     "dora": (ALL, {"use_dora": True}),
     "lora_bias": (ALL[1:], {"lora_bias": True}),
     "modules_to_save": (["up", "conv1"], {"modules_to_save": ["down", "conv2"]}),
+    "trainable_token_indices": (["up", "conv1"], {"trainable_token_indices": {"table": [7, 3, 1, 12]}}),
     "bias": (["up", "conv1"], {"bias": "all"}),
     "bias of adapted layers": (["up", "conv1"], {"bias": "lora_only"}),
     "velora": (LINEAR, {"velora_config": {"num_groups": 3, "init_type": "random"}}),

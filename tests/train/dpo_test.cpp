@@ -205,6 +205,31 @@ TEST_F(Dpo, AModuleThatIsTrainedWholeIsNotInTheReference) {
   EXPECT_TRUE(model->embed->weight.equal(trained));
 }
 
+TEST_F(Dpo, RowsOfTheHeadAreTrainedAndNotInTheReference) {
+  auto peft = get_peft_model(
+      *model, lora.trainable_token_indices({{"lm_head", {3, 1, 7}}}));
+  const auto rows = peft.state_dict()
+                        ["base_model.model.lm_head.token_adapter."
+                         "trainable_tokens_delta"];
+  const auto before = rows.detach().clone();
+  auto dpo = trainer(peft);
+  EXPECT_EQ(dpo.reference(), "base");
+  dpo.train();
+  EXPECT_NEAR(dpo.state().log_history[0].at("loss"), std::log(2.0), 1e-6);
+  EXPECT_LT(dpo.state().log_history[1].at("loss"), std::log(2.0));
+  EXPECT_FALSE(rows.equal(before));
+
+  torch::NoGradGuard no_grad;
+  for (const auto& [name, layer] : peft.layers()) {
+    layer->find_adapter("default")->lora_B->weight.zero_();
+  }
+  auto next = trainer(peft);
+  EXPECT_EQ(next.reference(), "initial_adapter");
+  EXPECT_TRUE(peft.state_dict("ref")["base_model.model.lm_head.token_adapter."
+                                     "trainable_tokens_delta"]
+                  .equal(rows));
+}
+
 TEST_F(Dpo, WhatWouldFalsifyTheReferenceIsRefused) {
   auto peft = get_peft_model(*model, lora);
   model->embed->weight.set_requires_grad(true);

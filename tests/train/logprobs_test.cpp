@@ -62,6 +62,31 @@ TEST_P(ScoreTokens, EqualsLogSoftmaxWithGradients) {
   EXPECT_TRUE(scores.is_top1.equal(logits.argmax(1).eq(c.labels)));
 }
 
+TEST_P(ScoreTokens, SeeTheRowsThatTakeThePlaceOfTheHeads) {
+  const auto& [softcap, tiling] = GetParam();
+  auto c = random_case(13, 6, 29, at::kDouble);
+  const auto weights = torch::randn({13}, at::kDouble);
+  nn::LmHead head{c.weight.clone(), softcap};
+  const auto index = torch::tensor({0, 7, 8, 28});
+  const auto rows =
+      torch::randn({4, 6}, torch::dtype(at::kDouble)).requires_grad_();
+  c.weight = c.weight.index_copy(0, index, rows);
+  head.replaced_rows = nn::ReplacedRows{{0, 7, 8, 28}, index, rows};
+
+  const auto logits = plain_logits(c, softcap);
+  EXPECT_LT(difference(head.logits(c.hidden), logits), 1e-12);
+  const auto logps =
+      logits.log_softmax(1).gather(1, c.labels.unsqueeze(1)).squeeze(1);
+  const auto expected =
+      torch::autograd::grad({(logps * weights).sum()}, {c.hidden, rows});
+  const auto scores = score_tokens(c.hidden, head, c.labels, tiling);
+  const auto grads =
+      torch::autograd::grad({(scores.logps * weights).sum()}, {c.hidden, rows});
+  EXPECT_LT(difference(scores.logps, logps), 1e-12);
+  EXPECT_LT(difference(grads[0], expected[0]), 1e-12);
+  EXPECT_LT(difference(grads[1], expected[1]), 1e-12);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Tiles,
     ScoreTokens,

@@ -32,7 +32,7 @@ struct ToyModelImpl : torch::nn::Module, nn::CausalLM {
     return torch::tanh(proj(state + 0.5 * before));
   }
   nn::LmHead lm_head() const override {
-    return {lm_head_->weight, 0};
+    return nn::LmHead::of(*lm_head_);
   }
   torch::nn::Module& module() override {
     return *this;

@@ -97,6 +97,48 @@ struct TORCHLORA_API VeloraConfig {
   TORCH_ARG(std::string, init_type) = "batch_average";
 };
 
+/// PEFT's `list[int] | dict[str, list[int]] | None`: rows of the model's input
+/// embeddings, of modules by their names or the ends of them behind a dot, or
+/// none.
+///
+///     config.trainable_token_indices({1, 5, 9});
+///     config.trainable_token_indices({{"embed_tokens", {1, 5, 9}}});
+class TORCHLORA_API TrainableTokenIndices {
+ public:
+  using Indices = std::vector<int64_t>;
+  using ByModule = std::vector<std::pair<std::string, Indices>>;
+
+  TrainableTokenIndices() = default;
+  TrainableTokenIndices(Indices indices) : value_(std::move(indices)) {}
+  TrainableTokenIndices(ByModule modules) : value_(std::move(modules)) {}
+  TrainableTokenIndices(std::initializer_list<int64_t> indices)
+      : value_(Indices(indices)) {}
+  TrainableTokenIndices(std::initializer_list<ByModule::value_type> modules)
+      : value_(ByModule(modules)) {}
+
+  /// Nothing, or no module.
+  bool is_none() const {
+    return std::holds_alternative<std::monostate>(value_) ||
+        (!is_list() && by_module().empty());
+  }
+  bool is_list() const {
+    return std::holds_alternative<Indices>(value_);
+  }
+  const Indices& list() const {
+    return std::get<Indices>(value_);
+  }
+  const ByModule& by_module() const {
+    return std::get<ByModule>(value_);
+  }
+
+  friend bool operator==(
+      const TrainableTokenIndices&,
+      const TrainableTokenIndices&) = default;
+
+ private:
+  std::variant<std::monostate, Indices, ByModule> value_;
+};
+
 /// Configuration of one LoRA adapter; the names and defaults of PEFT's
 /// `LoraConfig`.
 ///
@@ -164,6 +206,10 @@ struct TORCHLORA_API LoraConfig {
   /// Modules that are trained whole and saved with the adapter, by their names
   /// or the ends of them behind a dot.
   TORCH_ARG(std::vector<std::string>, modules_to_save);
+  /// Rows of embedding tables (or of the weights of linear layers) that are
+  /// trained and saved with the adapter; a layer that is tied to the table sees
+  /// the same rows. The module is an `nn::Embedding` or `nn::Linear`.
+  TORCH_ARG(TrainableTokenIndices, trainable_token_indices);
   /// Which biases of the base model the adapter trains and saves: "none",
   /// "all" or "lora_only" (those of the adapted layers).
   TORCH_ARG(std::string, bias) = "none";

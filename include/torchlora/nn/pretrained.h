@@ -1,11 +1,13 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <torch/nn/module.h>
 
 #include <torchlora/export.h>
+#include <torchlora/nn/replaced_rows.h>
 
 namespace torchlora::nn {
 
@@ -23,6 +25,11 @@ class TORCHLORA_API PretrainedModel {
   virtual std::string architecture() const = 0;
   /// The folder, as the user gave it.
   virtual std::string name_or_path() const = 0;
+  /// The name of the table of the input tokens, or its end behind a dot (HF
+  /// `get_input_embeddings`).
+  virtual std::string input_embeddings() const {
+    return "embed_tokens";
+  }
   /// Names of modules that are the output head (HF `get_output_embeddings`)
   /// or route tokens to experts: "all-linear" leaves them out.
   virtual std::vector<std::string> output_embeddings() const {
@@ -47,6 +54,16 @@ struct TORCHLORA_API LmHead {
   at::Tensor weight;
   /// c; 0: no soft-capping.
   double final_logit_softcapping = 0;
+  /// What takes the place of rows of `weight`.
+  std::optional<ReplacedRows> replaced_rows = {};
+
+  /// The head that computes with the weight of an `nn::Embedding` or
+  /// `nn::Linear` and with the rows that an adapter trains
+  /// (`trainable_token_indices`); without a bias.
+  template <class Layer>
+  static LmHead of(const Layer& layer, double final_logit_softcapping = 0) {
+    return {layer.weight, final_logit_softcapping, nn::replaced_rows(layer)};
+  }
 
   /// [*, hidden_size] → [*, vocab_size]
   at::Tensor logits(const at::Tensor& hidden) const;
@@ -62,6 +79,7 @@ class TORCHLORA_API CausalLM : public PretrainedModel {
   virtual at::Tensor hidden_states(
       const at::Tensor& input_ids,
       const at::Tensor& attention_mask = {}) = 0;
+  /// By `LmHead::of`, where it is to follow `trainable_token_indices`.
   virtual LmHead lm_head() const = 0;
   /// The module itself, for its parameters and for `get_peft_model`.
   virtual torch::nn::Module& module() = 0;

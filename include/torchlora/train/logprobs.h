@@ -17,7 +17,8 @@ struct LogProbTiling {
 
 /// The scores of N tokens, each [N] and fp32 (fp64 for fp64 hidden states).
 struct TokenScores {
-  /// log p(label); differentiable in the hidden states.
+  /// log p(label); differentiable in the hidden states and in the head's
+  /// replaced rows.
   at::Tensor logps;
   /// Mean of the (soft-capped) logits over the vocabulary.
   at::Tensor mean_logits;

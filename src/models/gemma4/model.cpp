@@ -31,9 +31,9 @@ at::Tensor Gemma4ForCausalLMImpl::hidden_states(
 }
 
 nn::LmHead Gemma4ForCausalLMImpl::lm_head() const {
-  return {
-      language_model_->embed_tokens->weight,
-      config_.text_config.final_logit_softcapping};
+  return nn::LmHead::of(
+      *language_model_->embed_tokens,
+      config_.text_config.final_logit_softcapping);
 }
 
 at::Tensor Gemma4ForCausalLMImpl::forward(

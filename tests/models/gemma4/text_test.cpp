@@ -327,6 +327,48 @@ TEST(ScaledWordEmbedding, AnAdaptedTableKeepsTheScale) {
       model->language_model()->embed_tokens.ptr()->clone(), c10::Error);
 }
 
+// Looked up, scaled, and in the tied head.
+TEST(Gemma4Model, TokenRowsAreThoseOfADenseTable) {
+  auto model = load("E2B", at::kFloat);
+  const auto ids = torch::tensor({{2, 9, 17, 9, 30}, {17, 5, 6, 7, 2}});
+  const std::vector<int64_t> tokens{17, 2, 9};
+  const auto before = model(ids).detach();
+  torch::manual_seed(1);
+  auto peft = get_peft_model(
+      *model,
+      LoraConfig(2)
+          .target_modules({"q_proj"})
+          .trainable_token_indices(TrainableTokenIndices(tokens)));
+  const auto table = model->language_model()->embed_tokens->weight;
+  const auto key =
+      "base_model.model.model.language_model.embed_tokens."
+      "token_adapter.trainable_tokens_delta";
+  const auto rows = peft.state_dict()[key];
+  {
+    torch::NoGradGuard no_grad;
+    rows.add_(torch::randn_like(rows), 0.1);
+  }
+  const auto loss = [&](const at::Tensor& logits) {
+    return logits.square().mean();
+  };
+  const auto adapted = model(ids);
+  loss(adapted).backward();
+  {
+    const auto guard = peft.disable_adapter();
+    EXPECT_TRUE(torch::equal(model(ids), before));
+  }
+  peft.merge_and_unload();
+  table.set_requires_grad(true);
+  const auto merged = model(ids);
+  loss(merged).backward();
+  EXPECT_GT((adapted - before).abs().max().item<double>(), 1e-2);
+  EXPECT_LT((adapted - merged).abs().max().item<double>(), 1e-4);
+  const auto expected = table.grad().index_select(0, torch::tensor(tokens));
+  EXPECT_LT(
+      (rows.grad() - expected).abs().max().item<double>(),
+      1e-5 * expected.abs().max().item<double>());
+}
+
 TEST(ScaledWordEmbedding, ACloneKeepsTheScale) {
   auto model = load("E2B-96", at::kBFloat16);
   const auto original = model->language_model()->embed_tokens.ptr();

@@ -1,0 +1,71 @@
+#include <torchlora/nn/replaced_rows.h>
+
+#include <algorithm>
+
+#include <torch/types.h>
+
+#include <torchlora/nn/compute.h>
+#include <torchlora/nn/embedding.h>
+#include <torchlora/nn/linear.h>
+
+namespace torchlora::nn {
+
+at::Tensor ReplacedRows::project(
+    const at::Tensor& output,
+    const at::Tensor& input,
+    const at::Tensor& bias) const {
+  const auto replaced = linear(
+      input, values, bias.defined() ? bias.index_select(0, index) : bias);
+  return output.index_copy(-1, index, replaced.to(output.scalar_type()));
+}
+
+std::optional<ReplacedRows> replaced_rows(const Redirectable& layer) {
+  const auto* replacer =
+      dynamic_cast<const RowReplacer*>(layer.redirect_target());
+  return replacer ? replacer->replaced_rows() : std::nullopt;
+}
+
+at::Tensor forward_with_rows(
+    EmbeddingImpl& layer,
+    const at::Tensor& input,
+    const ReplacedRows& rows) {
+  const auto& options = layer.options;
+  const auto look_up =
+      [&](const at::Tensor& table, const at::Tensor& ids, int64_t padding) {
+        return at::embedding(table, ids, padding, options.scale_grad_by_freq());
+      };
+  const auto count = rows.values.size(0);
+  const auto ids = input.to(at::kLong).contiguous();
+  auto place = at::searchsorted(rows.index, ids);
+  const auto is_replaced = rows.index.take(place.clamp_max(count - 1)).eq(ids);
+  // All others count as one row more, which gets no gradient.
+  place = at::where(is_replaced, place, count);
+  const auto values = at::constant_pad_nd(rows.values, {0, 0, 0, 1});
+  const auto padding = options.padding_idx().value_or(-1);
+  const auto found = std::ranges::find(rows.indices, padding);
+  auto result = at::where(
+      is_replaced.unsqueeze(-1),
+      look_up(
+          values,
+          place,
+          found == rows.indices.end() ? -1 : found - rows.indices.begin()),
+      look_up(layer.weight, ids, padding));
+  if (const auto max_norm = options.max_norm()) {
+    // The rule of at::embedding_renorm_, which would write to the table; the
+    // gradient is that of the row that it writes.
+    const auto own = result.detach();
+    const auto norm = own.norm(options.norm_type(), {-1}, /*keepdim=*/true);
+    result = result +
+        own * at::where(norm > *max_norm, *max_norm / (norm + 1e-7) - 1, 0.0);
+  }
+  return layer.embed_scale == 1 ? result : result * layer.embed_scale;
+}
+
+at::Tensor forward_with_rows(
+    LinearImpl& layer,
+    const at::Tensor& input,
+    const ReplacedRows& rows) {
+  return rows.project(layer.base_forward(input), input, layer.bias);
+}
+
+} // namespace torchlora::nn
