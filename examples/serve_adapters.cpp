@@ -6,7 +6,8 @@
 // The folders have adapters of PEFT's form for this model, each known by its
 // folder's name. Without them the program makes three in the system's temporary
 // folder. It compares the batch with its rows answered one by one, and prints
-// the time of both.
+// the time of both. Mixed batches through torch::nn layers take the weight
+// overlay (torchlora/lora/overlay.h); torchlora::nn layers do without.
 //
 // Built as the target `serve_adapters` of torchlora, or in a project of your
 // own as examples/consumer shows.
