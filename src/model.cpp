@@ -116,7 +116,9 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
     layer->set_adapter({adapter_name}, config.inference_mode());
   }
   for (const auto& [name, tokens] : token_adapters(model)) {
-    tokens->set_adapter({adapter_name}, config.inference_mode());
+    if (tokens->find_adapter(adapter_name)) {
+      tokens->set_adapter({adapter_name}, config.inference_mode());
+    }
   }
   return layers;
 }
@@ -219,6 +221,13 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
         "[delete_adapter] Cannot delete adapter(s) ['",
         adapter_name,
         "'] while they are merged. Please unmerge them first.");
+  }
+  for (const auto& [name, tokens] : token_adapters(*state_->model)) {
+    TORCH_CHECK_VALUE(
+        !contains(tokens->merged_adapters(), adapter_name),
+        "[delete_adapter] Cannot delete adapter(s) ['",
+        adapter_name,
+        "'] while their rows are merged. Please unmerge them first.");
   }
   warn_of_residual(
       sites,

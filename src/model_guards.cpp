@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <torch/nn/modules/transformerlayer.h>
 #include <torch/types.h>
 
 #include "lora/contains.h"
@@ -15,6 +16,24 @@ constexpr auto kBase = "__base__";
 
 /// The elements of a batch by the name of their adapter.
 using Rows = std::map<std::string, std::vector<int64_t>>;
+
+/// The module of LibTorch's with inputs [length, batch, features] that a module
+/// is in; nullptr if it is in none.
+torch::nn::Module* transformer_above(
+    torch::nn::Module& model,
+    const std::string& name) {
+  for (const auto& item : model.named_modules("", /*include_self=*/true)) {
+    auto* module = item.value().get();
+    const bool is_above =
+        item.key().empty() || name.starts_with(item.key() + ".");
+    if (is_above &&
+        (module->as<torch::nn::TransformerEncoderLayerImpl>() ||
+         module->as<torch::nn::TransformerDecoderLayerImpl>())) {
+      return module;
+    }
+  }
+  return nullptr;
+}
 
 void check_mixed_batch(
     PeftModel::State& state,
@@ -54,6 +73,12 @@ void check_mixed_batch(
         !site.layer->merged(),
         "[mixed_batch] Cannot pass `adapter_names` when there are merged "
         "adapters, please call `unmerge_adapter` first");
+    TORCH_CHECK_VALUE(
+        !site.layer->has_dense_weight(),
+        "[mixed_batch] \"",
+        site.name,
+        "\" is adapted without the weight overlay (torchlora/lora/overlay.h), "
+        "by one dense weight for the whole batch");
     const bool has_one = std::ranges::any_of(rows, [&](const auto& row) {
       return site.layer->find_adapter(row.first) != nullptr;
     });
@@ -63,6 +88,15 @@ void check_mixed_batch(
         site.name,
         "\", are not supported: the first dimension of their input is not the "
         "batch");
+    const auto* transformer =
+        has_one ? transformer_above(*state.model, site.name) : nullptr;
+    TORCH_CHECK_VALUE(
+        !transformer,
+        "[mixed_batch] the batch of the ",
+        transformer ? transformer->name() : "",
+        " that \"",
+        site.name,
+        "\" is in comes second");
   }
 }
 

@@ -9,6 +9,7 @@
 #include <torchlora/lora/targets.h>
 #include <torchlora/nn/pretrained.h>
 
+#include "lora/weight_overlay.h"
 #include "model_state.h"
 
 namespace torchlora {
@@ -158,6 +159,21 @@ at::Tensor statistics_of(const LoraConfig& config, const ModuleSite& site) {
                                                   : found->second;
 }
 
+/// A layer of two models is adapted by one of them.
+void check_is_free(const ModuleSite& site) {
+  const auto* redirectable = dynamic_cast<nn::Redirectable*>(site.module.get());
+  const bool is_taken = redirectable
+      ? redirectable->redirect_target() != nullptr
+      : WeightOverlay::is_installed_on(*site.module);
+  TORCH_CHECK_VALUE(
+      site.layer || !site.parameter.empty() || !is_taken,
+      "[get_peft_model] \"",
+      site.name,
+      "\" is adapted already, as a layer of another model or by "
+      "inject_adapter; "
+      "unload it there first");
+}
+
 } // namespace
 
 InjectionPlan plan_injection(
@@ -268,6 +284,9 @@ InjectionPlan plan_injection(
     if (target.site.parameter.empty()) {
       layers.push_back(target.site);
     }
+  }
+  for (const auto& target : plan.targets) {
+    check_is_free(target.site);
   }
   plan.owned = find_owned_tensors(model, plan.config, layers);
   check_targets_have_no_tokens(plan);

@@ -149,11 +149,11 @@ void PeftModel::unmerge_adapter() {
 
 void PeftModel::merge_and_unload(bool safe_merge, bool untie_weights) {
   auto& versions = state_->versions;
-  versions.select(state_->active, state_->trainable);
   const auto tokens = token_adapters(*state_->model);
   for (const auto& [name, rows] : tokens) {
     rows->check_mergeable(state_->active, safe_merge);
   }
+  versions.select(state_->active, state_->trainable);
   // Nothing to do, and nothing to warn of, where every update is merged.
   if (const auto written = written_by_merge(*state_->model, {});
       !written.empty()) {

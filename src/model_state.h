@@ -197,9 +197,8 @@ token_adapters(torch::nn::Module& model);
 std::shared_ptr<TrainableTokens> tokens_of(const torch::nn::Module& layer);
 
 /// The layers of `trainable_token_indices`. ValueError for names that match no
-/// layer or one that cannot be; for a layer that LoRA or a whole version
-/// (`plan`'s, or of an adapter of the model) changes too; for a tie that cannot
-/// follow.
+/// layer or one that cannot be; for a layer that LoRA or a whole version of
+/// `plan` changes too; for a tied layer that cannot follow.
 std::vector<TokenTarget> find_token_targets(
     const InjectionPlan& plan,
     const std::vector<ModuleSite>& sites);
@@ -238,7 +237,7 @@ struct Tie {
 bool overlap(const at::Tensor& a, const at::Tensor& b);
 
 /// The tensors outside of `module` that share memory with `tensor`; those that
-/// a layer has twice are there twice.
+/// a layer has twice are there twice. "The model's output head" is one too.
 std::vector<Tie> ties_of(
     torch::nn::Module& model,
     torch::nn::Module& module,
@@ -246,12 +245,6 @@ std::vector<Tie> ties_of(
 
 /// A tensor outside of `module` that shares memory with `tensor`.
 std::optional<Tie> tied_to(
-    torch::nn::Module& model,
-    torch::nn::Module& module,
-    const at::Tensor& tensor);
-
-/// All of them; "the model's output head" is one too.
-std::vector<Tie> ties_of(
     torch::nn::Module& model,
     torch::nn::Module& module,
     const at::Tensor& tensor);

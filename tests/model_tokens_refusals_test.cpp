@@ -151,5 +151,41 @@ TEST_F(Tokens, OperationsThatCannotHaveThemRefuse) {
   EXPECT_LT(difference(run(*model), base), 1e-6);
 }
 
+TEST_F(Tokens, AGuardInInferenceModeLeavesRowsThatTrain) {
+  auto model = make(TiedBy::kAssigned);
+  auto peft = get_peft_model(*model, config({5, 1}));
+  {
+    const c10::InferenceMode mode;
+    const auto guard = peft.disable_adapter();
+    model->forward(ids_);
+  }
+  model->forward(ids_).square().sum().backward();
+  EXPECT_TRUE(delta(peft).grad().defined());
+}
+
+TEST_F(Tokens, ASecondInjectionLeavesTheRowsOfTheFirst) {
+  auto model = make();
+  inject_adapter(*model, config({5, 1}), "first");
+  const auto rows = [&] {
+    return model->named_parameters()
+        ["embed_tokens.token_adapter.trainable_tokens_delta.first"];
+  };
+  EXPECT_TRUE(rows().requires_grad());
+  inject_adapter(*model, LoraConfig(2).target_modules({"lm_head"}), "second");
+  EXPECT_TRUE(rows().requires_grad());
+}
+
+TEST_F(Tokens, MergedRowsKeepTheAdapterWhole) {
+  auto model = make();
+  auto peft = get_peft_model(*model, config({5, 1}));
+  disturb(peft);
+  const auto adapted = run(*model);
+  peft.merge_adapter();
+  peft.layers()[0].second->unmerge();
+  EXPECT_THROW(peft.delete_adapter("default"), c10::ValueError);
+  EXPECT_NE(peft.layers()[0].second->find_adapter("default"), nullptr);
+  EXPECT_LT(difference(run(*model), adapted), 1e-5);
+}
+
 } // namespace
 } // namespace torchlora

@@ -66,8 +66,8 @@ at::Tensor LoraLayer::forward(const at::Tensor& input) {
     return base_forward_(*base_layer_, input);
   }
   const auto now = start(input);
-  return now.empty() ? redirectable_->base_forward(input)
-                     : adapted_forward(input, now);
+  return is_base(now) ? redirectable_->base_forward(input)
+                      : adapted_forward(input, now);
 }
 
 std::vector<LoraLayer::Term> LoraLayer::start(const at::Tensor& input) const {
@@ -195,7 +195,7 @@ at::Tensor LoraLayer::mixed_forward(
 at::Tensor LoraLayer::adapted_forward(
     const at::Tensor& input,
     const std::vector<Term>& terms) {
-  if (terms.front().rows.defined()) {
+  if (!terms.empty() && terms.front().rows.defined()) {
     return mixed_forward(input, terms);
   }
   auto bias = this->bias();

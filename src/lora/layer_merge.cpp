@@ -7,6 +7,7 @@
 #include <torchlora/lora/layer.h>
 
 #include "lora/contains.h"
+#include "lora/weight_overlay.h"
 
 namespace torchlora {
 namespace {
@@ -47,6 +48,9 @@ std::vector<std::string> LoraLayer::not_merged(
 void LoraLayer::check_mergeable(
     const std::vector<std::string>& adapter_names,
     bool safe_merge) const {
+  if (overlay_ && !adapter_names.empty()) {
+    overlay_->check_in_place(base_layer_->name());
+  }
   const auto base = base_weight();
   const auto unmerged = safe_merge ? unmerged_matrix() : at::Tensor();
   auto weight = safe_merge ? base.matrix().clone() : at::Tensor();

@@ -29,8 +29,12 @@ void LoraLayer::unbind() {
   }
 }
 
+bool LoraLayer::has_dense_weight() const {
+  return overlay_ && overlay_->is_dense();
+}
+
 void LoraLayer::refresh_weight() {
-  if (overlay_ && overlay_->is_dense()) {
+  if (has_dense_weight()) {
     overlay_->refresh();
   }
 }
@@ -84,7 +88,7 @@ void LoraLayer::observe(std::function<void(const at::Tensor& rows)> observer) {
 
 void LoraLayer::check_overlay(bool is_needed, const char* function) const {
   TORCH_CHECK_VALUE(
-      !is_needed || !overlay_ || !overlay_->is_dense(),
+      !is_needed || !has_dense_weight(),
       "[",
       function,
       "] needs the weight overlay for a ",
@@ -99,7 +103,7 @@ at::Tensor LoraLayer::run(
   const nn::ScopedValue<const WeightOperation*> scope(
       operation_at_work, &operation);
   const auto now = start(input);
-  if (now.empty()) {
+  if (is_base(now)) {
     return operation.run(
         input, operation.narrow(overlay_->weight()), operation.bias);
   }

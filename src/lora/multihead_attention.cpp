@@ -21,6 +21,14 @@ LoraMultiheadAttention::LoraMultiheadAttention(
       "; leave the layer out by exclude_modules");
 }
 
+void LoraMultiheadAttention::check_config(const LoraConfig& config) const {
+  TORCH_CHECK_VALUE(
+      base_ || !config.lora_bias(),
+      "[update_layer] lora_bias is not supported for a "
+      "torch::nn::MultiheadAttention, which may use its weight in parts; use "
+      "torchlora::nn::MultiheadAttention");
+}
+
 at::Tensor LoraMultiheadAttention::rows(const at::Tensor& tensor) const {
   return base_ ? base_->projected_rows(tensor) : LoraLinear::rows(tensor);
 }

@@ -294,6 +294,7 @@ void TrainableTokens::unmerge() {
 }
 
 void TrainableTokens::update_shown() {
+  const c10::InferenceMode no_inference(false); // a later backward needs them
   shown_ = !enabled_             ? merged_adapters_
       : merged_adapters_.empty() ? active_adapters_
                                  : std::vector<std::string>();
@@ -306,9 +307,10 @@ void TrainableTokens::update_shown() {
   std::iota(order.begin(), order.end(), 0);
   const auto index_at = [&](int64_t i) { return all[static_cast<size_t>(i)]; };
   std::ranges::sort(order, {}, index_at);
-  order_ = std::ranges::is_sorted(all) ? at::Tensor() : to_tensor(order);
+  order_ = std::ranges::is_sorted(all) ? at::Tensor()
+                                       : to_tensor(order).to(weight().device());
   std::ranges::sort(all);
-  index_ = to_tensor(all);
+  index_ = to_tensor(all).to(weight().device());
   indices_ = std::move(all);
 }
 
@@ -323,12 +325,10 @@ std::optional<nn::ReplacedRows> TrainableTokens::replaced_rows() const {
     parts.push_back((enabled_ ? adapter.delta : adapter.original).to(options));
   }
   auto values = parts.size() == 1 ? parts[0] : at::cat(parts);
-  index_ = index_.to(options.device());
   if (order_.defined()) {
-    order_ = order_.to(options.device());
-    values = values.index_select(0, order_);
+    values = values.index_select(0, order_.to(options.device()));
   }
-  return nn::ReplacedRows{indices_, index_, values};
+  return nn::ReplacedRows{indices_, index_.to(options.device()), values};
 }
 
 bool TrainableTokens::changes_something() const {

@@ -125,6 +125,9 @@ at::Tensor without_overlay(
   if (!impl) {
     return tensor;
   }
+  if (!impl->overlay->layer()) { // of a handle that was kept
+    return impl->part(impl->overlay->last_weight());
+  }
   TORCH_CHECK(
       !is_written,
       "[",
@@ -432,6 +435,19 @@ bool WeightOverlay::any_is_dense() {
   return dense_weights > 0;
 }
 
+bool WeightOverlay::is_installed_on(const torch::nn::Module& module) {
+  return module.named_children().contains(kMarker);
+}
+
+void WeightOverlay::check_in_place(const std::string& module_name) const {
+  TORCH_CHECK_VALUE(
+      !layer_ || member_.is_same(shown_),
+      "[merge] the weight member of the adapted ",
+      module_name,
+      " was assigned, so that its adapter acts on nothing; give it back the "
+      "tensor that it had");
+}
+
 void WeightOverlay::install(LoraLayer& layer) {
   if (!layer_) {
     layout_ = layer.base_weight().layout();
@@ -461,9 +477,16 @@ void WeightOverlay::refresh() {
     return;
   }
   // A graph also where the caller has none: a later backward finds it.
-  at::AutoGradMode with_gradients(true);
-  shown_ =
-      is_dense_ ? layer_->adapted_weight() : make_overlay(shared_from_this());
+  const c10::InferenceMode no_inference(false);
+  const at::AutoGradMode with_gradients(true);
+  if (!is_dense_) {
+    shown_ = make_overlay(shared_from_this());
+  } else {
+    shown_ = layer_->adapted_weight();
+    if (layer_->merged() && layer_->base_forward_writes()) {
+      shown_ = shown_.clone();
+    }
+  }
   member_ = shown_;
 }
 
@@ -482,7 +505,7 @@ bool WeightOverlay::has_dropout() const {
 }
 
 bool WeightOverlay::has_adapters() const {
-  return layer_ && !layer_->terms().empty();
+  return layer_ && !layer_->is_base(layer_->terms());
 }
 
 at::Tensor WeightOverlay::run(

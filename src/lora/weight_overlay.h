@@ -57,6 +57,11 @@ class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
   /// Whether a layer in the process holds a dense weight.
   static bool any_is_dense();
 
+  /// Whether a LoRA layer adapts the module through its weight member.
+  static bool is_installed_on(const torch::nn::Module& module);
+  /// ValueError if the user has assigned the member since.
+  void check_in_place(const std::string& module_name) const;
+
   void install(LoraLayer& layer);
   /// Restores the raw weight.
   void remove();

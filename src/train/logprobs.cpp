@@ -270,6 +270,12 @@ TokenScores score_tokens(
       " and ",
       labels.sizes());
   TORCH_CHECK_VALUE(
+      head.weight.has_storage(),
+      "[score_tokens] the weight of the output head is an adapted "
+      "torch::nn layer's (torchlora/lora/overlay.h), to which tiled "
+      "log-probabilities give no gradient: build the head and the table from "
+      "torchlora::nn layers");
+  TORCH_CHECK_VALUE(
       !head.weight.requires_grad() || !at::GradMode::is_enabled(),
       "[score_tokens] the weight of the output head requires a gradient, "
       "which tiled log-probabilities do not give: freeze it");

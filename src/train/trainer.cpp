@@ -225,6 +225,7 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
   run.learning_rate = args_.learning_rate * factor;
   scale_learning_rates(*run.optimizer, run.peak_learning_rates, factor);
   run.optimizer->step();
+  peft_model_.refresh_weights();
   model_.module().zero_grad();
   return true;
 }

@@ -44,9 +44,15 @@ class Overlay : public testing::TestWithParam<bool> {
 };
 INSTANTIATE_TEST_SUITE_P(OnAndOff, Overlay, testing::Bool());
 
-TEST(OverlayBuild, HasTheKey) {
-  EXPECT_TRUE(has_weight_overlay());
-}
+/// Of what a build without the overlay does not have.
+class OverlayAlone : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!has_weight_overlay()) {
+      GTEST_SKIP() << "no dispatch key";
+    }
+  }
+};
 
 /// The module of third_party.h with torchlora's layers.
 struct SameNetImpl : torch::nn::Module {
@@ -264,7 +270,7 @@ TEST_P(Overlay, AnArchiveHoldsTheRawWeightAndTheFactors) {
   EXPECT_TRUE(torch::equal(one.layer->forward(x), adapted));
 }
 
-TEST(OverlayAlone, AWriteIsRefused) {
+TEST_F(OverlayAlone, AWriteIsRefused) {
   OneLayer one;
   torch::NoGradGuard no_grad;
   const auto before = one.weight();
@@ -275,7 +281,7 @@ TEST(OverlayAlone, AWriteIsRefused) {
   EXPECT_TRUE(torch::equal(one.weight(), before));
 }
 
-TEST(OverlayAlone, WhatADenseWeightCannotHaveIsRefusedOrSaid) {
+TEST_F(OverlayAlone, WhatADenseWeightCannotHaveIsRefusedOrSaid) {
   OneLayer one(LoraConfig(2).lora_bias(true));
   const auto x = torch::randn({3, 6});
   EXPECT_NO_THROW(one.layer->forward(x));
@@ -298,7 +304,7 @@ TEST(OverlayAlone, WhatADenseWeightCannotHaveIsRefusedOrSaid) {
       << handler.text;
 }
 
-TEST(OverlayAlone, InferenceModeAndThreads) {
+TEST_F(OverlayAlone, InferenceModeAndThreads) {
   OneLayer one;
   const auto x = torch::randn({3, 6});
   const auto expected = one.layer->forward(x).detach();
@@ -442,7 +448,124 @@ TEST_P(Overlay, AUsersTypeIsRegisteredByItsMember) {
   EXPECT_LT(difference(scaled->forward(x), adapted), 1e-5);
 }
 
-TEST(OverlayAlone, ARecurrentLayerIsRefused) {
+TEST_P(Overlay, ALayerOfTwoModelsIsAdaptedByOne) {
+  torch::nn::Linear shared(4, 4);
+  nn::Linear ours(4, 4);
+  const auto make = [&] {
+    auto model = std::make_shared<torch::nn::Module>("Model");
+    model->register_module("own", nn::Linear(4, 4));
+    model->register_module("shared", shared);
+    model->register_module("ours", ours);
+    return model;
+  };
+  auto first = make(), second = make();
+  auto peft =
+      get_peft_model(*first, LoraConfig(2).target_modules({"shared", "ours"}));
+  for (const char* name : {"shared", "ours"}) {
+    const auto text = refusal([&] {
+      get_peft_model(*second, LoraConfig(2).target_modules({"own", name}));
+    });
+    EXPECT_NE(text.find("adapted already"), std::string::npos) << text;
+  }
+  EXPECT_EQ(second->named_parameters().size(), 6U);
+}
+
+TEST_P(Overlay, AnAssignedMemberIsNotMergedInSilence) {
+  OneLayer one;
+  const auto kept = one.layer->weight;
+  one.layer->weight = torch::zeros({4, 6});
+  EXPECT_NE(
+      refusal([&] { one.peft->merge_adapter(); }).find("was assigned"),
+      std::string::npos);
+  one.layer->weight = kept;
+  one.peft->merge_and_unload();
+}
+
+TEST_F(OverlayAlone, AKeptHandleIsThePlainWeightAfterUnload) {
+  OneLayer one;
+  const auto kept = one.layer->weight;
+  one.peft->unload();
+  torch::NoGradGuard no_grad;
+  EXPECT_TRUE(torch::equal(kept + 0, one.layer->weight));
+  kept.mul_(2);
+  EXPECT_TRUE(torch::equal(kept + 0, one.layer->weight));
+}
+
+// Their batch comes second.
+TEST_P(Overlay, AMixedBatchInALayerOfLibTorchIsRefusedAndLeavesNothing) {
+  torch::nn::TransformerEncoderLayer encoder(
+      torch::nn::TransformerEncoderLayerOptions(12, 3).dim_feedforward(16));
+  encoder->eval();
+  auto peft = get_peft_model(
+      *encoder, LoraConfig(2).target_modules({"linear1", "linear2"}));
+  fill(peft);
+  peft.refresh_weights();
+  torch::NoGradGuard no_grad;
+  const auto x = torch::randn({2, 2, 12});
+  const auto before = encoder(x);
+  EXPECT_NE(
+      refusal([&] {
+        (void)peft.mixed_batch({"default", "__base__"});
+      }).find(GetParam() ? "comes second" : "dense weight"),
+      std::string::npos);
+  EXPECT_TRUE(torch::equal(encoder(x), before));
+}
+
+TEST_P(Overlay, GuardsInInferenceModeLeaveATrainableModel) {
+  OneLayer one;
+  const auto x = torch::randn({3, 6});
+  {
+    const c10::InferenceMode mode;
+    const auto guard = one.peft->disable_adapter();
+    one.layer->forward(x);
+  }
+  one.layer->forward(x).sum().backward();
+  EXPECT_TRUE(one.peft->trainable_parameters()[0].grad().defined());
+}
+
+TEST(OverlayOff, DropoutIsRefusedLaterToo) {
+  set_weight_overlay(false);
+  OneLayer one;
+  set_weight_overlay(true);
+  EXPECT_TRUE(one.peft->layers()[0].second->has_dense_weight());
+  EXPECT_THROW(
+      one.peft->layers()[0].second->set_lora_dropout(0.5), c10::ValueError);
+}
+
+template <class Table>
+void merge_with_max_norm() {
+  struct HolderImpl : torch::nn::Module {
+    Table table = register_module(
+        "table",
+        Table(torch::nn::EmbeddingOptions(9, 6).max_norm(1.5)));
+  };
+  auto model = std::make_shared<HolderImpl>();
+  torch::NoGradGuard no_grad;
+  model->table->weight.mul_(4);
+  auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"table"}));
+  fill(peft);
+  peft.refresh_weights();
+  const auto weight = peft.layers()[0].second->base_weight().weight().clone();
+  const auto rows = model->table(torch::arange(9)).clone();
+  peft.merge_adapter();
+  EXPECT_LT(difference(model->table(torch::arange(9)), rows), 1e-5);
+  peft.unmerge_adapter();
+  EXPECT_LT(
+      difference(peft.layers()[0].second->base_weight().weight(), weight),
+      1e-5);
+}
+
+// The merged table must not be held to the norm in place.
+TEST(MaxNorm, AMergeOfAnEmbeddingComesOffAgain) {
+  torch::manual_seed(4);
+  merge_with_max_norm<nn::Embedding>();
+  merge_with_max_norm<torch::nn::Embedding>();
+  set_weight_overlay(false);
+  merge_with_max_norm<torch::nn::Embedding>();
+  set_weight_overlay(true);
+}
+
+TEST_F(OverlayAlone, ARecurrentLayerIsRefused) {
   auto model = std::make_shared<torch::nn::Module>("Model");
   model->register_module("rnn", torch::nn::LSTM(4, 4));
   const auto text = refusal(

@@ -23,6 +23,9 @@ class TORCHLORA_API LoraEmbedding : public LoraLayer {
       BaseWeightAccessor accessor);
 
  protected:
+  bool base_forward_writes() const override {
+    return base_->options.max_norm().has_value();
+  }
   WeightUse weight_use() const override {
     return WeightUse::kEmbedding;
   }

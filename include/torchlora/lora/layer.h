@@ -99,6 +99,8 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// Redirects the base layer here, and back.
   void bind();
   void unbind();
+  /// Whether it is adapted without the weight overlay (`lora/overlay.h`).
+  bool has_dense_weight() const;
   /// Of an unmodified layer that holds a dense weight (`lora/overlay.h`): makes
   /// it anew from the factors. Does nothing for all others.
   void refresh_weight();
@@ -160,6 +162,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
 
   /// Sets the dropout of all adapters of the layer.
   void set_lora_dropout(double probability) {
+    check_overlay(probability > 0, "set_lora_dropout");
     for (auto& adapter : adapters_) {
       adapter.lora_dropout = probability;
     }
@@ -251,6 +254,11 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   bool is_unmodified() const {
     return !redirectable_;
   }
+  /// Whether the base layer's own forward writes to its weight, which must not
+  /// be while an update is merged into it.
+  virtual bool base_forward_writes() const {
+    return false;
+  }
   /// Whether `product` acts on an adapter's `velora`.
   virtual bool supports_velora() const {
     return false;
@@ -268,7 +276,8 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   virtual at::Tensor per_channel(const at::Tensor& values) const {
     return values;
   }
-  /// The whole of an adapted forward; `terms` is not empty.
+  /// The whole of an adapted forward; `terms` is empty only of a layer with
+  /// `base_forward_writes`.
   virtual at::Tensor adapted_forward(
       const at::Tensor& input,
       const std::vector<Term>& terms);
@@ -276,6 +285,10 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
  private:
   friend class WeightOverlay;
   std::vector<Term> terms() const;
+  /// Whether the base layer's forward is the layer's now.
+  bool is_base(const std::vector<Term>& now) const {
+    return now.empty() && !(merged() && base_forward_writes());
+  }
   /// What every forward starts with: its terms.
   std::vector<Term> start(const at::Tensor& input) const;
   /// NOTE: virtual, so that a layer of another copy of the library in the

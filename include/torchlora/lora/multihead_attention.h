@@ -22,6 +22,7 @@ class TORCHLORA_API LoraMultiheadAttention : public LoraLinear {
   bool supports_velora() const override {
     return false;
   }
+  void check_config(const LoraConfig& config) const override;
   at::Tensor rows(const at::Tensor& tensor) const override;
 
  private:

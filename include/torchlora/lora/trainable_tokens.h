@@ -120,7 +120,7 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module {
   /// the places of those in what the adapters have (undefined: in that order).
   std::vector<std::string> shown_;
   std::vector<int64_t> indices_;
-  mutable at::Tensor index_, order_;
+  at::Tensor index_, order_;
 };
 
 } // namespace torchlora

@@ -43,8 +43,9 @@ class TORCHLORA_API RowReplacer : public ForwardTarget {
 TORCHLORA_API std::optional<ReplacedRows> replaced_rows(
     const Redirectable& layer);
 
-/// The forward of a layer whose weight had the replaced rows in it, with all
-/// the options of `torch::nn::Embedding`; `max_norm` leaves the weight alone.
+/// The forward of a layer whose weight had the replaced rows in it, with the
+/// options of `torch::nn::Embedding` but `sparse`, its gradients being dense;
+/// `max_norm` leaves the weight alone.
 TORCHLORA_API at::Tensor forward_with_rows(
     EmbeddingImpl& layer,
     const at::Tensor& input,
