@@ -6,16 +6,19 @@ CMAKE_FLAGS ?=
 # Threads that wait for work must not spin: the cores are few.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help bootstrap build demo test parity bench release asan headers format format-check clean
+.PHONY: help bootstrap build demo test parity bench release package asan headers minimum-cmake \
+  format format-check clean
 help:
 	@echo "make demo      fine-tune the bundled Gemma 4 checkpoint by DPO, merge, check"
 	@echo "make test      build and run the tests (no Python packages needed)"
 	@echo "make parity    compare with peft, transformers and trl, run side by side"
 	@echo "make build     the libraries, the program, tests and examples (clang)"
 	@echo "make bench     build and run the benchmarks"
-	@echo "make release   the libraries and the program with g++ -O3"
+	@echo "make release   the libraries and the program with g++ -O3, tried as a package"
+	@echo "make package   of that a .deb and a .tar.gz, in build/release/packages"
 	@echo "make asan      the core's and the parsers' tests under sanitizers"
 	@echo "make headers   compile each public header alone"
+	@echo "make minimum-cmake  configure with the oldest CMake that will do"
 	@echo "make format    clang-format everything; format-check only looks"
 	@echo "make clean     remove the build trees, keep build/venv"
 
@@ -47,6 +50,10 @@ bench: build
 
 release: configure-release
 	@cmake --build --preset release
+	@ctest --preset release
+
+package: configure-release
+	@cmake --build --preset release --target package
 
 asan: configure-asan
 	@cmake --build --preset asan
@@ -54,6 +61,9 @@ asan: configure-asan
 
 headers: configure-dev
 	@cmake --build --preset dev --target all_verify_interface_header_sets
+
+minimum-cmake: bootstrap
+	@scripts/minimum_cmake.sh $(CMAKE_FLAGS)
 
 sources = $$(git ls-files '*.h' '*.cpp')
 format:
@@ -63,4 +73,4 @@ format-check:
 	@clang-format-19 --dry-run -Werror $(sources)
 
 clean:
-	@rm -rf build/dev build/release build/asan
+	@rm -rf build/dev build/release build/asan build/minimum-cmake

@@ -1,8 +1,7 @@
 # Dependencies of the compiled libraries; none of them is in a public header.
 find_package(nlohmann_json 3.10 REQUIRED)
-find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
-pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(TORCHLORA_PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 
 # fmt is the copy that LibTorch bundles (a system fmt of another version does
 # not link with it); a system fmt only where LibTorch has none.

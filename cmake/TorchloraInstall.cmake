@@ -1,16 +1,14 @@
-# Install rules, the package that find_package(torchlora) reads, and the check
-# that each public header compiles alone (target
+# Install rules, the package that find_package(torchlora) reads, torchlora.pc,
+# and the check that each public header compiles alone (target
 # all_verify_interface_header_sets).
 include(CMakePackageConfigHelpers)
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/torchlora)
 
 # torchlora_install(COMPONENT HEADERS PATTERN…): a library with its public
-# headers, given below include/torchlora.
+# headers, given below include/torchlora, and its targets file.
 function(torchlora_install component)
   cmake_parse_arguments(ARG "" "" "HEADERS" ${ARGN})
   set(name torchlora_${component})
-  if(NOT TARGET ${name})
-    return()
-  endif()
   list(TRANSFORM ARG_HEADERS PREPEND ${PROJECT_SOURCE_DIR}/include/torchlora/)
   file(GLOB headers CONFIGURE_DEPENDS ${ARG_HEADERS})
   get_target_property(type ${name} TYPE)
@@ -23,8 +21,13 @@ function(torchlora_install component)
   set_target_properties(${name} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
   install(
     TARGETS ${name}
-    EXPORT torchloraTargets
+    EXPORT torchlora-${component}
     FILE_SET HEADERS)
+  install(
+    EXPORT torchlora-${component}
+    FILE torchlora-${component}Targets.cmake
+    NAMESPACE torchlora::
+    DESTINATION ${package_dir})
 endfunction()
 
 torchlora_install(core HEADERS error.h export.h hotswap.h intruders.h model.h preprocess.h
@@ -35,12 +38,8 @@ torchlora_install(all HEADERS torchlora.h)
 if(TARGET torchlora_program)
   install(TARGETS torchlora_program)
 endif()
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
-set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/torchlora)
-install(
-  EXPORT torchloraTargets
-  NAMESPACE torchlora::
-  DESTINATION ${package_dir})
 configure_package_config_file(
   ${CMAKE_CURRENT_LIST_DIR}/torchloraConfig.cmake.in
   ${PROJECT_BINARY_DIR}/torchloraConfig.cmake INSTALL_DESTINATION ${package_dir})
@@ -48,3 +47,13 @@ write_basic_package_version_file(
   ${PROJECT_BINARY_DIR}/torchloraConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/torchloraConfig.cmake
               ${PROJECT_BINARY_DIR}/torchloraConfigVersion.cmake DESTINATION ${package_dir})
+
+file(RELATIVE_PATH pc_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+string(REGEX REPLACE "/$" "" pc_prefix ${pc_prefix})
+string(REPLACE " " "\\ " pc_torch ${TORCH_INSTALL_PREFIX})
+set(pc_static)
+if(NOT BUILD_SHARED_LIBS)
+  set(pc_static "\nRequires.private: libpcre2-8\nLibs.private: -l${CMAKE_DL_LIBS}")
+endif()
+configure_file(${CMAKE_CURRENT_LIST_DIR}/torchlora.pc.in ${PROJECT_BINARY_DIR}/torchlora.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/torchlora.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -12,10 +12,12 @@ function(torchlora_target name)
   endif()
   set_target_properties(
     ${name} PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
-                       CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
-                       # installed: our libraries in the prefix, LibTorch where it was linked
-                       INSTALL_RPATH
-                       "$ORIGIN;$ORIGIN/../${CMAKE_INSTALL_LIBDIR};${TORCH_INSTALL_PREFIX}/lib")
+                       CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  if(TORCHLORA_INSTALL) # our libraries in the prefix, LibTorch where it was linked
+    set_target_properties(
+      ${name} PROPERTIES INSTALL_RPATH
+                         "$ORIGIN;$ORIGIN/../${CMAKE_INSTALL_LIBDIR};${TORCH_INSTALL_PREFIX}/lib")
+  endif()
   if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     # ccache and precompiled headers: no time stamp in the header
     target_compile_options(${name} PRIVATE "SHELL:-Xclang -fno-pch-timestamp")
@@ -34,17 +36,17 @@ function(torchlora_library component)
   # Users of the static library link its compiled dependencies too; header-only
   # ones stay out of the package.
   foreach(lib IN LISTS ARG_PRIVATE_LINK)
-    if(lib MATCHES "^PkgConfig::|^Threads::")
+    if(lib MATCHES "^PkgConfig::" OR lib IN_LIST CMAKE_DL_LIBS)
       target_link_libraries(${name} PRIVATE ${lib})
     else()
       target_link_libraries(${name} PRIVATE $<BUILD_INTERFACE:${lib}>)
     endif()
   endforeach()
   target_compile_features(${name} PUBLIC cxx_std_20)
+  # The installed headers' folder comes with their file set.
   target_include_directories(
     ${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
-                   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+            PRIVATE ${PROJECT_SOURCE_DIR}/src)
   set_target_properties(
     ${name} PROPERTIES POSITION_INDEPENDENT_CODE ON EXPORT_NAME ${component}
                        # no macro of its own: they share a precompiled header

@@ -1,6 +1,8 @@
 // What trainable_token_indices refuses, by name.
 #include <torchlora/hotswap.h>
 #include <torchlora/intruders.h>
+#include <torchlora/lora/layer.h>
+#include <torchlora/model.h>
 #include <torchlora/nn/pretrained.h>
 
 #include "support.h"

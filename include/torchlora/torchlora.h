@@ -8,14 +8,17 @@
 #include <torchlora/io/checkpoint.h>
 #include <torchlora/io/peft.h>
 #include <torchlora/io/safetensors.h>
+#include <torchlora/lora/bilinear.h>
 #include <torchlora/lora/clippable_linear.h>
 #include <torchlora/lora/config.h>
 #include <torchlora/lora/conv.h>
+#include <torchlora/lora/conv_transpose.h>
 #include <torchlora/lora/embedding.h>
 #include <torchlora/lora/experts.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/lora/linear.h>
 #include <torchlora/lora/multihead_attention.h>
+#include <torchlora/lora/overlay.h>
 #include <torchlora/lora/registry.h>
 #include <torchlora/lora/trainable_tokens.h>
 #include <torchlora/model.h>

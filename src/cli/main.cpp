@@ -10,6 +10,7 @@
 #include <torch/version.h>
 
 #include <torchlora/error.h>
+#include <torchlora/lora/overlay.h>
 #include <torchlora/nn/compute.h>
 
 #include "cli/command_line.h"
@@ -52,11 +53,14 @@ std::string help() {
 std::string version() {
   const bool native = nn::compute_route() == nn::ComputeRoute::kNative;
   return fmt::format(
-      "torchlora {}\nLibTorch {}\ncompiler {}\nbf16 matrix products: {}\n",
+      "torchlora {}\nLibTorch {}\ncompiler {}\nbf16 matrix products: {}\n"
+      "weight overlay: {}\n",
       TORCHLORA_VERSION,
       TORCH_VERSION,
       TORCHLORA_COMPILER,
-      native ? "native" : "upcast to float32 a block at a time");
+      native ? "native" : "upcast to float32 a block at a time",
+      has_weight_overlay() ? "yes"
+                           : "no, unmodified layers take dense weights");
 }
 
 int run(const std::vector<std::string>& args) {

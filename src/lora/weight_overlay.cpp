@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <dlfcn.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
@@ -343,6 +344,15 @@ torch::CppFunction boxed() {
       &operation<kUse, kInput, kWeight, kBias>>();
 }
 
+/// NOTE: the kernels may serve other copies of the library, so the shared
+/// library that holds them stays when a program closes it.
+void stay_loaded() {
+  Dl_info here;
+  if (dladdr(reinterpret_cast<void*>(&stay_loaded), &here)) {
+    dlopen(here.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+  }
+}
+
 /// Registers the kernels once in the process.
 bool register_kernels() {
   // NOTE: a second copy of the library (in a plugin, say) finds the first
@@ -383,6 +393,7 @@ bool register_kernels() {
       aten.impl(name, boxed<WeightUse::kTransposedConvolution, 0, 1, 2>());
     }
     mark.def("weight_overlay_0_1() -> ()");
+    stay_loaded();
     return true;
   } catch (const c10::Error& e) {
     TORCH_WARN(

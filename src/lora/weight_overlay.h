@@ -30,10 +30,15 @@ struct WeightOperation {
 };
 
 /// Stands in for the weight member of an unmodified layer while it is adapted.
+///
+/// NOTE: the kernels of the process may be those of another copy of the
+/// library. What they call here is virtual, so that it runs in the copy that
+/// made the layer.
 class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
  public:
   /// `member` is a member of `module`.
   WeightOverlay(torch::nn::Module& module, at::Tensor& member);
+  virtual ~WeightOverlay() = default;
 
   /// The raw weight.
   const at::Tensor& weight() const {
@@ -69,17 +74,18 @@ class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
   void refresh();
 
   /// The weight with the layer's adapters in it.
-  at::Tensor adapted_weight() const;
+  virtual at::Tensor adapted_weight() const;
   /// Why no dense weight can stand for the layer now, "" if one can.
-  const char* why_not_dense() const;
-  at::Tensor run(const at::Tensor& input, const WeightOperation& operation)
-      const;
+  virtual const char* why_not_dense() const;
+  virtual at::Tensor run(
+      const at::Tensor& input,
+      const WeightOperation& operation) const;
   /// Whether `use` is how the layer's type uses its weight.
-  bool is_used_as(WeightUse use) const {
+  virtual bool is_used_as(WeightUse use) const {
     return layer_ && use == layer_->weight_use();
   }
-  bool has_dropout() const;
-  bool has_adapters() const;
+  virtual bool has_dropout() const;
+  virtual bool has_adapters() const;
 
  private:
   torch::nn::Module& module_;

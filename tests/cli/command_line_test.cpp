@@ -1,6 +1,11 @@
+#include <cstdlib>
 #include <fstream>
 
+#include <torch/version.h>
 #include <nlohmann/json.hpp>
+
+#include <torchlora/lora/overlay.h>
+#include <torchlora/nn/compute.h>
 
 #include "cli/program.h"
 
@@ -21,11 +26,28 @@ class CommandLine : public ProgramTest {
 };
 
 TEST_F(CommandLine, PrintsVersionAndHelp) {
-  const ProgramResult version = run_program({"--version"});
-  EXPECT_EQ(version.exit_code, 0);
-  for (const char* word : {"torchlora", "LibTorch", "compiler", "bf16"}) {
-    EXPECT_NE(version.out.find(word), std::string::npos) << version.out;
+  const auto version = [] {
+    const ProgramResult result = run_program({"--version"});
+    EXPECT_EQ(result.exit_code, 0);
+    return result.out;
+  };
+  const std::string text = version();
+  const bool native = nn::compute_route() == nn::ComputeRoute::kNative;
+  for (const char* line :
+       {"torchlora " TORCHLORA_VERSION "\n",
+        "\nLibTorch " TORCH_VERSION "\n",
+        "\ncompiler " TORCHLORA_COMPILER "\n",
+        native ? "products: native\n" : "products: upcast",
+        has_weight_overlay() ? "\nweight overlay: yes\n"
+                             : "\nweight overlay: no"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << line << text;
   }
+  for (const char* route : {"native", "upcast"}) {
+    setenv("TORCHLORA_COMPUTE_ROUTE", route, /*overwrite=*/1);
+    EXPECT_NE(
+        version().find(std::string("products: ") + route), std::string::npos);
+  }
+  unsetenv("TORCHLORA_COMPUTE_ROUTE");
   const ProgramResult help = run_program({"dpo", "--help"});
   EXPECT_EQ(help.exit_code, 0);
   for (const char* word :

@@ -1,19 +1,10 @@
-# Installs the build tree into a new folder, then configures, builds and runs
-# examples/consumer against it, as a user's project would.
-set(prefix ${WORK_DIR}/prefix)
-set(build ${WORK_DIR}/build)
-file(REMOVE_RECURSE ${WORK_DIR})
-
-function(run)
-  execute_process(COMMAND ${ARGN} COMMAND_ERROR_IS_FATAL ANY)
-endfunction()
-
-run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${prefix})
-run(${CMAKE_COMMAND} -S ${SOURCE_DIR}/examples/consumer -B ${build} -G Ninja
-    -DCMAKE_PREFIX_PATH=${prefix} -DTorch_DIR=${TORCH_DIR}
-    -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_CXX_COMPILER_LAUNCHER=${CXX_LAUNCHER})
+# Configures, builds and runs PROJECT against the installed package, as a
+# user's project would.
+include(${CMAKE_CURRENT_LIST_DIR}/common.cmake)
+set(build ${WORK_DIR}/${PROGRAM})
+file(REMOVE_RECURSE ${build})
+run(${CMAKE_COMMAND} -S ${SOURCE_DIR}/${PROJECT} -B ${build} -G Ninja
+    -DCMAKE_PREFIX_PATH=${prefix} -DTorch_DIR=${TORCH_DIR} -DCMAKE_CXX_COMPILER=${CXX}
+    -DCMAKE_CXX_COMPILER_LAUNCHER=${CXX_LAUNCHER} -Wno-dev)
 run(${CMAKE_COMMAND} --build ${build})
-run(${build}/consumer)
-if(EXISTS ${prefix}/bin/torchlora)
-  run(${prefix}/bin/torchlora --version)
-endif()
+run(${build}/${PROGRAM})

@@ -1,0 +1,7 @@
+#include <torchlora/torchlora.h>
+
+int64_t adapted_parameters(torch::nn::Module& model) {
+  auto peft = torchlora::get_peft_model(
+      model, torchlora::LoraConfig(4).target_modules({"theirs"}));
+  return peft.get_nb_trainable_parameters().first;
+}
