@@ -6,7 +6,7 @@ CMAKE_FLAGS ?=
 # Threads that wait for work must not spin: the cores are few.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help bootstrap build demo test parity bench release asan headers format format-check clean
+.PHONY: help bootstrap build demo test parity bench release asan headers docs format format-check clean
 help:
 	@echo "make demo      fine-tune the bundled Gemma 4 checkpoint by DPO, merge, check"
 	@echo "make test      build and run the tests (no Python packages needed)"
@@ -16,6 +16,7 @@ help:
 	@echo "make release   the libraries and the program with g++ -O3"
 	@echo "make asan      the core's and the parsers' tests under sanitizers"
 	@echo "make headers   compile each public header alone"
+	@echo "make docs      the reference of the headers (Doxygen), build/docs/html"
 	@echo "make format    clang-format everything; format-check only looks"
 	@echo "make clean     remove the build trees, keep build/venv"
 
@@ -55,6 +56,11 @@ asan: configure-asan
 headers: configure-dev
 	@cmake --build --preset dev --target all_verify_interface_header_sets
 
+docs:
+	@scripts/bootstrap.sh --docs $(BOOTSTRAP_FLAGS)
+	@doxygen docs/Doxyfile
+	@echo "build/docs/html/index.html"
+
 sources = $$(git ls-files '*.h' '*.cpp')
 format:
 	@clang-format-19 -i $(sources)
@@ -63,4 +69,4 @@ format-check:
 	@clang-format-19 --dry-run -Werror $(sources)
 
 clean:
-	@rm -rf build/dev build/release build/asan
+	@rm -rf build/dev build/release build/asan build/docs
