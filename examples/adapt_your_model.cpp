@@ -1,77 +1,69 @@
-// LoRA on a model of your own, and on a layer type of your own.
+// LoRA on models that are there already: one written with torchlora's layers,
+// one that has never heard of torchlora. Several adapters, switching, merging.
+//
+//   adapt_your_model
+//
+// Built as the target `adapt_your_model` of torchlora, or in a project of your
+// own as examples/consumer shows.
+#include <torch/torch.h>
 #include <torchlora/torchlora.h>
 
-#include <torch/nn/functional/activation.h>
-#include <torch/types.h>
-
+#include <functional>
 #include <iostream>
 
 namespace tl = torchlora;
+using torch::Tensor;
 
-// A layer type that torchlora does not know: y = gain · (W x). Derived from
-// Adaptable, its forward can be taken over by a LoRA layer.
-struct GainLinearImpl : torch::nn::Module, tl::nn::Redirectable {
-  GainLinearImpl(int64_t in, int64_t out, double gain) : gain(gain) {
-    weight = register_parameter("weight", torch::randn({out, in}) / 8);
-  }
-  torch::Tensor forward(const torch::Tensor& x) {
-    return redirected_forward(x);
-  }
-  torch::Tensor base_forward(const torch::Tensor& x) override {
-    return gain * at::linear(x, weight);
-  }
-  double gain;
-  torch::Tensor weight;
-};
-TORCH_MODULE(GainLinear);
-
-// Its LoRA layer: the update belongs to the weight, the gain to the layer.
-struct LoraGainLinear : tl::LoraLinear {
-  using LoraLinear::LoraLinear;
-
- protected:
-  torch::Tensor adapted_forward(
-      const torch::Tensor& x,
-      const std::vector<Term>& terms) override {
-    return base_layer()->as<GainLinearImpl>()->gain *
-        LoraLinear::adapted_forward(x, terms);
-  }
-};
-
+// Your own model: torchlora::nn::Linear is torch::nn::Linear with a forward
+// that a LoRA layer can take over.
 struct NetImpl : torch::nn::Module {
   NetImpl() {
     fc1 = register_module("fc1", tl::nn::Linear(16, 32));
-    fc2 = register_module("fc2", GainLinear(32, 4, 0.5));
+    fc2 = register_module("fc2", tl::nn::Linear(32, 4));
   }
-  torch::Tensor forward(const torch::Tensor& x) {
+  Tensor forward(const Tensor& x) {
     return fc2(torch::relu(fc1(x)));
   }
-  tl::nn::Linear fc1{nullptr}; // a drop-in torch::nn::Linear
-  GainLinear fc2{nullptr};
+  tl::nn::Linear fc1{nullptr}, fc2{nullptr};
 };
 TORCH_MODULE(Net);
 
-int main() {
-  tl::LoraRegistry::global().add<GainLinearImpl, LoraGainLinear>(
-      "GainLinear", [](GainLinearImpl& m) { return tl::BaseWeight(m.weight); });
+// Somebody else's model. Its layers are out of reach, but not their names.
+class ThirdPartyNetImpl : public torch::nn::Module {
+ public:
+  ThirdPartyNetImpl() {
+    fc1_ = register_module("fc1", torch::nn::Linear(16, 32));
+    fc2_ = register_module("fc2", torch::nn::Linear(32, 4));
+  }
+  Tensor forward(const Tensor& x) {
+    return fc2_(torch::relu(fc1_(x)));
+  }
 
-  torch::manual_seed(0);
-  Net net;
+ private:
+  torch::nn::Linear fc1_{nullptr}, fc2_{nullptr};
+};
+TORCH_MODULE(ThirdPartyNet);
+
+// The same for both.
+bool adapt(
+    torch::nn::Module& model,
+    const std::function<Tensor(const Tensor&)>& forward) {
   const auto x = torch::randn({8, 16}), y = torch::randn({8, 4});
-  const auto loss = [&] { return (net(x) - y).square().mean(); };
+  const auto loss = [&] {
+    return torch::nn::functional::mse_loss(forward(x), y);
+  };
 
-  // Adapt both layers; only the adapter trains.
+  // The model is changed in place; only the adapter trains.
   auto peft = tl::get_peft_model(
-      *net, tl::LoraConfig(4).lora_alpha(8).target_modules({"fc1", "fc2"}));
+      model, tl::LoraConfig(4).lora_alpha(8).target_modules({"fc1", "fc2"}));
   peft.print_trainable_parameters();
   const auto before = loss().item<double>();
+  torch::optim::SGD optimizer(peft.trainable_parameters(), 0.05);
   for (int step = 0; step < 200; ++step) {
+    optimizer.zero_grad();
     loss().backward();
-    torch::NoGradGuard no_grad;
-    for (auto& parameter : peft.trainable_parameters()) {
-      parameter.sub_(0.05 * parameter.grad());
-      parameter.mutable_grad() = torch::Tensor();
-    }
+    optimizer.step();
+    peft.refresh_weights(); // for builds without the weight overlay
   }
   const auto after = loss().item<double>();
   std::cout << "loss " << before << " -> " << after << '\n';
@@ -86,11 +78,20 @@ int main() {
     std::cout << "base model: " << loss().item<double>() << '\n';
   }
 
-  // Merge: the same function, in a plain model.
+  // Merge: the same function, in the model as it was.
   torch::NoGradGuard no_grad;
-  const auto adapted = net(x);
+  const auto adapted = forward(x);
   peft.merge_and_unload();
-  const auto difference = (net(x) - adapted).abs().max().item<double>();
-  std::cout << "merged, largest difference " << difference << '\n';
-  return after < before && difference < 1e-5 ? 0 : 1;
+  const auto difference = (forward(x) - adapted).abs().max().item<double>();
+  std::cout << "merged, largest difference " << difference << "\n\n";
+  return after < before && difference < 1e-5;
+}
+
+int main() {
+  torch::manual_seed(0);
+  Net ours;
+  ThirdPartyNet theirs;
+  const bool ok = adapt(*ours, [&](const Tensor& x) { return ours(x); }) &&
+      adapt(*theirs, [&](const Tensor& x) { return theirs(x); });
+  return ok ? 0 : 1;
 }

@@ -5,6 +5,9 @@
 // PAIRS.jsonl has a preference pair a line: {"prompt": …, "chosen": …,
 // "rejected": …}. OUTPUT_DIR receives an adapter that PEFT loads, and
 // OUTPUT_DIR/merged the model with the adapter merged into it.
+//
+// Built as the target `dpo_finetune` of torchlora, or in a project of your own
+// as examples/consumer shows.
 #include <torchlora/torchlora.h>
 
 #include <cstdio>

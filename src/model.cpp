@@ -13,6 +13,7 @@
 #include <torchlora/nn/pretrained.h>
 
 #include "lora/contains.h"
+#include "lora/weight_overlay.h"
 #include "model_replicate.h"
 #include "model_state.h"
 
@@ -252,6 +253,9 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
 }
 
 void PeftModel::refresh_weights() {
+  if (!WeightOverlay::any_is_dense()) {
+    return;
+  }
   for (const auto& site : lora_sites(base_model())) {
     site.layer->refresh_weight();
   }

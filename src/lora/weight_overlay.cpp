@@ -13,6 +13,7 @@ namespace torchlora {
 namespace {
 
 std::atomic<bool> overlay_is_wanted{true};
+std::atomic<int64_t> dense_weights{0};
 
 constexpr const char* kMarker = "unload_before_clone";
 
@@ -427,10 +428,15 @@ WeightOverlay::WeightOverlay(torch::nn::Module& module, at::Tensor& member)
       weight_(member),
       is_dense_(!overlay_is_wanted || !has_weight_overlay()) {}
 
+bool WeightOverlay::any_is_dense() {
+  return dense_weights > 0;
+}
+
 void WeightOverlay::install(LoraLayer& layer) {
   if (!layer_) {
     layout_ = layer.base_weight().layout();
     weight_ = member_;
+    dense_weights += is_dense_;
     module_.register_module(kMarker, std::make_shared<CloneMarker>());
   }
   layer_ = &layer;
@@ -442,6 +448,7 @@ void WeightOverlay::remove() {
     return;
   }
   layer_ = nullptr;
+  dense_weights -= is_dense_;
   module_.unregister_module(kMarker);
   if (member_.is_same(shown_)) { // the user may have given it another
     member_ = weight_;

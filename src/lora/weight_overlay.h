@@ -54,6 +54,9 @@ class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
     return is_dense_;
   }
 
+  /// Whether a layer in the process holds a dense weight.
+  static bool any_is_dense();
+
   void install(LoraLayer& layer);
   /// Restores the raw weight.
   void remove();

@@ -2,6 +2,7 @@
 // types do not show.
 #include <torchlora/lora/overlay.h>
 
+#include <sstream>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -244,6 +245,23 @@ TEST_P(Overlay, ItsMetadataIsTheWeights) {
   EXPECT_TRUE(
       raw.is_same(one.peft->layers()[0].second->base_weight().weight()));
   EXPECT_FALSE(raw.requires_grad());
+}
+
+TEST_P(Overlay, AnArchiveHoldsTheRawWeightAndTheFactors) {
+  OneLayer one;
+  const auto x = torch::randn({3, 6});
+  const auto adapted = one.layer->forward(x).detach();
+  std::stringstream archive;
+  torch::save(one.model, archive);
+  {
+    torch::NoGradGuard no_grad;
+    for (auto& parameter : one.model->parameters()) {
+      parameter.zero_();
+    }
+  }
+  torch::load(one.model, archive);
+  one.peft->refresh_weights();
+  EXPECT_TRUE(torch::equal(one.layer->forward(x), adapted));
 }
 
 TEST(OverlayAlone, AWriteIsRefused) {
