@@ -6,7 +6,7 @@ CMAKE_FLAGS ?=
 # Threads that wait for work must not spin: the cores are few.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help bootstrap build demo test parity bench release package asan headers minimum-cmake \
+.PHONY: help bootstrap build demo test parity bench release package asan headers docs minimum-cmake \
   format format-check clean
 help:
 	@echo "make demo      fine-tune the bundled Gemma 4 checkpoint by DPO, merge, check"
@@ -19,6 +19,7 @@ help:
 	@echo "make asan      the core's and the parsers' tests under sanitizers"
 	@echo "make headers   compile each public header alone"
 	@echo "make minimum-cmake  configure with the oldest CMake that will do"
+	@echo "make docs      the reference of the headers (Doxygen), build/docs/html"
 	@echo "make format    clang-format everything; format-check only looks"
 	@echo "make clean     remove the build trees, keep build/venv"
 
@@ -65,6 +66,11 @@ headers: configure-dev
 minimum-cmake: bootstrap
 	@scripts/minimum_cmake.sh $(CMAKE_FLAGS)
 
+docs:
+	@scripts/bootstrap.sh --docs $(BOOTSTRAP_FLAGS)
+	@doxygen docs/Doxyfile
+	@echo "build/docs/html/index.html"
+
 sources = $$(git ls-files '*.h' '*.cpp')
 format:
 	@clang-format-19 -i $(sources)
@@ -73,4 +79,4 @@ format-check:
 	@clang-format-19 --dry-run -Werror $(sources)
 
 clean:
-	@rm -rf build/dev build/release build/asan build/minimum-cmake
+	@rm -rf build/dev build/release build/asan build/docs build/minimum-cmake

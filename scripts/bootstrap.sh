@@ -8,7 +8,9 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'END'
-usage: scripts/bootstrap.sh [--torch-dir DIR] [--torch-index-url URL]
+usage: scripts/bootstrap.sh [--docs] [--torch-dir DIR] [--torch-index-url URL]
+
+  --docs   doxygen too, for `make docs`
 
 LibTorch is looked for in this order:
   1. --torch-dir DIR (a LibTorch folder, or the package folder of a Python torch),
@@ -21,9 +23,10 @@ END
 }
 
 readonly tested_torch=2.13.0 oldest_torch=2.5.0 oldest_cmake=3.24.0
-torch_dir='' index_url=''
+torch_dir='' index_url='' with_docs=''
 while [ $# -gt 0 ]; do
   case $1 in
+  --docs) with_docs=1; shift ;;
   --torch-dir) torch_dir=${2:?--torch-dir needs a folder}; shift 2 ;;
   --torch-index-url) index_url=${2:?--torch-index-url needs a URL}; shift 2 ;;
   -h | --help) usage; exit 0 ;;
@@ -97,6 +100,7 @@ missing_packages() {
   has_header gtest/gtest.h || echo libgtest-dev
   has_header benchmark/benchmark.h || echo libbenchmark-dev
   has_venv || echo "python3 python3-venv"
+  if [ -n "$with_docs" ]; then has doxygen || echo doxygen; fi
 }
 
 install_packages() {

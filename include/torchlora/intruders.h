@@ -14,12 +14,15 @@ namespace torchlora {
 struct IntruderDimension {
   /// Its place among the singular values, from the largest.
   int64_t index;
+  /// Of the adapted weight.
   double singular_value;
   /// The largest |cosine| to one of the base weight's.
   double cosine;
 };
 
+/// The intruders of one layer.
 struct LayerIntruders {
+  /// The module's name.
   std::string module;
   /// By index; empty: the layer has none.
   std::vector<IntruderDimension> intruders;

@@ -27,12 +27,17 @@ class MixedBatchGuard;
 class TORCHLORA_API PeftModel {
  public:
   struct State;
+  /// Of `get_peft_model`.
   explicit PeftModel(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
   /// The user's module, adapted in place.
   torch::nn::Module& base_model() const;
+  /// @{
+  /// In the order in which they were added, and in which they act.
   std::vector<std::string> adapter_names() const;
   const std::vector<std::string>& active_adapters() const;
+  /// @}
+
   /// The configuration of an adapter, its targets resolved.
   const LoraConfig& peft_config(
       const std::string& adapter_name = "default") const;
@@ -49,6 +54,8 @@ class TORCHLORA_API PeftModel {
   void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false);
+  /// @{
+  /// The same of a list in place, and of one name.
   void set_adapter(
       std::initializer_list<std::string> adapter_names,
       bool inference_mode = false) {
@@ -57,6 +64,10 @@ class TORCHLORA_API PeftModel {
   void set_adapter(const std::string& adapter_name) {
     set_adapter(std::vector<std::string>{adapter_name});
   }
+  /// @}
+
+  /// Without the last one the model is the base model. ValueError if there is
+  /// no such adapter, or if it is merged.
   void delete_adapter(const std::string& adapter_name);
   /// Adds an adapter that is the weighted combination of others, inactive and
   /// frozen; weights may be negative. Its scaling is 1, its rank that of the
@@ -95,6 +106,7 @@ class TORCHLORA_API PeftModel {
       bool untie_weights = false);
   /// The names come second: a name alone would be a true `safe_merge`.
   void merge_adapter(const char*) = delete;
+  /// Takes all merged updates out again, last first.
   void unmerge_adapter();
   /// Merges and puts the base layers back into the tree. The handle is empty
   /// afterwards.
@@ -114,12 +126,13 @@ class TORCHLORA_API PeftModel {
   /// PEFT's line "trainable params: 64 || all params: 324 || trainable%:
   /// 19.7531".
   std::string trainable_parameters_line() const;
+  /// Prints that line to the standard output.
   void print_trainable_parameters() const;
   /// The parameters an optimizer takes: those that require a gradient.
   std::vector<torch::Tensor> trainable_parameters() const;
 
   /// Tensors of an adapter under the names of PEFT's file
-  /// (`base_model.model.….lora_A.weight`). io/peft.h
+  /// (`base_model.model.fc.lora_A.weight`). io/peft.h
   torch::OrderedDict<std::string, torch::Tensor> state_dict(
       const std::string& adapter_name = "default") const;
   /// Writes adapter_config.json and adapter_model.safetensors as PEFT does:
@@ -152,6 +165,7 @@ class TORCHLORA_API PeftModel {
       bool is_trainable = false,
       bool strict = true);
 
+  /// For the library's own functions.
   State& state() const {
     return *state_;
   }
@@ -163,6 +177,7 @@ class TORCHLORA_API PeftModel {
 /// Switches adapters off for its lifetime and restores what was before. Nests.
 class TORCHLORA_API DisableAdapterGuard {
  public:
+  /// `PeftModel::disable_adapter`.
   explicit DisableAdapterGuard(const PeftModel& model);
   ~DisableAdapterGuard();
   DisableAdapterGuard(const DisableAdapterGuard&) = delete;
@@ -176,6 +191,7 @@ class TORCHLORA_API DisableAdapterGuard {
 /// `PeftModel::mixed_batch`, for its lifetime. Does not nest.
 class TORCHLORA_API MixedBatchGuard {
  public:
+  /// See `PeftModel::mixed_batch` for what is refused.
   MixedBatchGuard(
       const PeftModel& model,
       const std::vector<std::string>& adapter_names);

@@ -14,19 +14,27 @@ namespace torchlora::init {
 /// A [r, in_features], B [out_features, r], with `lora_bias` B's bias
 /// [out_features]. Of a convolution in_features counts kernel elements too.
 struct Factors {
+  /// @{
+  /// See above; `bias` is undefined without `lora_bias`.
   at::Tensor A, B, bias = {};
+  /// @}
+
   /// Whether the base weight gives up the update, so that the adapted layer is
   /// the base layer: W ← W - scaling · B A.
   bool subtract = false;
   /// What replaces the base weight, if anything does (LoftQ).
   at::Tensor base_weight = {};
+  /// False: B is frozen (MiCA).
   bool trains_B = true;
 };
 
 /// What an initialiser may look at.
 struct Arguments {
+  /// The adapter's.
   const LoraConfig& config;
+  /// The rank in this layer.
   int64_t r;
+  /// What B A is multiplied by.
   double scaling;
   /// [out_features, in_features], in the base layer's dtype and device; to
   /// read.

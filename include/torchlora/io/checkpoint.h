@@ -20,17 +20,23 @@ class TORCHLORA_API Checkpoint {
   /// the shards disagree.
   explicit Checkpoint(const std::filesystem::path& directory);
 
+  /// As it was given.
   const std::filesystem::path& directory() const {
     return directory_;
   }
+  /// Names of all tensors.
   const std::vector<std::string>& keys() const {
     return keys_;
   }
+  /// Whether there is a tensor of this name.
   bool contains(const std::string& key) const;
+  /// The shard that has a tensor. DataError if there is none.
   const SafetensorsFile& file_of(const std::string& key) const;
+  /// The shards.
   const std::vector<std::shared_ptr<SafetensorsFile>>& files() const {
     return files_;
   }
+  /// The tensor, see `SafetensorsFile::tensor`.
   at::Tensor tensor(const std::string& key) const;
 
  private:

@@ -17,12 +17,17 @@ namespace torchlora {
 /// where it was given one.
 class TORCHLORA_API LoraFactor : public torch::nn::Module {
  public:
+  /// Registers both, an undefined `bias` aside.
   explicit LoraFactor(at::Tensor value, at::Tensor bias = {});
+  /// @{
+  /// The parameters; `bias` may be undefined.
   at::Tensor weight, bias;
+  /// @}
 };
 
 /// What a VeLoRA adapter projects the groups of a layer's input on.
 struct LoraVelora {
+  /// The adapter's `velora_config`.
   VeloraConfig config;
   /// [in_features / num_groups, rounded up], of length 1; zero until the first
   /// batch unless it is random.
@@ -33,15 +38,22 @@ struct LoraVelora {
 
 /// One adapter of one layer: W' = W + scaling · B A.
 struct TORCHLORA_API LoraAdapter {
+  /// The adapter's name.
   std::string name;
+  /// Rank.
   int64_t r = 0;
+  /// The configuration's, or its pattern's.
   double lora_alpha = 0;
   /// lora_alpha / r, with rsLoRA lora_alpha / √r.
   double scaling = 0;
+  /// Probability, in training.
   double lora_dropout = 0;
+  /// @{
   /// A [r, in_features, kernel…], B [out_features, r, 1…], and with
   /// `lora_bias` B's bias [out_features].
   std::shared_ptr<LoraFactor> lora_A, lora_B;
+  /// @}
+
   /// DoRA's magnitudes, one a channel of the output; nullptr without DoRA.
   std::shared_ptr<LoraFactor> lora_magnitude_vector;
   /// nullptr without VeLoRA.
@@ -58,8 +70,12 @@ struct TORCHLORA_API LoraAdapter {
 
 /// How the factors of a type of layer are called.
 struct FactorNames {
+  /// @{
+  /// Children of the LoRA layer.
   const char* A = "lora_A";
   const char* B = "lora_B";
+  /// @}
+
   /// Modules with a `weight` (`lora_A.default.weight`), or parameters
   /// themselves (`lora_embedding_A.default`).
   bool are_modules = true;
@@ -68,7 +84,9 @@ struct FactorNames {
 /// A tensor of an adapter in PEFT's file: its key behind the module's name,
 /// and its sizes.
 struct AdapterTensorSpec {
+  /// The key, for example "lora_A.weight".
   std::string key;
+  /// Of the tensor.
   std::vector<int64_t> sizes;
 };
 
@@ -83,10 +101,13 @@ TORCHLORA_API std::vector<AdapterTensorSpec> adapter_tensor_specs(
 /// module tree, by adapter name: the names come out as PEFT's.
 class TORCHLORA_API AdapterDict : public torch::nn::Module {
  public:
+  /// As in `FactorNames`.
   explicit AdapterDict(bool are_modules = true) : are_modules_(are_modules) {}
+  /// Registers the factor of an adapter.
   void insert(
       const std::string& adapter_name,
       const std::shared_ptr<LoraFactor>& factor);
+  /// Takes it out.
   void erase(const std::string& adapter_name);
 
  private:

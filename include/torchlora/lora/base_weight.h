@@ -59,6 +59,7 @@ class TORCHLORA_API BaseWeight {
   const at::Tensor& weight() const& {
     return weight_;
   }
+  /// The same of a temporary.
   at::Tensor weight() && {
     return std::move(weight_);
   }
@@ -66,6 +67,7 @@ class TORCHLORA_API BaseWeight {
   const at::Tensor& bias() const& {
     return bias_;
   }
+  /// The same of a temporary.
   at::Tensor bias() && {
     return std::move(bias_);
   }
@@ -84,9 +86,11 @@ class TORCHLORA_API BaseWeight {
     weight_ = std::move(weight);
     return std::move(*this);
   }
+  /// The module inside the layer that owns the tensors, "" for the layer.
   const std::string& path() const {
     return path_;
   }
+  /// How the weight is stored.
   WeightLayout layout() const {
     return layout_;
   }
@@ -99,6 +103,7 @@ class TORCHLORA_API BaseWeight {
   int64_t in_features() const {
     return weight_.size(first_dim() + (layout_ == WeightLayout::kOutIn));
   }
+  /// Output channels, or features.
   int64_t out_features() const {
     const auto dim = first_dim() + (layout_ == WeightLayout::kInOut);
     return experts_ || dim == 0 ? weight_.size(dim)
@@ -143,6 +148,7 @@ class TORCHLORA_API BaseWeight {
   at::Tensor A_by_expert(const at::Tensor& A) const {
     return A.view({experts_, -1, A.size(1)});
   }
+  /// As `A_by_expert`.
   at::Tensor B_by_expert(const at::Tensor& B) const {
     return B.view({B.size(0), -1, experts_}).permute({2, 0, 1});
   }
@@ -165,6 +171,7 @@ class TORCHLORA_API BaseWeight {
     sizes.insert(sizes.begin(), {r, in_features()});
     return sizes;
   }
+  /// As `A_sizes`.
   std::vector<int64_t> B_sizes(int64_t r) const {
     if (experts_) {
       return {out_features(), r * experts_};

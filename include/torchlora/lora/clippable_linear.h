@@ -14,6 +14,7 @@ namespace torchlora {
 /// same when it is pointed at the inner `linear`.
 class TORCHLORA_API LoraClippableLinear : public LoraLinear {
  public:
+  /// `base_layer` is an `nn::ClippableLinear`.
   LoraClippableLinear(
       const std::shared_ptr<torch::nn::Module>& base_layer,
       BaseWeightAccessor accessor);

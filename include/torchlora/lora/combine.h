@@ -15,9 +15,11 @@ namespace torchlora {
 /// How updates become one; the names and defaults of PEFT's
 /// `add_weighted_adapter`.
 struct TORCHLORA_API CombinationOptions {
+  /// Of this type, the rest as in PEFT.
   CombinationOptions(std::string combination_type = "svd")
       : combination_type_(std::move(combination_type)) {}
 
+  /// Whether the type needs a `density`.
   bool prunes() const;
   /// Whether the factors are combined one by one.
   bool is_by_factor() const;
@@ -42,14 +44,23 @@ struct TORCHLORA_API CombinationOptions {
 
 /// One update, weight · scaling · B A.
 struct WeightedUpdate {
+  /// [r, in]
   at::Tensor A; // [r, in]
+  /// [out, r]
   at::Tensor B; // [out, r]
+  /// @{
+  /// What B A is multiplied by.
   double scaling;
   double weight;
+  /// @}
 };
 
+/// The factors of a combination.
 struct CombinedUpdate {
+  /// @{
+  /// A [r, in], B [out, r].
   at::Tensor A, B;
+  /// @}
 };
 
 /// The factors of the combination, B A. DARE draws from the default generator

@@ -17,6 +17,7 @@ namespace torchlora {
 /// PEFT's update of them is not one of their weight and cannot be merged.
 class TORCHLORA_API LoraConv : public LoraLayer {
  public:
+  /// `base_layer` is a convolution.
   LoraConv(
       const std::shared_ptr<torch::nn::Module>& base_layer,
       BaseWeightAccessor accessor);

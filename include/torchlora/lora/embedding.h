@@ -13,11 +13,13 @@ namespace torchlora {
 /// `lora_embedding_B`.
 class TORCHLORA_API LoraEmbedding : public LoraLayer {
  public:
+  /// PEFT's names for the factors of embeddings.
   static constexpr FactorNames kFactorNames{
       "lora_embedding_A",
       "lora_embedding_B",
       /*are_modules=*/false};
 
+  /// `base_layer` is a `torch::nn::Embedding`.
   LoraEmbedding(
       const std::shared_ptr<torch::nn::Module>& base_layer,
       BaseWeightAccessor accessor);
@@ -31,6 +33,8 @@ class TORCHLORA_API LoraEmbedding : public LoraLayer {
   }
   init::Factors construct_factors(const LoraConfig& config, int64_t r)
       const override;
+  /// Those that are true and "gaussian" for other layers are
+  /// `init::embedding_init`.
   init::Initializer find_initializer(
       const InitLoraWeights& value) const override;
   void check_config(const LoraConfig& config) const override;

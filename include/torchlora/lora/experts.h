@@ -27,6 +27,7 @@ class TORCHLORA_API LoraExperts : public LoraLayer {
       const std::shared_ptr<torch::nn::Module>& base_layer,
       const std::string& parameter_name);
 
+  /// The parameter of the module that is adapted.
   const std::string& parameter_name() const {
     return parameter_name_;
   }
@@ -38,6 +39,7 @@ class TORCHLORA_API LoraExperts : public LoraLayer {
  protected:
   init::Factors construct_factors(const LoraConfig& config, int64_t r)
       const override;
+  /// ValueError for those that would look at one matrix.
   init::Initializer find_initializer(
       const InitLoraWeights& value) const override;
   void check_config(const LoraConfig& config) const override;

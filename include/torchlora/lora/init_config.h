@@ -31,6 +31,7 @@ struct TORCHLORA_API LoraGAConfig {
   /// "stable" (B · out_features^¼ / √stable_gamma), "weight_svd" (B as large
   /// as the base weight), "gd_scale" (both / scaling) or "unit".
   TORCH_ARG(std::string, scale) = "stable";
+  /// Of the scale "stable".
   TORCH_ARG(int64_t, stable_gamma) = 16;
 };
 
@@ -51,6 +52,7 @@ struct TORCHLORA_API EvaConfig {
   TORCH_ARG(double, rho) = 2;
   /// Cosine from which on a component counts as converged.
   TORCH_ARG(double, tau) = 0.99;
+  /// Whether components are divided by the roots of their singular values.
   TORCH_ARG(bool, whiten) = false;
   /// lora_alpha grows with a layer's rank.
   TORCH_ARG(bool, adjust_scaling_factors) = true;

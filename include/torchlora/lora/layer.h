@@ -36,6 +36,7 @@ enum class WeightUse {
 /// Which elements of a batch, along its first dimension, go through which
 /// adapter; the others through none.
 struct MixedBatch {
+  /// Of the batch.
   int64_t size = 0;
   /// Adapter names and int64 indices.
   std::vector<std::pair<std::string, at::Tensor>> rows;
@@ -87,17 +88,21 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// the factors' dtype. PEFT's `get_delta_weight`.
   at::Tensor delta_weight(const std::string& adapter_name) const;
 
+  /// The layer that this one took the place of.
   const std::shared_ptr<torch::nn::Module>& base_layer() const {
     return base_layer_;
   }
+  /// Its weight, the raw one.
   BaseWeight base_weight() const;
 
+  /// As this type of layer calls its factors.
   const FactorNames& factor_names() const {
     return factor_names_;
   }
 
   /// Redirects the base layer here, and back.
   void bind();
+  /// Ends the redirection.
   void unbind();
   /// Whether it is adapted without the weight overlay (`lora/overlay.h`).
   bool has_dense_weight() const;
@@ -110,11 +115,14 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
           base_forward) {
     base_forward_ = std::move(base_forward);
   }
+  /// @{
+  /// As `torch::nn::Module::to`; an unmodified base layer follows.
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false)
       override;
   void to(torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Device device, bool non_blocking = false) override;
   /// Throws: unload first.
+  /// @}
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;
 
@@ -141,6 +149,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       bool autocast_adapter_dtype = true,
       const at::Tensor& statistics = {},
       bool is_loaded = false);
+  /// The second step of `prepare_adapter`.
   void commit_adapter(const std::string& adapter_name);
   /// Gives an adapter other factors, the matrices A [r, in_features · kernel
   /// elements] and B [out_features, r] of any r, in the dtype it has; in place
@@ -154,6 +163,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       bool use_rslora);
   /// Does nothing if there is no such adapter; ValueError if it is merged.
   void delete_adapter(const std::string& adapter_name);
+  /// In the order in which they were added.
   const std::list<LoraAdapter>& adapters() const {
     return adapters_;
   }
@@ -173,11 +183,13 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false);
+  /// In the order in which they act.
   const std::vector<std::string>& active_adapters() const {
     return active_adapters_;
   }
   /// Whether the forward has adapters in it; leaves `requires_grad` alone.
   void enable_adapters(bool enabled);
+  /// Whether `enable_adapters` has them on.
   bool adapters_enabled() const {
     return enabled_;
   }
@@ -191,6 +203,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       const std::vector<std::string>& adapter_names = {});
   /// Subtracts the merged updates, last first.
   void unmerge();
+  /// In the order in which they were merged.
   const std::vector<std::string>& merged_adapters() const {
     return merged_adapters_;
   }
@@ -198,6 +211,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// to the base weight: the layer has them, and they are not merged.
   std::vector<std::string> not_merged(
       const std::vector<std::string>& adapter_names) const;
+  /// Whether an adapter is merged.
   bool merged() const {
     return !merged_adapters_.empty();
   }
@@ -211,11 +225,13 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// empty one ends it.
   void observe(std::function<void(const at::Tensor& rows)> observer);
 
+  /// Names, ranks and scalings of the adapters.
   void pretty_print(std::ostream& stream) const override;
 
  protected:
   /// An adapter's share of a forward.
   struct Term {
+    /// The layer's.
     const LoraAdapter* adapter;
     /// Negative where a merged update is taken out.
     double scaling;
@@ -231,6 +247,8 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// matrices.
   virtual init::Factors construct_factors(const LoraConfig& config, int64_t r)
       const;
+  /// The initialiser that a value of `init_lora_weights` means for this layer
+  /// type.
   virtual init::Initializer find_initializer(
       const InitLoraWeights& value) const;
   /// The rows that the weight is multiplied by for an input, see `observe`.
@@ -238,6 +256,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   virtual at::Tensor weight_input(const at::Tensor& input) const;
   /// ValueError if the layer cannot have an adapter of this configuration.
   virtual void check_config(const LoraConfig& /*config*/) const {}
+  /// How the layer type uses its weight.
   virtual WeightUse weight_use() const {
     return WeightUse::kDense;
   }

@@ -13,6 +13,7 @@ namespace torchlora {
 /// no dropout.
 class TORCHLORA_API LoraMultiheadAttention : public LoraLinear {
  public:
+  /// `base_layer` is a `torch::nn::MultiheadAttention`.
   LoraMultiheadAttention(
       const std::shared_ptr<torch::nn::Module>& base_layer,
       BaseWeightAccessor accessor);

@@ -16,11 +16,14 @@ namespace torchlora {
 struct LoraLayerType {
   /// As error messages call it, for example "torchlora::nn::Linear".
   std::string name;
+  /// Whether a module is one.
   std::function<bool(torch::nn::Module&)> matches;
+  /// Where its weight is.
   BaseWeightAccessor base_weight;
   std::function<std::shared_ptr<LoraLayer>(
       const std::shared_ptr<torch::nn::Module>&,
       BaseWeightAccessor)>
+      /// Makes the LoRA layer of a base layer.
       create;
   /// As the layers that `create` makes call their factors.
   FactorNames factor_names = {};
@@ -30,6 +33,7 @@ struct LoraLayerType {
       torch::nn::Module&,
       const at::Tensor& from,
       const at::Tensor& to)>;
+  /// See `Rebind`.
   Rebind rebind = {};
 };
 
@@ -61,6 +65,7 @@ rebind_member(Base& base, const at::Tensor& from, const at::Tensor& to) {
 /// dispatchers. May be used from several threads.
 class TORCHLORA_API LoraRegistry {
  public:
+  /// The one of the process.
   static LoraRegistry& global();
 
   /// Adapts `Base` (an `XxxImpl`) by `Layer`, which is constructed from the
@@ -121,6 +126,7 @@ class TORCHLORA_API LoraRegistry {
            return rebind(dynamic_cast<Base&>(module), from, to);
          }});
   }
+  /// The same of a type that is made by hand.
   void add(LoraLayerType type);
 
   /// nullptr if no type matches.

@@ -10,6 +10,7 @@
 
 namespace torchlora {
 
+/// What the rules say of a module.
 enum class TargetMatch { kNone, kTargeted, kExcluded };
 
 /// Whose rules decide.
@@ -32,9 +33,13 @@ class TORCHLORA_API TargetMatcher {
       const LoraConfig& config,
       TargetRules rules = TargetRules::kTorchlora);
   ~TargetMatcher();
+  /// @{
+  /// Movable.
   TargetMatcher(TargetMatcher&&) noexcept;
   TargetMatcher& operator=(TargetMatcher&&) noexcept;
+  /// @}
 
+  /// Of a module by its dotted name.
   TargetMatch match(const std::string& module_name) const;
 
  private:
@@ -51,11 +56,16 @@ TORCHLORA_API bool names_module(
 /// matches the end of a module name behind a dot.
 class TORCHLORA_API PatternTable {
  public:
+  /// ValueError for a pattern that does not compile.
   explicit PatternTable(const LoraConfig::Pattern& pattern);
   ~PatternTable();
+  /// @{
+  /// Movable.
   PatternTable(PatternTable&&) noexcept;
   PatternTable& operator=(PatternTable&&) noexcept;
+  /// @}
 
+  /// None if no pattern matches.
   std::optional<double> find(const std::string& module_name) const;
   /// The patterns that match none of `module_names`.
   std::vector<std::string> unused(

@@ -17,19 +17,25 @@ namespace torchlora {
 
 /// Rows of the weight of an `nn::Embedding` or `nn::Linear` that adapters
 /// train (`trainable_token_indices`): the layer's child `token_adapter`, which
-/// it is redirected to, with the parameters `trainable_tokens_delta.<adapter>`
+/// it is redirected to, with the parameters `trainable_tokens_delta.default`
 /// [k, dim]. They take the place of the weight's rows in the layer and in those
 /// that are tied to it; the weight itself is changed by a merge only. PEFT's
 /// `TrainableTokensLayer`.
 class TORCHLORA_API TrainableTokens : public torch::nn::Module {
  public:
+  /// @{
+  /// Names in the module tree, which are PEFT's.
   static constexpr auto kName = "token_adapter";
   static constexpr auto kDelta = "trainable_tokens_delta";
+  /// @}
 
+  /// The rows of one adapter.
   struct Adapter {
+    /// The adapter's name.
     std::string name;
     /// Row i of `delta` takes the place of row indices[i].
     std::vector<int64_t> indices;
+    /// [k, dim], the parameter.
     at::Tensor delta;
     /// The rows that a merge wrote over; undefined unless merged.
     at::Tensor original = {};
@@ -56,7 +62,9 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module {
       const std::string& adapter_name,
       const std::vector<int64_t>& indices,
       bool autocast_adapter_dtype);
+  /// Does nothing if there is no such adapter; ValueError if it is merged.
   void delete_adapter(const std::string& adapter_name);
+  /// In the order in which they were added.
   const std::list<Adapter>& adapters() const {
     return adapters_;
   }
@@ -73,10 +81,13 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module {
   void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false);
+  /// In the order in which they were given.
   const std::vector<std::string>& active_adapters() const {
     return active_adapters_;
   }
+  /// Whether the rows are in the forward; leaves `requires_grad` alone.
   void enable_adapters(bool enabled);
+  /// Whether `enable_adapters` has them on.
   bool adapters_enabled() const {
     return enabled_;
   }
@@ -90,6 +101,7 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module {
   void merge(const std::vector<std::string>& adapter_names);
   /// Writes the weight's own rows back.
   void unmerge();
+  /// In the order in which they were merged.
   const std::vector<std::string>& merged_adapters() const {
     return merged_adapters_;
   }

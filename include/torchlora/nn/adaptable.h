@@ -22,16 +22,20 @@ template <class Base, class Self = void>
 class Adaptable : public Base, public Redirectable {
  public:
   using Base::Base;
+  /// A copy of a layer, not adapted.
   explicit Adaptable(const Base& base) : Base(base) {}
 
+  /// The LoRA layer's, or `base_forward`.
   at::Tensor forward(const at::Tensor& input) {
     return redirected_forward(input);
   }
 
+  /// The forward of `Base`.
   at::Tensor base_forward(const at::Tensor& input) override {
     return Base::forward(input);
   }
 
+  /// Throws while the layer is adapted.
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device =
           std::nullopt) const override {

@@ -7,11 +7,17 @@
 
 namespace torchlora::nn {
 
+/// Of a `ClippableLinear`.
 struct TORCHLORA_API ClippableLinearOptions {
+  /// With clamps.
   ClippableLinearOptions(int64_t in_features, int64_t out_features)
       : in_features_(in_features), out_features_(out_features) {}
+  /// @{
+  /// Sizes of the layer.
   TORCH_ARG(int64_t, in_features);
   TORCH_ARG(int64_t, out_features);
+  /// @}
+
   /// Whether the clamps exist: four scalar buffers, ±inf until loaded.
   TORCH_ARG(bool, use_clipped_linears) = true;
 };
@@ -28,16 +34,23 @@ class TORCHLORA_API ClippableLinearImpl
     : public torch::nn::Cloneable<ClippableLinearImpl>,
       public Redirectable {
  public:
+  /// @{
+  /// Bounds are ±inf.
   ClippableLinearImpl(int64_t in_features, int64_t out_features)
       : ClippableLinearImpl(ClippableLinearOptions(in_features, out_features)) {
   }
   explicit ClippableLinearImpl(const ClippableLinearOptions& options);
+  /// @}
 
+  /// @{
+  /// As `torch::nn::Module`'s; `clone` throws while the layer is adapted.
   void reset() override;
   void pretty_print(std::ostream& stream) const override;
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;
+  /// @}
 
+  /// The LoRA layer's, or `base_forward`.
   at::Tensor forward(const at::Tensor& input) {
     return redirected_forward(input);
   }
@@ -45,11 +58,17 @@ class TORCHLORA_API ClippableLinearImpl
 
   /// The two clamps; the identity without `use_clipped_linears`.
   at::Tensor clamp_input(const at::Tensor& input) const;
+  /// See `clamp_input`.
   at::Tensor clamp_output(const at::Tensor& output) const;
 
+  /// As it was made.
   ClippableLinearOptions options;
+  /// Without bias.
   Linear linear{nullptr};
+  /// @{
+  /// Scalars; undefined without `use_clipped_linears`.
   at::Tensor input_min, input_max, output_min, output_max;
+  /// @}
 };
 TORCH_MODULE(ClippableLinear);
 

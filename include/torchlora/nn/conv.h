@@ -16,6 +16,7 @@ class TORCHLORA_API Convolution {
   virtual at::Tensor kernel() const = 0;
   /// [out_channels]; undefined without one.
   virtual at::Tensor kernel_bias() const = 0;
+  /// How many the channels are divided into.
   virtual int64_t groups() const = 0;
   /// The input convolved with another kernel [*, in_channels / groups,
   /// kernel…] as the layer convolves it with its own (stride, padding and its
@@ -26,7 +27,6 @@ class TORCHLORA_API Convolution {
       const at::Tensor& bias) const = 0;
 };
 
-/// `torch::nn::Conv1d`, `Conv2d` and `Conv3d` that can be adapted.
 #define TORCHLORA_CONV(D)                                                 \
   class TORCHLORA_API Conv##D##dImpl                                      \
       : public Adaptable<torch::nn::Conv##D##dImpl, Conv##D##dImpl>,      \
@@ -61,8 +61,11 @@ class TORCHLORA_API Convolution {
   };                                                                      \
   TORCH_MODULE(Conv##D##d)
 
+/// `torch::nn::Conv1d` that can be adapted.
 TORCHLORA_CONV(1);
+/// `torch::nn::Conv2d` that can be adapted.
 TORCHLORA_CONV(2);
+/// `torch::nn::Conv3d` that can be adapted.
 TORCHLORA_CONV(3);
 #undef TORCHLORA_CONV
 

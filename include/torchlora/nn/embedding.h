@@ -13,6 +13,8 @@ namespace torchlora::nn {
 class TORCHLORA_API EmbeddingImpl
     : public Adaptable<torch::nn::EmbeddingImpl, EmbeddingImpl> {
  public:
+  /// @{
+  /// As `torch::nn::Embedding`'s.
   EmbeddingImpl(int64_t num_embeddings, int64_t embedding_dim)
       : EmbeddingImpl(
             torch::nn::EmbeddingOptions(num_embeddings, embedding_dim)) {}
@@ -20,6 +22,7 @@ class TORCHLORA_API EmbeddingImpl
       : Adaptable(options_) {}
   explicit EmbeddingImpl(const torch::nn::EmbeddingImpl& base)
       : Adaptable(base) {}
+  /// @}
 
   /// A layer around an existing table [num_embeddings, embedding_dim] of any
   /// dtype: nothing is allocated, initialised or copied.
@@ -27,9 +30,11 @@ class TORCHLORA_API EmbeddingImpl
 
   at::Tensor base_forward(const at::Tensor& input) override;
 
+  /// Throws while the layer is adapted.
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;
 
+  /// 1: what `torch::nn::Embedding` does.
   double embed_scale = 1;
 };
 TORCH_MODULE(Embedding);

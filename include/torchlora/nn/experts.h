@@ -25,6 +25,7 @@ TORCHLORA_API at::Tensor grouped_linear(
 struct ExpertOrder {
   /// [N]: for `index_select`.
   at::Tensor order;
+  /// How many rows of that order each expert has.
   std::vector<int64_t> rows_per_expert;
 };
 /// `expert_ids` [N], int64 below `experts`. The one point of a layer where a
@@ -44,12 +45,15 @@ sort_by_expert(const at::Tensor& expert_ids, int64_t experts);
 ///     x = expert_linear("down_proj", x, counts);
 class TORCHLORA_API StackedExperts {
  public:
+  /// See the class.
   explicit StackedExperts(bool is_transposed = false);
   virtual ~StackedExperts();
   /// An adapted module throws, as a copy would be the base only: `clone()`.
   StackedExperts(const StackedExperts& other);
+  /// As the copy.
   StackedExperts& operator=(const StackedExperts& other);
 
+  /// Whether the parameters are [experts, in_features, out_features].
   bool is_transposed() const {
     return is_transposed_;
   }

@@ -13,11 +13,14 @@ namespace torchlora::nn {
 class TORCHLORA_API LinearImpl
     : public Adaptable<torch::nn::LinearImpl, LinearImpl> {
  public:
+  /// @{
+  /// As `torch::nn::Linear`'s.
   LinearImpl(int64_t in_features, int64_t out_features)
       : LinearImpl(torch::nn::LinearOptions(in_features, out_features)) {}
   explicit LinearImpl(const torch::nn::LinearOptions& options_)
       : Adaptable(options_) {}
   explicit LinearImpl(const torch::nn::LinearImpl& base) : Adaptable(base) {}
+  /// @}
 
   /// A layer without bias around an existing weight [out_features,
   /// in_features] of any dtype: nothing is allocated, initialised or copied.

@@ -25,6 +25,8 @@ class TORCHLORA_API MultiheadAttentionImpl
     : public torch::nn::MultiheadAttentionImpl,
       public Redirectable {
  public:
+  /// @{
+  /// As `torch::nn::MultiheadAttention`'s; that of a `base` takes its tensors.
   MultiheadAttentionImpl(int64_t embed_dim, int64_t num_heads)
       : MultiheadAttentionImpl(
             torch::nn::MultiheadAttentionOptions(embed_dim, num_heads)) {}
@@ -32,6 +34,7 @@ class TORCHLORA_API MultiheadAttentionImpl
       const torch::nn::MultiheadAttentionOptions& options_);
   explicit MultiheadAttentionImpl(
       const torch::nn::MultiheadAttentionImpl& base);
+  /// @}
 
   /// `query` [L, N, E], `key` and `value` [S, N, E] → output [L, N, E] and,
   /// with `need_weights`, the attention weights [N, L, S], or [N, heads, L, S]
@@ -53,6 +56,7 @@ class TORCHLORA_API MultiheadAttentionImpl
   at::Tensor base_forward(const at::Tensor& input) override;
   /// "out_proj"
   std::vector<std::string> adapted_children() const override;
+  /// Throws while the layer is adapted.
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;
 

@@ -35,6 +35,7 @@ class TORCHLORA_API PretrainedModel {
   virtual std::vector<std::string> output_embeddings() const {
     return {"lm_head"};
   }
+  /// See `output_embeddings`.
   virtual std::vector<std::string> routers() const {
     return {};
   }

@@ -14,6 +14,7 @@ namespace torchlora::nn {
 class TORCHLORA_API ForwardTarget {
  public:
   virtual ~ForwardTarget() = default;
+  /// [*, in_features] → [*, out_features] in the redirected layer's place.
   virtual at::Tensor forward(const at::Tensor& input) = 0;
 };
 
@@ -42,16 +43,20 @@ class TORCHLORA_API Redirectable {
     target_ = target;
   }
 
+  /// nullptr if the layer is not redirected.
   ForwardTarget* redirect_target() const noexcept {
     return target_;
   }
 
  protected:
   Redirectable() = default;
+  /// @{
+  /// A copy is not redirected.
   Redirectable(const Redirectable& /*other*/) noexcept {}
   Redirectable& operator=(const Redirectable& /*other*/) noexcept {
     return *this;
   }
+  /// @}
 
   /// For `clone()`: a copy of a redirected layer would be the base layer only
   /// (`Sequential::clone()` reaches it past the LoRA layer).
@@ -62,6 +67,7 @@ class TORCHLORA_API Redirectable {
         "merge and unload the adapter first");
   }
 
+  /// What the layer's `forward` returns: the target's, or `base_forward`.
   at::Tensor redirected_forward(const at::Tensor& input) {
     return target_ ? target_->forward(input) : base_forward(input);
   }

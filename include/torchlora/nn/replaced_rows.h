@@ -50,6 +50,7 @@ TORCHLORA_API at::Tensor forward_with_rows(
     EmbeddingImpl& layer,
     const at::Tensor& input,
     const ReplacedRows& rows);
+/// The same of a linear layer.
 TORCHLORA_API at::Tensor forward_with_rows(
     LinearImpl& layer,
     const at::Tensor& input,

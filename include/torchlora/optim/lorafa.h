@@ -17,9 +17,13 @@ namespace torchlora {
 /// The names and defaults of PEFT's `LoraFAOptimizer`.
 struct TORCHLORA_API LoraFAOptions
     : public torch::optim::OptimizerCloneableOptions<LoraFAOptions> {
+  /// The learning rate, the rest as in PEFT.
   LoraFAOptions(double lr = 1e-3) : lr_(lr) {}
+  /// Of the two moments.
   using betas_t = std::tuple<double, double>;
 
+  /// @{
+  /// As LibTorch's options have them.
   void serialize(torch::serialize::InputArchive& archive) override;
   void serialize(torch::serialize::OutputArchive& archive) const override;
   double get_lr() const override {
@@ -28,18 +32,28 @@ struct TORCHLORA_API LoraFAOptions
   void set_lr(double lr) override {
     lr_ = lr;
   }
+  /// @}
 
+  /// Learning rate.
   TORCH_ARG(double, lr) = 1e-3;
+  /// Decays of the moments.
   TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);
+  /// Added to the root of the second moment.
   TORCH_ARG(double, eps) = 1e-6;
   /// Decoupled, and applied after the step.
   TORCH_ARG(double, weight_decay) = 0;
+  /// Whether the moments are corrected for their start at zero.
   TORCH_ARG(bool, correct_bias) = true;
 };
 
 /// The factors of an update, and what it is scaled by.
 struct LoraFAPair {
+  /// @{
+  /// The parameters.
   at::Tensor A, B;
+  /// @}
+
+  /// The layer's.
   double scaling;
 };
 
@@ -61,9 +75,12 @@ class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
       const std::vector<at::Tensor>& others,
       LoraFAOptions options = {});
 
+  /// @{
+  /// As `torch::optim::Optimizer`'s.
   at::Tensor step(LossClosure closure = nullptr) override;
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;
+  /// @}
 
  private:
   at::Tensor project(const at::Tensor& parameter, const at::Tensor& grad) const;

@@ -16,6 +16,7 @@ namespace torchlora {
 /// LoRA+: B learns faster than A. The names and defaults of PEFT's
 /// `create_loraplus_optimizer`; Hayou et al. 2024, arXiv:2402.12354.
 struct TORCHLORA_API LoraPlusOptions {
+  /// The rest as in PEFT.
   explicit LoraPlusOptions(double loraplus_lr_ratio)
       : loraplus_lr_ratio_(loraplus_lr_ratio) {}
 
@@ -32,9 +33,13 @@ struct TORCHLORA_API LoraPlusOptions {
 
 /// Parameters that share a learning rate and a decay.
 struct LoraPlusGroup {
+  /// In the order of the model.
   std::vector<at::Tensor> params;
+  /// @{
+  /// Of the group.
   double lr;
   double weight_decay;
+  /// @}
 };
 
 /// The trainable parameters of a model in groups, none of them empty:

@@ -52,6 +52,7 @@ class RiemannianOptimizer : public Optimizer {
       "LBFGS evaluates the loss inside of a step");
 
   template <class OptimizerOptions>
+  /// Over the preconditioner's parameters.
   RiemannianOptimizer(
       RiemannianPreconditioner preconditioner,
       const OptimizerOptions& optimizer_options)

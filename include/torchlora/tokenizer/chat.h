@@ -10,7 +10,9 @@ namespace torchlora {
 /// One message of a conversation: `role` is "system", "developer", "user" or
 /// "assistant".
 struct ChatMessage {
+  /// Who speaks.
   std::string role;
+  /// The text.
   std::string content;
 };
 

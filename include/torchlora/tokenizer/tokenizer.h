@@ -25,15 +25,19 @@ class TORCHLORA_API Tokenizer {
   std::vector<int64_t> encode(
       std::string_view text,
       bool add_special_tokens = true) const;
+  /// The text of token ids; `skip_special_tokens` leaves those out.
   std::string decode(
       const std::vector<int64_t>& ids,
       bool skip_special_tokens = false) const;
 
+  /// How many token ids there are, added tokens included.
   int64_t vocab_size() const;
   /// -1 if there is no such token.
   int64_t token_to_id(std::string_view token) const;
+  /// The token as tokenizer.json has it. ValueError if the id is none.
   std::string id_to_token(int64_t id) const;
 
+  /// @{
   /// Special tokens by tokenizer_config.json; -1 and "" if it names none.
   int64_t bos_token_id() const;
   int64_t eos_token_id() const;
@@ -41,6 +45,7 @@ class TORCHLORA_API Tokenizer {
   const std::string& bos_token() const;
   const std::string& eos_token() const;
   const std::string& pad_token() const;
+  /// @}
 
  private:
   struct Impl;

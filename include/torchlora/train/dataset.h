@@ -15,10 +15,15 @@ using Text = std::variant<std::string, std::vector<ChatMessage>>;
 
 /// A preference pair. All three have the same format.
 struct PreferenceExample {
+  /// @{
+  /// As the file has them; `extract_prompt` for one without a prompt.
   Text prompt, chosen, rejected;
+  /// @}
+
   /// Where it came from, for messages: "pairs.jsonl:17".
   std::string source;
 
+  /// Whether they are messages.
   bool is_conversational() const {
     return std::holds_alternative<std::vector<ChatMessage>>(prompt);
   }

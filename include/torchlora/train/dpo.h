@@ -21,6 +21,7 @@ struct TORCHLORA_API DpoConfig : TrainingArguments, RowTruncation {
   /// Names of `dpo_loss_types()` (train/dpo_loss.h); several are summed with
   /// `loss_weights` (empty: each 1).
   std::vector<std::string> loss_type = {"sigmoid"};
+  /// One for each of `loss_type`.
   std::vector<double> loss_weights;
   /// What the policy is compared with: "base", the model without adapters;
   /// "initial_adapter", a frozen copy of the adapter as it is now, kept as
@@ -60,6 +61,7 @@ class TORCHLORA_API DpoTrainer : public Trainer {
       PreferenceTokenSet eval_dataset,
       int64_t pad_token_id);
 
+  /// As it was given.
   const DpoConfig& config() const {
     return config_;
   }
@@ -67,12 +69,15 @@ class TORCHLORA_API DpoTrainer : public Trainer {
   const std::string& reference() const {
     return reference_;
   }
+  /// @{
+  /// Tokenized.
   const PreferenceTokenSet& train_dataset() const {
     return train_dataset_;
   }
   const PreferenceTokenSet& eval_dataset() const {
     return eval_dataset_;
   }
+  /// @}
 
  protected:
   at::Tensor compute_loss(

@@ -11,7 +11,9 @@ namespace torchlora::train {
 
 /// How much of the [N, vocab_size] logits exists at a time.
 struct LogProbTiling {
+  /// Rows of a tile.
   int64_t tokens = 1024;
+  /// Columns of a tile.
   int64_t vocabulary = 8192;
 };
 

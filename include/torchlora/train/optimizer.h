@@ -19,6 +19,7 @@ class AdamW;
 
 namespace torchlora::train {
 
+/// Tensors by name, in order.
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 /// `torch::optim::AdamW` with a group that is decayed and one that is not

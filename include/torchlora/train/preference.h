@@ -15,7 +15,12 @@ namespace torchlora::train {
 
 /// A tokenized pair; the rows are prompt + chosen and prompt + rejected.
 struct PreferenceTokens {
+  /// @{
+  /// Token ids.
   std::vector<int64_t> prompt_ids, chosen_ids, rejected_ids;
+  /// @}
+
+  /// `PreferenceExample::source`.
   std::string source;
 };
 
@@ -34,20 +39,28 @@ struct TORCHLORA_API RowTruncation {
 
 /// Figures of a tokenized data set; counts of tokens after truncation.
 struct PreferenceStatistics {
+  /// Kept.
   int64_t num_examples = 0;
   /// Left out: the prompt alone fills `max_length`.
   int64_t num_dropped = 0;
   /// Kept, with a row that is longer than `max_length`.
   int64_t num_truncated = 0;
+  /// @{
   /// Sums over both rows of every example.
   int64_t num_tokens = 0, num_completion_tokens = 0;
+  /// @}
+
+  /// In tokens.
   int64_t longest_row = 0;
   /// Examples whose prompt lost tokens that merge with the completion.
   int64_t num_merged_prompts = 0;
 };
 
+/// A tokenized data set.
 struct PreferenceTokenSet {
+  /// In the order of the file.
   std::vector<PreferenceTokens> examples;
+  /// Of them.
   PreferenceStatistics statistics;
 };
 

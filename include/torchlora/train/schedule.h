@@ -20,6 +20,7 @@ TORCHLORA_API LrSchedule make_lr_schedule(
     int64_t num_warmup_steps,
     int64_t num_training_steps);
 
+/// The names that `make_lr_schedule` knows.
 TORCHLORA_API std::vector<std::string> lr_scheduler_types();
 
 /// `TrainingArguments::warmup_steps` in steps: below 1 the share of

@@ -14,8 +14,11 @@ namespace torchlora::train {
 /// One entry of `log_history`: metrics by TRL's names in the order in which
 /// they were recorded.
 struct TORCHLORA_API LogRecord {
+  /// `TrainerState::global_step` at that time.
   int64_t step = 0;
+  /// Epochs done, with fraction.
   double epoch = 0;
+  /// By name.
   std::vector<std::pair<std::string, double>> metrics;
 
   /// nullptr if there is none of this name.
@@ -35,6 +38,7 @@ class TORCHLORA_API Metrics {
   /// A running figure (`num_tokens`): the record has the last value.
   void set(std::string_view name, double value);
 
+  /// Whether there is nothing since the last record.
   bool empty() const {
     return entries_.empty();
   }
@@ -55,23 +59,33 @@ class TORCHLORA_API Metrics {
 /// Where a run is. Written as transformers' `trainer_state.json` (floating
 /// point operations are not counted: `total_flos` is 0).
 struct TORCHLORA_API TrainerState {
+  /// Optimizer steps done.
   int64_t global_step = 0;
   /// Epochs done, with fraction.
   double epoch = 0;
+  /// Of the run.
   int64_t max_steps = 0;
+  /// Rounded up.
   int64_t num_train_epochs = 0;
+  /// @{
   /// Resolved to whole steps.
   int64_t logging_steps = 0, eval_steps = 0, save_steps = 0;
+  /// @}
+
+  /// `per_device_train_batch_size`.
   int64_t train_batch_size = 0;
+  /// All records.
   std::vector<LogRecord> log_history;
 
   /// Sorted keys, two spaces of indentation, a newline at the end.
   std::string to_json() const;
+  /// Writes `to_json` to a file, atomically.
   void save_to_json(const std::filesystem::path& path) const;
 };
 
 /// What `Trainer::train` returns.
 struct TORCHLORA_API TrainOutput {
+  /// Optimizer steps done.
   int64_t global_step = 0;
   /// Mean loss over the steps.
   double training_loss = 0;

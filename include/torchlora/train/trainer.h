@@ -43,12 +43,16 @@ class TORCHLORA_API Trainer {
   /// Writes the adapter as TRL's `trainer.save_model` does: "default" into
   /// `directory`, others (a frozen `ref`) into folders below it.
   void save_model(const std::filesystem::path& directory) const;
-  /// Writes `output_dir`/checkpoint-<step>: the adapter, trainer_state.json
-  /// and the optimizer's state. The folder appears whole or not at all.
+  /// Writes `output_dir`/checkpoint-N, N the step: the adapter,
+  /// trainer_state.json and the optimizer's state. The folder appears whole or
+  /// not at all.
   std::filesystem::path save_checkpoint();
 
+  /// Callbacks are called in the order in which they were added.
   void add_callback(std::shared_ptr<TrainerCallback> callback);
 
+  /// @{
+  /// What it was made of, and where it is.
   const TrainingArguments& args() const {
     return args_;
   }
@@ -61,18 +65,23 @@ class TORCHLORA_API Trainer {
   const PeftModel& peft_model() const {
     return peft_model_;
   }
+  /// @}
+
   /// What is trained, by the names of the module tree
   /// (`….q_proj.lora_A.default.weight`).
   const std::vector<std::pair<std::string, at::Tensor>>& trainable_parameters()
       const {
     return parameters_;
   }
+  /// @{
+  /// Of the data sets.
   int64_t num_train_examples() const {
     return num_train_examples_;
   }
   int64_t num_eval_examples() const {
     return num_eval_examples_;
   }
+  /// @}
 
  protected:
   /// ValueError if the arguments cannot be right or nothing is trainable.

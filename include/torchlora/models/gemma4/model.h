@@ -15,12 +15,14 @@
 namespace torchlora::gemma4 {
 
 /// Gemma 4's language model with its tied head, under transformers' module
-/// names: `model.language_model.layers.…` for a checkpoint of
+/// names: `model.language_model.layers` for a checkpoint of
 /// Gemma4ForConditionalGeneration, of which the language model is loaded,
-/// `model.layers.…` for one of Gemma4ForCausalLM.
+/// `model.layers` for one of Gemma4ForCausalLM.
 class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
                                             public nn::CausalLM {
  public:
+  /// Built around the tensors of `source`; the last two are for the files of
+  /// adapters.
   Gemma4ForCausalLMImpl(
       const TensorSource& source,
       Config config,
@@ -54,9 +56,11 @@ class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
     return unloaded_modules_;
   }
 
+  /// Of the checkpoint.
   const Config& config() const {
     return config_;
   }
+  /// Without head.
   TextModel& language_model() {
     return language_model_;
   }
@@ -69,6 +73,7 @@ class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
 };
 TORCH_MODULE(Gemma4ForCausalLM);
 
+/// How `from_pretrained` loads.
 struct LoadOptions {
   /// dtype of all weights in memory, a floating type; nullopt: that of the
   /// checkpoint's token embeddings.
