@@ -8,6 +8,7 @@
 #include <torch/torch.h>
 
 #include <torchlora/io/safetensors.h>
+#include <torchlora/model.h>
 
 namespace torchlora {
 
@@ -25,6 +26,33 @@ inline std::string refusal(const std::function<void()>& run) {
     return e.what_without_backtrace();
   }
   return "";
+}
+
+/// Collects the warnings of its lifetime.
+struct Warnings : c10::WarningHandler {
+  void process(const c10::Warning& warning) override {
+    text += warning.msg() + "\n";
+  }
+  std::string text;
+  c10::WarningUtils::WarningHandlerGuard guard{this};
+};
+
+/// The gradients of an adapter's tensors against a file's "<name>.grad.<key>".
+inline void expect_gradients(
+    const PeftModel& peft,
+    const io::SafetensorsFile& reference,
+    const std::string& name) {
+  for (const auto& item : peft.state_dict()) {
+    const auto key = name + ".grad." + item.key();
+    ASSERT_EQ(item.value().grad().defined(), reference.contains(key)) << key;
+    if (reference.contains(key)) {
+      const auto gradient = reference.tensor(key);
+      EXPECT_LT(
+          difference(item.value().grad(), gradient),
+          1e-5 * gradient.abs().max().item<double>())
+          << key;
+    }
+  }
 }
 
 /// One case of a file in tests/data/lora.

@@ -121,13 +121,7 @@ TEST_F(EvaGoldens, ALayerWithoutAShareOfTheVarianceLosesTheAdapter) {
 }
 
 TEST_F(EvaGoldens, DataThatEndEarlyOrMissALayerAreReported) {
-  struct Handler : c10::WarningHandler {
-    void process(const c10::Warning& w) override {
-      text += w.msg();
-    }
-    std::string text;
-  } handler;
-  const c10::WarningUtils::WarningHandlerGuard guard(&handler);
+  Warnings warnings;
   auto model = net("eva");
   auto peft = get_peft_model(*model, config().target_modules({"a", "d"}));
   try {
@@ -141,10 +135,10 @@ TEST_F(EvaGoldens, DataThatEndEarlyOrMissALayerAreReported) {
         std::string(e.what()).find("every adapted module"), std::string::npos);
   }
   EXPECT_EQ(peft.layers().at(0).second->find_adapter("default")->r, 3);
-  handler.text.clear();
+  warnings.text.clear();
   initialize_lora_eva_weights(peft, batches(*model, 2));
-  EXPECT_NE(handler.text.find("before the components"), std::string::npos);
-  handler.text.clear();
+  EXPECT_NE(warnings.text.find("before the components"), std::string::npos);
+  warnings.text.clear();
   // Only rows that count: the first three are fewer than the components.
   EXPECT_THROW(
       initialize_lora_eva_weights(

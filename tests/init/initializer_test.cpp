@@ -155,22 +155,16 @@ TEST(Initializers, WhatTheyNeedIsSaid) {
 }
 
 TEST(Initializers, UnloadingWithoutAMergeSaysThatTheBaseIsTheResidual) {
-  struct Handler : c10::WarningHandler {
-    void process(const c10::Warning& w) override {
-      text += w.msg();
-    }
-    std::string text;
-  } handler;
-  const c10::WarningUtils::WarningHandlerGuard guard(&handler);
+  Warnings warnings;
   auto model = std::make_shared<HolderImpl>(nn::Linear(6, 5));
   const auto config = LoraConfig(2).target_modules({"layer"});
   get_peft_model(*model, config).unload();
   get_peft_model(*model, LoraConfig(config).init_lora_weights("olora"))
       .merge_and_unload();
-  EXPECT_EQ(handler.text, "");
+  EXPECT_EQ(warnings.text, "");
   get_peft_model(*model, LoraConfig(config).init_lora_weights("olora"))
       .unload();
-  EXPECT_NE(handler.text.find("merge_and_unload"), std::string::npos);
+  EXPECT_NE(warnings.text.find("merge_and_unload"), std::string::npos);
 }
 
 TEST(Initializers, AnErrorOnALaterLayerLeavesTheWeightsAlone) {

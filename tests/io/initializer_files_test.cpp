@@ -20,14 +20,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using test::NetImpl;
 
-struct Warnings : c10::WarningHandler {
-  void process(const c10::Warning& w) override {
-    text += w.msg();
-  }
-  std::string text;
-  c10::WarningUtils::WarningHandlerGuard guard{this};
-};
-
 /// A base and its copy, to which what was saved is loaded.
 class InitializerFiles : public testing::Test {
  protected:

@@ -16,10 +16,10 @@ class Block(nn.Module):
         return x + self.down(torch.tanh(self.up(self.norm(x))))
 
 
-class Inner(nn.Module):
-    def __init__(self):
+class Stack(nn.Module):
+    def __init__(self, layers):
         super().__init__()
-        self.layers = nn.ModuleList(Block() for _ in range(4))
+        self.layers = nn.ModuleList(layers)
         self.config = SimpleNamespace()  # peft looks at it
 
     def forward(self, x):
@@ -31,7 +31,7 @@ class Inner(nn.Module):
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.model = Inner()
+        self.model = Stack(Block() for _ in range(4))
         self.head = nn.Linear(6, 3)
 
     def forward(self, x):

@@ -6,6 +6,7 @@
 #include <torchlora/error.h>
 #include <torchlora/lora/layer.h>
 
+#include "support.h"
 #include "train/toy_model.h"
 
 namespace torchlora::train {
@@ -162,20 +163,10 @@ TEST_F(Dpo, AnInitialiserThatChangesTheBaseIsComparedWithItsCopy) {
 
 TEST_F(Dpo, DropoutIsSwitchedOffAndSaidSo) {
   auto peft = get_peft_model(*model, lora.lora_dropout(0.5));
-  std::string warning;
-  struct Handler : c10::WarningHandler {
-    explicit Handler(std::string& text) : text_(text) {}
-    void process(const c10::Warning& w) override {
-      text_ += w.msg();
-    }
-    std::string& text_;
-  } handler(warning);
-  {
-    c10::WarningUtils::WarningHandlerGuard guard(&handler);
-    trainer(peft);
-  }
+  const Warnings warnings;
+  trainer(peft);
   EXPECT_PRED_FORMAT2(
-      testing::IsSubstring, "lora_dropout 0.5 has no effect", warning);
+      testing::IsSubstring, "lora_dropout 0.5 has no effect", warnings.text);
   EXPECT_EQ(peft.layers().at(0).second->adapters().front().lora_dropout, 0);
 }
 
