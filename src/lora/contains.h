@@ -12,4 +12,18 @@ inline bool contains(
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
+/// Those of the names that are wanted, each once.
+template <class IsWanted>
+std::vector<std::string> each_once(
+    const std::vector<std::string>& names,
+    const IsWanted& is_wanted) {
+  std::vector<std::string> result;
+  for (const auto& name : names) {
+    if (is_wanted(name) && !contains(result, name)) {
+      result.push_back(name);
+    }
+  }
+  return result;
+}
+
 } // namespace torchlora

@@ -294,12 +294,8 @@ const LoraAdapter* LoraLayer::find_adapter(
 void LoraLayer::set_adapter(
     const std::vector<std::string>& adapter_names,
     bool inference_mode) {
-  active_adapters_.clear();
-  for (const auto& name : adapter_names) {
-    if (find_adapter(name)) {
-      active_adapters_.push_back(name);
-    }
-  }
+  active_adapters_ = each_once(
+      adapter_names, [&](const auto& name) { return find_adapter(name); });
   for (const auto& adapter : adapters_) {
     const bool trainable =
         !inference_mode && contains(active_adapters_, adapter.name);

@@ -35,14 +35,11 @@ void undo_update(
 
 std::vector<std::string> LoraLayer::not_merged(
     const std::vector<std::string>& adapter_names) const {
-  std::vector<std::string> names;
-  for (const auto& name :
-       adapter_names.empty() ? active_adapters_ : adapter_names) {
-    if (find_adapter(name) && !contains(merged_adapters_, name)) {
-      names.push_back(name);
-    }
-  }
-  return names;
+  return each_once(
+      adapter_names.empty() ? active_adapters_ : adapter_names,
+      [&](const auto& name) {
+        return find_adapter(name) && !contains(merged_adapters_, name);
+      });
 }
 
 void LoraLayer::check_mergeable(

@@ -206,12 +206,8 @@ void TrainableTokens::set_adapter(
     const std::vector<std::string>& adapter_names,
     bool inference_mode) {
   check_disjoint(adapter_names, "set_adapter");
-  active_adapters_.clear();
-  for (const auto& name : adapter_names) {
-    if (find_adapter(name) && !contains(active_adapters_, name)) {
-      active_adapters_.push_back(name);
-    }
-  }
+  active_adapters_ = each_once(
+      adapter_names, [&](const auto& name) { return find_adapter(name); });
   for (auto& adapter : adapters_) {
     adapter.delta.set_requires_grad(
         !inference_mode && contains(active_adapters_, adapter.name));
@@ -226,15 +222,11 @@ void TrainableTokens::enable_adapters(bool enabled) {
 
 std::vector<std::string> TrainableTokens::not_merged(
     const std::vector<std::string>& adapter_names) const {
-  std::vector<std::string> names;
-  for (const auto& name :
-       adapter_names.empty() ? active_adapters_ : adapter_names) {
-    if (find_adapter(name) && !contains(merged_adapters_, name) &&
-        !contains(names, name)) {
-      names.push_back(name);
-    }
-  }
-  return names;
+  return each_once(
+      adapter_names.empty() ? active_adapters_ : adapter_names,
+      [&](const auto& name) {
+        return find_adapter(name) && !contains(merged_adapters_, name);
+      });
 }
 
 void TrainableTokens::check_mergeable(

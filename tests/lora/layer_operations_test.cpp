@@ -75,6 +75,16 @@ TYPED_TEST(LayerOperations, TwoActiveAdaptersAddUpAndMergeTogether) {
   EXPECT_THROW(peft.delete_adapter("second"), c10::ValueError);
 }
 
+TYPED_TEST(LayerOperations, ANameThatIsGivenTwiceCountsOnce) {
+  auto peft = this->adapt();
+  fill_update(peft);
+  const auto adapted = this->run();
+  peft.set_adapter({"default", "default"});
+  EXPECT_LT(this->difference(this->run(), adapted), 1e-6);
+  peft.merge_adapter(/*safe_merge=*/false, {"default", "default"});
+  EXPECT_LT(this->difference(this->run(), adapted), 1e-5);
+}
+
 TYPED_TEST(LayerOperations, AMixedBatchIsEachElementThroughItsAdapter) {
   auto peft = this->adapt();
   fill_update(peft);
