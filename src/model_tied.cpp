@@ -1,13 +1,12 @@
 #include <unordered_set>
 
 #include <c10/util/Exception.h>
-#include <torch/nn/modules/embedding.h>
-#include <torch/nn/modules/linear.h>
 
 #include <torchlora/nn/pretrained.h>
 
 #include "lora/changes_base.h"
 #include "model_state.h"
+#include "nn/weight_member.h"
 
 namespace torchlora {
 namespace {
@@ -32,11 +31,8 @@ std::vector<Owner> owners(torch::nn::Module& model) {
       result.push_back(
           {prefix + "weight", layer->base_weight().weight(), module});
     }
-    if (const auto* linear = module->as<torch::nn::LinearImpl>()) {
-      result.push_back({prefix + "weight", linear->weight, module});
-    }
-    if (const auto* table = module->as<torch::nn::EmbeddingImpl>()) {
-      result.push_back({prefix + "weight", table->weight, module});
+    if (const auto* weight = nn::weight_member(*module)) {
+      result.push_back({prefix + "weight", *weight, module});
     }
   }
   if (auto* causal = dynamic_cast<nn::CausalLM*>(&model)) {
@@ -68,12 +64,7 @@ std::vector<Tie> find_ties(
 } // namespace
 
 const at::Tensor* assigned_weight(torch::nn::Module& module) {
-  const at::Tensor* weight = nullptr;
-  if (const auto* linear = module.as<torch::nn::LinearImpl>()) {
-    weight = &linear->weight;
-  } else if (const auto* table = module.as<torch::nn::EmbeddingImpl>()) {
-    weight = &table->weight;
-  }
+  const auto* weight = nn::weight_member(module);
   const auto registered = module.named_parameters(/*recurse=*/false);
   const auto* parameter = registered.find("weight");
   return weight && parameter && !weight->is_same(*parameter) ? weight : nullptr;

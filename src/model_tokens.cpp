@@ -9,6 +9,7 @@
 #include <torchlora/nn/pretrained.h>
 
 #include "model_state.h"
+#include "nn/weight_member.h"
 
 namespace torchlora {
 namespace {
@@ -17,11 +18,10 @@ constexpr auto kMessage = "[trainable_token_indices] \"";
 
 /// Undefined for a layer that cannot have rows replaced.
 at::Tensor weight_of(const torch::nn::Module& layer) {
-  if (const auto* table = dynamic_cast<const nn::EmbeddingImpl*>(&layer)) {
-    return table->weight;
-  }
-  const auto* linear = dynamic_cast<const nn::LinearImpl*>(&layer);
-  return linear ? linear->weight : at::Tensor();
+  return dynamic_cast<const nn::EmbeddingImpl*>(&layer) ||
+          dynamic_cast<const nn::LinearImpl*>(&layer)
+      ? *nn::weight_member(layer)
+      : at::Tensor();
 }
 
 bool is_table(const torch::nn::Module& layer) {

@@ -8,12 +8,8 @@ at::Tensor LoraBilinear::product(
     const at::Tensor& input,
     const std::vector<Term>& terms,
     const at::Tensor& bias) {
-  auto output = operation(input, base_weight().weight(), bias);
-  const auto dtype = output.scalar_type();
-  for (const auto& term : terms) {
-    output = output + update(input, term);
-  }
-  return output.to(dtype);
+  return with_updates(
+      operation(input, base_weight().weight(), bias), input, terms);
 }
 
 at::Tensor LoraBilinear::update(const at::Tensor& input, const Term& term) {

@@ -34,12 +34,8 @@ at::Tensor LoraConv::product(
     const std::vector<Term>& terms,
     const at::Tensor& bias) {
   // With the bias, as the base layer does: a fresh adapter changes no bit.
-  auto output = convolve(input, base_weight().weight(), bias);
-  const auto dtype = output.scalar_type();
-  for (const auto& term : terms) {
-    output = output + update(input, term);
-  }
-  return output.to(dtype);
+  return with_updates(
+      convolve(input, base_weight().weight(), bias), input, terms);
 }
 
 at::Tensor LoraConv::update(const at::Tensor& input, const Term& term) {

@@ -2,6 +2,8 @@
 
 #include <torch/types.h>
 
+#include "nn/max_norm.h"
+
 namespace torchlora {
 
 LoraEmbedding::LoraEmbedding(
@@ -53,12 +55,7 @@ at::Tensor LoraEmbedding::product(
     const at::Tensor& input,
     const std::vector<Term>& terms,
     const at::Tensor& /*bias*/) {
-  auto rows = look_up(base_weight().weight(), input);
-  const auto dtype = rows.scalar_type();
-  for (const auto& term : terms) {
-    rows = rows + update(input, term);
-  }
-  return rows.to(dtype);
+  return with_updates(look_up(base_weight().weight(), input), input, terms);
 }
 
 at::Tensor LoraEmbedding::update(const at::Tensor& input, const Term& term) {
@@ -89,13 +86,8 @@ at::Tensor LoraEmbedding::adapted_forward(
     term.dropout = 0;
   }
   auto rows = LoraLayer::adapted_forward(input, without_dropout);
-  if (const auto max_norm = base_->options.max_norm()) {
-    const auto norm =
-        rows.detach().norm(base_->options.norm_type(), {-1}, /*keepdim=*/true);
-    // The same rule as at::embedding_renorm_.
-    rows = rows *
-        at::where(norm > *max_norm, *max_norm / (norm + 1e-7), 1.0)
-            .to(rows.scalar_type());
+  if (base_->options.max_norm()) {
+    rows = rows * nn::max_norm_scale(rows, base_->options);
   }
   const auto* scaled = dynamic_cast<const nn::EmbeddingImpl*>(base_);
   return scaled && scaled->embed_scale != 1 ? rows * scaled->embed_scale : rows;

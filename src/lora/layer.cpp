@@ -153,6 +153,17 @@ at::Tensor LoraLayer::scale(
       norms(adapter, weight);
 }
 
+at::Tensor LoraLayer::with_updates(
+    at::Tensor output,
+    const at::Tensor& input,
+    const std::vector<Term>& terms) {
+  const auto dtype = output.scalar_type();
+  for (const auto& term : terms) {
+    output = output + update(input, term);
+  }
+  return output.to(dtype);
+}
+
 /// `output` is without bias.
 at::Tensor LoraLayer::with_term(
     const at::Tensor& output,

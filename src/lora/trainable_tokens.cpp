@@ -10,6 +10,7 @@
 #include <torchlora/nn/linear.h>
 
 #include "lora/contains.h"
+#include "nn/weight_member.h"
 
 namespace torchlora {
 namespace {
@@ -31,9 +32,6 @@ struct TrainableTokens::BoundLayer : nn::RowReplacer {
         layer(dynamic_cast<nn::Redirectable*>(module_.get())) {
     TORCH_INTERNAL_ASSERT(embedding || linear);
     layer->redirect_to(this);
-  }
-  at::Tensor weight() const {
-    return embedding ? embedding->weight : linear->weight;
   }
   ~BoundLayer() override {
     // The layer that owns the adapter is half destroyed by now.
@@ -87,8 +85,7 @@ at::Tensor TrainableTokens::weight() const {
   const auto layer = layer_.lock();
   TORCH_CHECK(
       layer, "[TrainableTokens] the layer ", layer_name_, " is no more");
-  const auto* table = layer->as<torch::nn::EmbeddingImpl>();
-  return table ? table->weight : layer->as<torch::nn::LinearImpl>()->weight;
+  return *nn::weight_member(*layer);
 }
 
 at::Tensor TrainableTokens::base_rows(
@@ -256,8 +253,8 @@ void TrainableTokens::write(
   const auto index = to_tensor(indices);
   // NOTE: to() parts layers that are tied by memory only.
   for (const auto& layer : bound_) {
-    if (layer->module.lock()) {
-      auto table = layer->weight().detach();
+    if (const auto module = layer->module.lock()) {
+      auto table = nn::weight_member(*module)->detach();
       table.index_copy_(0, index.to(table.device()), rows.to(table.options()));
     }
   }

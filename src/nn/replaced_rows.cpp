@@ -8,6 +8,8 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
+#include "nn/max_norm.h"
+
 namespace torchlora::nn {
 
 at::Tensor ReplacedRows::project(
@@ -50,13 +52,10 @@ at::Tensor forward_with_rows(
           place,
           found == rows.indices.end() ? -1 : found - rows.indices.begin()),
       look_up(layer.weight, ids, padding));
-  if (const auto max_norm = options.max_norm()) {
-    // The rule of at::embedding_renorm_, which would write to the table; the
-    // gradient is that of the row that it writes.
+  if (options.max_norm()) {
+    // The gradient is that of the row that at::embedding_renorm_ would write.
     const auto own = result.detach();
-    const auto norm = own.norm(options.norm_type(), {-1}, /*keepdim=*/true);
-    result = result +
-        own * at::where(norm > *max_norm, *max_norm / (norm + 1e-7) - 1, 0.0);
+    result = result + own * (max_norm_scale(own, options) - 1);
   }
   return layer.embed_scale == 1 ? result : result * layer.embed_scale;
 }

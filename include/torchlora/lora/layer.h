@@ -291,6 +291,12 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       const at::Tensor& bias) = 0;
   /// scaling · B A of the term applied to the input, with its dropout.
   virtual at::Tensor update(const at::Tensor& input, const Term& term) = 0;
+  /// `product` of a layer type that adds up: the base weight's output and the
+  /// terms' updates, in its dtype.
+  at::Tensor with_updates(
+      at::Tensor output,
+      const at::Tensor& input,
+      const std::vector<Term>& terms);
   /// [out_features] in a shape that broadcasts against the output.
   virtual at::Tensor per_channel(const at::Tensor& values) const {
     return values;

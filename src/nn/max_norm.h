@@ -1,0 +1,21 @@
+#pragma once
+
+#include <torch/nn/options/embedding.h>
+#include <torch/types.h>
+
+namespace torchlora::nn {
+
+/// What holds rows [*, dim] to the norm `max_norm` of the options when they are
+/// multiplied by it: [*, 1], without a gradient, by the rule of
+/// `at::embedding_renorm_`.
+inline at::Tensor max_norm_scale(
+    const at::Tensor& rows,
+    const torch::nn::EmbeddingOptions& options) {
+  const auto norm =
+      rows.detach().norm(options.norm_type(), {-1}, /*keepdim=*/true);
+  const auto max_norm = *options.max_norm();
+  return at::where(norm > max_norm, max_norm / (norm + 1e-7), 1.0)
+      .to(rows.scalar_type());
+}
+
+} // namespace torchlora::nn

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <torch/nn/modules/embedding.h>
+#include <torch/nn/modules/linear.h>
+
+namespace torchlora::nn {
+
+/// The `weight` member of a `torch::nn::Linear` or `Embedding`, which need not
+/// be its registered parameter; nullptr of all other modules.
+inline const at::Tensor* weight_member(const torch::nn::Module& module) {
+  if (const auto* linear = module.as<torch::nn::LinearImpl>()) {
+    return &linear->weight;
+  }
+  const auto* table = module.as<torch::nn::EmbeddingImpl>();
+  return table ? &table->weight : nullptr;
+}
+
+} // namespace torchlora::nn
