@@ -116,8 +116,13 @@ void show_base(PeftModel::State& state) {
 void PeftModel::State::select_versions() {
   versions.select(
       disabled > 0 ? std::vector<std::string>() : active, trainable);
-  for (const auto& [name, tokens] : token_adapters(*model)) {
-    tokens->enable_adapters(disabled == 0);
+  const bool has_tokens = std::ranges::any_of(adapters, [](const auto& item) {
+    return !item.config.trainable_token_indices().is_none();
+  });
+  if (has_tokens) { // else every guard would walk through the model for them
+    for (const auto& [name, tokens] : token_adapters(*model)) {
+      tokens->enable_adapters(disabled == 0);
+    }
   }
 }
 
