@@ -17,7 +17,7 @@ version=$("$cmake" --version | sed -n '1s/.* //p')
 rm -rf "$build"
 "$cmake" --preset dev -B "$build" -DTorch_DIR="$TORCHLORA_TORCH_DIR" \
   -DCMAKE_CXX_COMPILER="$TORCHLORA_CXX" -DTORCHLORA_WITH_OVERLAY=OFF "$@" -Wno-dev >/dev/null
-overlay=$(grep 'command.*weight_overlay.cpp' "$build/compile_commands.json")
-[[ $overlay == *weight_overlay.cpp* && $overlay != *DTORCHLORA_WITH_OVERLAY* ]] ||
+overlay=$(grep 'command.*overlay_kernels.cpp' "$build/compile_commands.json")
+[[ $overlay == *overlay_kernels.cpp* && $overlay != *DTORCHLORA_WITH_OVERLAY* ]] ||
   die "TORCHLORA_WITH_OVERLAY=OFF, but: $overlay"
 echo "configured with CMake $version"

@@ -11,10 +11,10 @@
 #include <torchlora/lora/linear.h>
 #include <torchlora/lora/registry.h>
 #include <torchlora/model.h>
+#include <torchlora/nn/linear.h>
 
-#include "lora/layer_suite.h"
+#include "lora/overlay_fixture.h"
 #include "lora/third_party.h"
-#include "support.h"
 
 namespace torchlora {
 namespace {
@@ -22,37 +22,7 @@ namespace {
 using at::Tensor;
 namespace F = torch::nn::functional;
 
-void fill(PeftModel& peft, const std::string& adapter = "default") {
-  torch::NoGradGuard no_grad;
-  for (const auto& [name, layer] : peft.layers()) {
-    for (auto& tensor : layer->find_adapter(adapter)->tensors()) {
-      tensor.add_(torch::randn_like(tensor), 0.2);
-    }
-  }
-}
-
-/// With the overlay and without.
-class Overlay : public testing::TestWithParam<bool> {
- protected:
-  Overlay() {
-    set_weight_overlay(GetParam());
-    torch::manual_seed(17);
-  }
-  ~Overlay() override {
-    set_weight_overlay(true);
-  }
-};
 INSTANTIATE_TEST_SUITE_P(OnAndOff, Overlay, testing::Bool());
-
-/// Of what a build without the overlay does not have.
-class OverlayAlone : public testing::Test {
- protected:
-  void SetUp() override {
-    if (!has_weight_overlay()) {
-      GTEST_SKIP() << "no dispatch key";
-    }
-  }
-};
 
 /// The module of third_party.h with torchlora's layers.
 struct SameNetImpl : torch::nn::Module {
@@ -170,89 +140,6 @@ TEST_P(Overlay, TypedAccessAndContainersReachTheAdaptedLayer) {
   EXPECT_NO_THROW(sequential->clone());
 }
 
-/// Of a Linear that is adapted alone.
-struct OneLayer {
-  explicit OneLayer(LoraConfig config = LoraConfig(2)) {
-    model->register_module("layer", layer);
-    peft = std::make_unique<PeftModel>(
-        get_peft_model(*model, config.target_modules({"layer"})));
-    fill(*peft);
-    peft->refresh_weights();
-  }
-  Tensor weight() const {
-    return peft->layers()[0].second->adapted_weight();
-  }
-  std::shared_ptr<torch::nn::Module> model =
-      std::make_shared<torch::nn::Module>("Model");
-  torch::nn::Linear layer{torch::nn::LinearOptions(6, 4)};
-  std::unique_ptr<PeftModel> peft;
-};
-
-TEST_P(Overlay, EveryOtherOperationSeesTheDenseWeight) {
-  OneLayer one;
-  const auto& weight = one.layer->weight;
-  const auto expected = one.weight();
-  const auto x = torch::randn({3, 6});
-  EXPECT_LT(difference(weight.norm(), expected.norm()), 1e-6);
-  EXPECT_LT(
-      difference(at::einsum("bi,oi->bo", {x, weight}), x.mm(expected.t())),
-      1e-6);
-  EXPECT_LT(
-      difference(at::cat({weight, weight}), at::cat({expected, expected})),
-      1e-6);
-  EXPECT_LT(difference(weight.narrow(1, 2, 3), expected.narrow(1, 2, 3)), 1e-6);
-  EXPECT_LT(difference(weight[2], expected[2]), 1e-6);
-  EXPECT_LT(
-      difference(at::matmul(weight, x.t()), at::matmul(expected, x.t())), 1e-6);
-  EXPECT_LT(
-      difference(
-          at::addmm(torch::ones({3, 4}), x, weight.t(), 0.5, 2),
-          at::addmm(torch::ones({3, 4}), x, expected.t(), 0.5, 2)),
-      1e-5);
-  const Tensor vector = x[0];
-  EXPECT_LT(
-      difference(at::linear(vector, weight), at::linear(vector, expected)),
-      1e-6);
-  // With a gradient of the factors.
-  weight.square().sum().backward();
-  EXPECT_TRUE(one.peft->trainable_parameters()[0].grad().defined());
-}
-
-TEST_P(Overlay, PartsOfTheWeightAreAdapted) {
-  OneLayer one(LoraConfig(2).use_dora(true));
-  const auto expected = one.weight();
-  const auto x = torch::randn({2, 3, 6});
-  for (const auto& [first, last] :
-       {std::pair<int64_t, int64_t>(1, 3),
-        std::pair<int64_t, int64_t>(-2, 9)}) {
-    const auto part = one.layer->weight.slice(0, first, last);
-    EXPECT_EQ(part.sizes(), expected.slice(0, first, last).sizes());
-    EXPECT_LT(
-        difference(
-            F::linear(x, part), F::linear(x, expected.slice(0, first, last))),
-        1e-5);
-  }
-}
-
-TEST_P(Overlay, ItsMetadataIsTheWeights) {
-  OneLayer one;
-  const auto& weight = one.layer->weight;
-  EXPECT_EQ(weight.sizes(), (at::IntArrayRef{4, 6}));
-  EXPECT_EQ(weight.t().sizes(), (at::IntArrayRef{6, 4}));
-  EXPECT_EQ(weight.scalar_type(), at::kFloat);
-  EXPECT_EQ(weight.device(), at::kCPU);
-  one.model->to(torch::kDouble);
-  EXPECT_EQ(one.layer->weight.scalar_type(), at::kDouble);
-  const auto x = torch::randn({3, 6}).to(torch::kDouble);
-  EXPECT_EQ(one.layer->forward(x).scalar_type(), at::kDouble);
-  // The registered parameter is the raw weight, and the only one of the layer
-  // without an adapter.
-  const auto raw = one.model->named_parameters()["layer.base_layer.weight"];
-  EXPECT_TRUE(
-      raw.is_same(one.peft->layers()[0].second->base_weight().weight()));
-  EXPECT_FALSE(raw.requires_grad());
-}
-
 TEST_P(Overlay, AnArchiveHoldsTheRawWeightAndTheFactors) {
   OneLayer one;
   const auto x = torch::randn({3, 6});
@@ -268,40 +155,6 @@ TEST_P(Overlay, AnArchiveHoldsTheRawWeightAndTheFactors) {
   torch::load(one.model, archive);
   one.peft->refresh_weights();
   EXPECT_TRUE(torch::equal(one.layer->forward(x), adapted));
-}
-
-TEST_F(OverlayAlone, AWriteIsRefused) {
-  OneLayer one;
-  torch::NoGradGuard no_grad;
-  const auto before = one.weight();
-  EXPECT_THROW(one.layer->weight.mul_(2), c10::Error);
-  EXPECT_THROW(one.layer->weight.set_data(torch::zeros({4, 6})), c10::Error);
-  EXPECT_THROW(torch::nn::init::normal_(one.layer->weight), c10::Error);
-  EXPECT_THROW(one.layer->weight.data_ptr(), c10::Error);
-  EXPECT_TRUE(torch::equal(one.weight(), before));
-}
-
-TEST_F(OverlayAlone, WhatADenseWeightCannotHaveIsRefusedOrSaid) {
-  OneLayer one(LoraConfig(2).lora_bias(true));
-  const auto x = torch::randn({3, 6});
-  EXPECT_NO_THROW(one.layer->forward(x));
-  EXPECT_NE(
-      refusal([&] { (void)one.layer->weight.norm(); }).find("lora_bias"),
-      std::string::npos);
-  one.peft->merge_and_unload();
-  EXPECT_NO_THROW((void)one.layer->weight.norm());
-
-  struct Handler : c10::WarningHandler {
-    void process(const c10::Warning& w) override {
-      text += w.msg();
-    }
-    std::string text;
-  } handler;
-  const c10::WarningUtils::WarningHandlerGuard guard(&handler);
-  OneLayer dropped(LoraConfig(2).lora_dropout(0.5));
-  (void)dropped.layer->weight.norm();
-  EXPECT_NE(handler.text.find("lora_dropout does not act"), std::string::npos)
-      << handler.text;
 }
 
 TEST_F(OverlayAlone, InferenceModeAndThreads) {
@@ -481,16 +334,6 @@ TEST_P(Overlay, AnAssignedMemberIsNotMergedInSilence) {
   one.peft->merge_and_unload();
 }
 
-TEST_F(OverlayAlone, AKeptHandleIsThePlainWeightAfterUnload) {
-  OneLayer one;
-  const auto kept = one.layer->weight;
-  one.peft->unload();
-  torch::NoGradGuard no_grad;
-  EXPECT_TRUE(torch::equal(kept + 0, one.layer->weight));
-  kept.mul_(2);
-  EXPECT_TRUE(torch::equal(kept + 0, one.layer->weight));
-}
-
 // Their batch comes second.
 TEST_P(Overlay, AMixedBatchInALayerOfLibTorchIsRefusedAndLeavesNothing) {
   torch::nn::TransformerEncoderLayer encoder(
@@ -530,39 +373,6 @@ TEST(OverlayOff, DropoutIsRefusedLaterToo) {
   EXPECT_TRUE(one.peft->layers()[0].second->has_dense_weight());
   EXPECT_THROW(
       one.peft->layers()[0].second->set_lora_dropout(0.5), c10::ValueError);
-}
-
-template <class Table>
-void merge_with_max_norm() {
-  struct HolderImpl : torch::nn::Module {
-    Table table = register_module(
-        "table",
-        Table(torch::nn::EmbeddingOptions(9, 6).max_norm(1.5)));
-  };
-  auto model = std::make_shared<HolderImpl>();
-  torch::NoGradGuard no_grad;
-  model->table->weight.mul_(4);
-  auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"table"}));
-  fill(peft);
-  peft.refresh_weights();
-  const auto weight = peft.layers()[0].second->base_weight().weight().clone();
-  const auto rows = model->table(torch::arange(9)).clone();
-  peft.merge_adapter();
-  EXPECT_LT(difference(model->table(torch::arange(9)), rows), 1e-5);
-  peft.unmerge_adapter();
-  EXPECT_LT(
-      difference(peft.layers()[0].second->base_weight().weight(), weight),
-      1e-5);
-}
-
-// The merged table must not be held to the norm in place.
-TEST(MaxNorm, AMergeOfAnEmbeddingComesOffAgain) {
-  torch::manual_seed(4);
-  merge_with_max_norm<nn::Embedding>();
-  merge_with_max_norm<torch::nn::Embedding>();
-  set_weight_overlay(false);
-  merge_with_max_norm<torch::nn::Embedding>();
-  set_weight_overlay(true);
 }
 
 TEST_F(OverlayAlone, ARecurrentLayerIsRefused) {

@@ -8,6 +8,7 @@
 #include <torchlora/model.h>
 
 #include "lora/layer_suite.h"
+#include "lora/overlay_fixture.h"
 #include "support.h"
 
 namespace torchlora::test {
@@ -211,6 +212,39 @@ TEST(LoraEmbedding, TheAdaptedRowIsHeldToTheNorm) {
   EXPECT_LT(rows.norm(2, -1).max().item<double>(), 1.5 + 1e-5);
   peft.merge_and_unload();
   EXPECT_LT(difference(model->table(indices), rows), 1e-5);
+}
+
+template <class Table>
+void merge_with_max_norm() {
+  struct HolderImpl : torch::nn::Module {
+    Table table = register_module(
+        "table",
+        Table(torch::nn::EmbeddingOptions(9, 6).max_norm(1.5)));
+  };
+  auto model = std::make_shared<HolderImpl>();
+  torch::NoGradGuard no_grad;
+  model->table->weight.mul_(4);
+  auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"table"}));
+  fill(peft);
+  peft.refresh_weights();
+  const auto weight = peft.layers()[0].second->base_weight().weight().clone();
+  const auto rows = model->table(torch::arange(9)).clone();
+  peft.merge_adapter();
+  EXPECT_LT(difference(model->table(torch::arange(9)), rows), 1e-5);
+  peft.unmerge_adapter();
+  EXPECT_LT(
+      difference(peft.layers()[0].second->base_weight().weight(), weight),
+      1e-5);
+}
+
+// The merged table must not be held to the norm in place.
+TEST(MaxNorm, AMergeOfAnEmbeddingComesOffAgain) {
+  torch::manual_seed(4);
+  merge_with_max_norm<nn::Embedding>();
+  merge_with_max_norm<torch::nn::Embedding>();
+  set_weight_overlay(false);
+  merge_with_max_norm<torch::nn::Embedding>();
+  set_weight_overlay(true);
 }
 
 TEST(LoraConv, AGroupedConvolutionIsRefused) {
