@@ -43,6 +43,7 @@ struct OverlayImpl final : c10::TensorImpl {
       std::swap(strides[0], strides[1]);
     }
     set_sizes_and_strides(sizes, strides);
+    set_storage_access_should_throw();
   }
 
   c10::intrusive_ptr<TensorImpl> shallow_copy_and_detach(
@@ -61,8 +62,11 @@ struct OverlayImpl final : c10::TensorImpl {
         false,
         "[set_data] the weight is adapted; merge or unload the adapter first");
   }
+  // Part of the message of who asks for the storage, torch::save for one.
   const char* tensorimpl_type_name() const override {
-    return "torchlora::WeightOverlay";
+    return "an adapted weight (torchlora::WeightOverlay), which has none; "
+           "merge or unload the adapter first, or take "
+           "LoraLayer::adapted_weight()";
   }
 
   c10::intrusive_ptr<TensorImpl> copy() const {

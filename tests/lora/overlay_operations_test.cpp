@@ -1,4 +1,6 @@
 // What operations meet in the place of an adapted layer's weight.
+#include <sstream>
+
 #include "lora/overlay_fixture.h"
 
 namespace torchlora {
@@ -84,8 +86,21 @@ TEST_F(OverlayOperationsAlone, AWriteIsRefused) {
   EXPECT_THROW(one.layer->weight.mul_(2), c10::Error);
   EXPECT_THROW(one.layer->weight.set_data(torch::zeros({4, 6})), c10::Error);
   EXPECT_THROW(torch::nn::init::normal_(one.layer->weight), c10::Error);
-  EXPECT_THROW(one.layer->weight.data_ptr(), c10::Error);
   EXPECT_TRUE(torch::equal(one.weight(), before));
+}
+
+TEST_F(OverlayOperationsAlone, AReadOfItsMemoryIsRefused) {
+  OneLayer one;
+  EXPECT_THROW(one.layer->weight.data_ptr(), c10::Error);
+  EXPECT_THROW(one.layer->weight.storage(), c10::Error);
+  std::ostringstream file;
+  try {
+    torch::save(one.layer->weight, file);
+    ADD_FAILURE() << "saved";
+  } catch (const c10::Error& e) {
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring, "merge or unload", e.what_without_backtrace());
+  }
 }
 
 TEST_F(OverlayOperationsAlone, WhatADenseWeightCannotHaveIsRefusedOrSaid) {

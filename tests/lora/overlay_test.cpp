@@ -57,6 +57,8 @@ TEST_P(Overlay, APrivateMemberTrainsAsTheSameModelOfOurLayers) {
   torch::optim::AdamW optimizer(peft.trainable_parameters(), 0.05);
   torch::optim::AdamW expected_optimizer(expected.trainable_parameters(), 0.05);
   const auto x = torch::randn({5, 6}), y = torch::randn({5, 3});
+  // W' sums in another order.
+  const double tolerance = GetParam() ? 1e-6 : 1e-5;
   Tensor loss, expected_loss;
   const double start = F::mse_loss(theirs->forward(x), y).item<double>();
   for (int step = 0; step < 20; ++step) {
@@ -69,7 +71,7 @@ TEST_P(Overlay, APrivateMemberTrainsAsTheSameModelOfOurLayers) {
     expected_loss.backward();
     optimizer.step();
     expected_optimizer.step();
-    EXPECT_NEAR(loss.item<double>(), expected_loss.item<double>(), 1e-5);
+    EXPECT_NEAR(loss.item<double>(), expected_loss.item<double>(), tolerance);
   }
   EXPECT_LT(loss.item<double>(), 0.5 * start);
   peft.refresh_weights();
@@ -77,7 +79,7 @@ TEST_P(Overlay, APrivateMemberTrainsAsTheSameModelOfOurLayers) {
   // The dense formula.
   torch::NoGradGuard no_grad;
   const auto output = theirs->forward(x);
-  EXPECT_LT(difference(output, ours->forward(x)), 1e-5);
+  EXPECT_LT(difference(output, ours->forward(x)), tolerance);
   const auto dense = [&](size_t i, const Tensor& input) {
     const auto layer = peft.layers()[i].second;
     const auto base = layer->base_weight();
@@ -134,7 +136,15 @@ TEST_P(Overlay, TypedAccessAndContainersReachTheAdaptedLayer) {
   };
   EXPECT_LT(difference(adapted, direct(1, direct(0, x).relu())), 1e-6);
   EXPECT_LT(difference(element, direct(2, x)), 1e-6);
-  EXPECT_THROW(sequential->clone(), c10::Error);
+  try {
+    sequential->clone();
+    ADD_FAILURE() << "cloned";
+  } catch (const c10::Error& e) { // LibTorch's own words
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring,
+        "does not have the same number of child modules",
+        e.what_without_backtrace());
+  }
   peft.merge_and_unload();
   EXPECT_LT(difference(sequential->forward(x), adapted), 1e-5);
   EXPECT_NO_THROW(sequential->clone());
