@@ -97,8 +97,37 @@ void WeightOverlay::refresh() {
     if (layer_->merged() && layer_->base_forward_writes()) {
       shown_ = shown_.clone();
     }
+    require_refresh_after_step();
   }
   member_ = shown_;
+}
+
+void WeightOverlay::require_refresh_after_step() const {
+  if (!shown_.requires_grad() || shown_.is_leaf()) {
+    return;
+  }
+  std::vector<std::pair<at::Tensor, at::Tensor>> factors;
+  for (const auto& parameter : layer_->parameters()) {
+    if (parameter.requires_grad()) {
+      factors.emplace_back(parameter, parameter.detach().clone());
+    }
+  }
+  // NOTE: a version tells nothing, as LibTorch's SGD writes past it.
+  const auto is_used = std::make_shared<bool>(false);
+  const auto check = [factors, is_used, name = module_.name()](
+                         const at::Tensor& /*gradient*/) {
+    for (const auto& [parameter, value] : factors) {
+      TORCH_CHECK_VALUE(
+          !*is_used || at::equal(parameter, value),
+          "[backward] the dense weight of an adapted ",
+          name,
+          " is of before the optimizer's step: without the weight overlay call "
+          "PeftModel::refresh_weights() before each forward "
+          "(torchlora/lora/overlay.h)");
+    }
+    *is_used = true;
+  };
+  shown_.register_hook(check);
 }
 
 at::Tensor WeightOverlay::adapted_weight() const {

@@ -88,6 +88,10 @@ class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
   virtual bool has_adapters() const;
 
  private:
+  /// A second backward through the dense weight says so if a factor has changed
+  /// since: LibTorch would only say that its graph was used.
+  void require_refresh_after_step() const;
+
   torch::nn::Module& module_;
   at::Tensor& member_;
   at::Tensor weight_, shown_;

@@ -5,6 +5,8 @@
 
 #include <torchlora/model.h>
 
+#include "support.h"
+
 namespace torchlora {
 namespace {
 
@@ -42,6 +44,22 @@ TEST(WithoutOverlay, TakesDenseWeights) {
   EXPECT_TRUE(torch::allclose(net->fc(x), expected, 1e-12, 1e-12));
   EXPECT_TRUE(
       torch::equal(net->fc->weight, net->named_parameters()["fc.weight"]));
+}
+
+TEST(WithoutOverlay, AForwardWithAWeightOfBeforeTheStepIsRefused) {
+  const auto net = std::make_shared<NetImpl>();
+  auto peft = get_peft_model(*net, LoraConfig(2).target_modules({"fc"}));
+  torch::optim::SGD optimizer(peft.trainable_parameters(), 0.1);
+  const auto x = torch::randn({5, 6});
+  const auto step = [&] {
+    net->fc(x).square().sum().backward();
+    optimizer.step();
+  };
+  step();
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "call PeftModel::refresh_weights()", refusal(step));
+  peft.refresh_weights();
+  EXPECT_EQ(refusal(step), "");
 }
 
 TEST(WithoutOverlay, RefusesWhatNeedsIt) {

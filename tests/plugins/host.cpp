@@ -1,5 +1,6 @@
-// Uses two plugins in one process: `linked` with this program they share one
-// copy of torchlora, `loaded` each by itself they have one each.
+// Uses two plugins in one process: `linked` with this program or loaded into
+// the `global` scope they share one copy of torchlora, `loaded` each by itself
+// they have one each.
 #include <cstdio>
 #include <cstring>
 
@@ -30,7 +31,9 @@ struct Plugin {
 
 int main(int /*argc*/, char** argv) {
   const bool is_linked = std::strcmp(argv[1], "linked") == 0;
-  const int mode = RTLD_NOW | RTLD_LOCAL | (is_linked ? RTLD_NOLOAD : 0);
+  const bool is_shared = std::strcmp(argv[1], "loaded") != 0;
+  const int mode = RTLD_NOW | (is_shared ? RTLD_GLOBAL : RTLD_LOCAL) |
+      (is_linked ? RTLD_NOLOAD : 0);
   const Plugin first(argv[2], mode), second(argv[3], mode);
   if (!first.handle || !second.handle) {
     return 2;
@@ -43,5 +46,5 @@ int main(int /*argc*/, char** argv) {
   bool is_adapted = first.adapts() && second.adapts() && first.adapts();
   dlclose(first.handle);
   is_adapted = second.adapts() && is_adapted;
-  return is_adapted && first_knows && second_knows == is_linked ? 0 : 1;
+  return is_adapted && first_knows && second_knows == is_shared ? 0 : 1;
 }
