@@ -203,7 +203,7 @@ void PeftModel::set_adapter(
   for (const auto& [name, rows] : tokens) {
     rows->set_adapter(adapter_names, inference_mode);
   }
-  state_->active = adapter_names;
+  state_->active = each_once(adapter_names, [](const auto&) { return true; });
   state_->trainable = !inference_mode;
   state_->select_versions();
 }

@@ -147,28 +147,35 @@ void PeftModel::unmerge_adapter() {
   }
 }
 
-void PeftModel::merge_and_unload(bool safe_merge, bool untie_weights) {
+void PeftModel::merge_and_unload(
+    bool safe_merge,
+    const std::vector<std::string>& adapter_names,
+    bool untie_weights) {
   auto& versions = state_->versions;
+  for (const auto& name : adapter_names) {
+    state_->at(name);
+  }
+  versions.check_active(adapter_names);
+  const auto names = adapter_names.empty() ? state_->active : adapter_names;
   const auto tokens = token_adapters(*state_->model);
   for (const auto& [name, rows] : tokens) {
-    rows->check_mergeable(state_->active, safe_merge);
+    rows->check_mergeable(names, safe_merge);
   }
-  versions.select(state_->active, state_->trainable);
+  versions.select(names, state_->trainable);
   // Nothing to do, and nothing to warn of, where every update is merged.
-  if (const auto written = written_by_merge(*state_->model, {});
+  if (const auto written = written_by_merge(*state_->model, names);
       !written.empty()) {
     try {
-      merge_written(
-          *state_, written, safe_merge, state_->active, untie_weights);
+      merge_written(*state_, written, safe_merge, names, untie_weights);
     } catch (...) {
       state_->select_versions();
       throw;
     }
   }
   for (const auto& [name, rows] : tokens) {
-    rows->merge(state_->active);
+    rows->merge(names);
   }
-  versions.select(state_->active, /*trainable=*/false);
+  versions.select(names, /*trainable=*/false);
   versions.release();
   unload();
 }

@@ -181,7 +181,8 @@ TEST_F(LayerReplication, MergesOnRequestOnly) {
         << text;
     EXPECT_TRUE(torch::equal(run(), adapted));
   }
-  peft.merge_and_unload(/*safe_merge=*/false, /*untie_weights=*/true);
+  peft.merge_and_unload(
+      /*safe_merge=*/false, /*adapter_names=*/{}, /*untie_weights=*/true);
   EXPECT_LT(difference(run(), adapted), 1e-5);
   EXPECT_NE(block(1).up->weight.data_ptr(), block(3).up->weight.data_ptr());
   EXPECT_EQ(block(1).norm->bias.data_ptr(), block(3).norm->bias.data_ptr());

@@ -141,7 +141,8 @@ TEST_P(Untying, AMergedModelIsSavedAsItIs) {
   auto peft = get_peft_model(*model_, config({"table", "head"}));
   randomize(peft);
   const auto adapted = run();
-  peft.merge_and_unload(/*safe_merge=*/false, /*untie_weights=*/true);
+  peft.merge_and_unload(
+      /*safe_merge=*/false, /*adapter_names=*/{}, /*untie_weights=*/true);
   EXPECT_LT(difference(run(), adapted), 1e-5);
   // The head's too, which was perhaps assigned past its registered parameter.
   for (const auto& [name, weight] :
@@ -170,7 +171,8 @@ TEST_P(Untying, AMergeThatFailsLeavesTheTie) {
       peft.merge_adapter(/*safe_merge=*/true, {}, /*untie_weights=*/true),
       c10::ValueError);
   EXPECT_THROW(
-      peft.merge_and_unload(/*safe_merge=*/true, /*untie_weights=*/true),
+      peft.merge_and_unload(
+          /*safe_merge=*/true, /*adapter_names=*/{}, /*untie_weights=*/true),
       c10::ValueError);
   torch::NoGradGuard no_grad;
   model_->table->weight.fill_(0.5);
@@ -214,7 +216,8 @@ void expect_untied(
   randomize(peft);
   const auto adapted = run(layer);
   EXPECT_THROW(peft.merge_and_unload(), c10::ValueError);
-  peft.merge_and_unload(/*safe_merge=*/false, /*untie_weights=*/true);
+  peft.merge_and_unload(
+      /*safe_merge=*/false, /*adapter_names=*/{}, /*untie_weights=*/true);
   EXPECT_LT(difference(run(layer), adapted), 1e-4);
   EXPECT_GT(difference(run(layer), base), 1e-3);
   EXPECT_TRUE(torch::equal(run(other), base));
@@ -339,7 +342,8 @@ TEST(UntyingLayers, AHeadThatIsTheTableCannotBe) {
   const auto weight = model->table->weight;
   const auto value = weight.clone();
   const auto text = refusal([&] {
-    peft.merge_and_unload(/*safe_merge=*/false, /*untie_weights=*/true);
+    peft.merge_and_unload(
+        /*safe_merge=*/false, /*adapter_names=*/{}, /*untie_weights=*/true);
   });
   EXPECT_NE(text.find("output head"), std::string::npos) << text;
   EXPECT_TRUE(model->table->weight.is_same(weight));

@@ -108,9 +108,15 @@ class TORCHLORA_API PeftModel {
   void merge_adapter(const char*) = delete;
   /// Takes all merged updates out again, last first.
   void unmerge_adapter();
-  /// Merges and puts the base layers back into the tree. The handle is empty
-  /// afterwards.
-  void merge_and_unload(bool safe_merge = false, bool untie_weights = false);
+  /// Merges (the active adapters unless others are named) and puts the base
+  /// layers back into the tree. The handle is empty afterwards. ValueError as
+  /// of `merge_adapter`.
+  void merge_and_unload(
+      bool safe_merge = false,
+      const std::vector<std::string>& adapter_names = {},
+      bool untie_weights = false);
+  /// As of `merge_adapter`.
+  void merge_and_unload(const char*) = delete;
   /// Puts the base layers back without merging, and the base model's own
   /// tensors in the place of trained ones. After an initialiser that took its
   /// update out of the base weights (PiSSA, OLoRA) they stay without it: warns.

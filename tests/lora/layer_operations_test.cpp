@@ -154,6 +154,19 @@ TYPED_TEST(LayerOperations, MergeAndUnloadLeavesAPlainModel) {
   EXPECT_EQ(after, names);
 }
 
+TYPED_TEST(LayerOperations, MergeAndUnloadTakesNames) {
+  auto peft = this->adapt();
+  fill_update(peft);
+  peft.add_adapter("second", this->target(LoraConfig(2)));
+  fill_update(peft, "second");
+  peft.set_adapter("second");
+  const auto second = this->run();
+  peft.set_adapter("default");
+  EXPECT_THROW(peft.merge_and_unload(false, {"none"}), c10::ValueError);
+  peft.merge_and_unload(/*safe_merge=*/false, {"second"});
+  EXPECT_LT(this->difference(this->run(), second), 1e-5);
+}
+
 TYPED_TEST(LayerOperations, AMergeIntoATiedWeightUntiesOnRequest) {
   auto peft = this->adapt();
   const auto layers = peft.layers();

@@ -140,6 +140,7 @@ void load(
   const auto unmerged = net(ids);
   peft.merge_and_unload(
       /*safe_merge=*/false,
+      /*adapter_names=*/{},
       /*untie_weights=*/!peft.peft_config().layer_replication().empty());
   torchlora::io::save_safetensors(
       output, {{"output", unmerged}, {"merged", net(ids)}});

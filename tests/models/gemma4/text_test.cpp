@@ -309,7 +309,8 @@ TEST(Gemma4Model, NeitherStacksItsLayersNorUntiesItsHead) {
   auto peft =
       get_peft_model(*model, LoraConfig(2).target_modules({"embed_tokens"}));
   const auto untied = message_of<c10::ValueError>([&] {
-    peft.merge_and_unload(/*safe_merge=*/false, /*untie_weights=*/true);
+    peft.merge_and_unload(
+        /*safe_merge=*/false, /*adapter_names=*/{}, /*untie_weights=*/true);
   });
   EXPECT_NE(untied.find("output head"), std::string::npos) << untied;
 }
