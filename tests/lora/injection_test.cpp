@@ -101,6 +101,19 @@ TEST_F(Injection, AnErrorLeavesTheModelAsItWas) {
   }
 }
 
+TEST_F(Injection, ATargetThatIsAParameterIsSaidToBeOne) {
+  for (const auto* name : {"bare", "block.bare"}) {
+    auto block = std::make_shared<torch::nn::Module>("Block");
+    block->register_parameter("bare", torch::ones({3, 3}));
+    auto model = std::make_shared<torch::nn::Module>("Model");
+    model->register_module("block", block);
+    const auto text = message(
+        [&] { get_peft_model(*model, LoraConfig(2).target_modules({name})); });
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring, "a parameter, \"block.bare\"", text);
+  }
+}
+
 TEST_F(Injection, AnAddedAdapterThatFailsLeavesTheOthersAlone) {
   auto peft = get_peft_model(*model_, LoraConfig(2).target_modules({"first"}));
   fill(peft, "default");
