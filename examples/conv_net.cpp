@@ -95,8 +95,7 @@ double accuracy(Net& net, const Photos& photos) {
   return (found == photos.directions).to(torch::kDouble).mean().item<double>();
 }
 
-int main(int argc, char** argv) {
-  const std::string output_dir = argc > 1 ? argv[1] : "conv_net_adapter";
+int run(const std::string& output_dir) {
   torch::manual_seed(0);
   const auto old_photos = photograph(Camera::kOld, 512);
   const auto new_photos = photograph(Camera::kNew, 512);
@@ -135,4 +134,17 @@ int main(int argc, char** argv) {
   std::printf("new camera, loaded again: %.3f\n", loaded);
   const bool ok = before < 0.5 && after > 0.9;
   return ok && base == original && loaded == after ? 0 : 1;
+}
+
+int main(int argc, char** argv) {
+  if (argc > 2) {
+    std::fprintf(stderr, "usage: %s [OUTPUT_DIR]\n", argv[0]);
+    return 2;
+  }
+  try {
+    return run(argc > 1 ? argv[1] : "conv_net_adapter");
+  } catch (const c10::Error& e) {
+    std::fprintf(stderr, "error: %s\n", e.what_without_backtrace());
+    return 1;
+  }
 }

@@ -12,6 +12,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 
 namespace tl = torchlora;
 
@@ -39,7 +40,7 @@ int run(
     const char* model_dir,
     const char* pairs,
     const char* output_dir,
-    int max_steps) {
+    int64_t max_steps) {
   // Load. Weights are mapped from the file; towers that text does not need
   // are left aside.
   auto model = tl::gemma4::from_pretrained(model_dir);
@@ -80,7 +81,9 @@ int run(
 } // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 4 || argc > 5) {
+  char* end = nullptr;
+  const auto max_steps = argc > 4 ? std::strtoll(argv[4], &end, 10) : 100;
+  if (argc < 4 || argc > 5 || (end && *end) || max_steps < 1) {
     std::fprintf(
         stderr,
         "usage: %s MODEL_DIR PAIRS.jsonl OUTPUT_DIR [MAX_STEPS]\n",
@@ -88,9 +91,12 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    return run(argv[1], argv[2], argv[3], argc == 5 ? std::atoi(argv[4]) : 100);
+    return run(argv[1], argv[2], argv[3], max_steps);
   } catch (const c10::Error& e) {
     std::fprintf(stderr, "error: %s\n", e.what_without_backtrace());
+    return 1;
+  } catch (const std::exception& e) { // of the file system
+    std::fprintf(stderr, "error: %s\n", e.what());
     return 1;
   }
 }

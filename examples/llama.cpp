@@ -228,10 +228,18 @@ std::string json_value(
 Config read_config(const std::string& model_dir) {
   const auto json = tl::io::read_file(model_dir + "/config.json");
   const auto require = [&](const char* key, const std::string& value) {
-    const auto found = json_value(json, key, value);
-    const auto entry = std::string(key) + " " + value;
-    TORCH_CHECK(
-        found == value, "config.json must have ", entry, ", found ", found);
+    const std::regex entry("\"" + std::string(key) + "\"\\s*:\\s*\"?(\\w+)");
+    for (std::sregex_iterator i(json.begin(), json.end(), entry), end; i != end;
+         ++i) {
+      const auto wanted = std::string(key) + " " + value;
+      const auto found = (*i)[1].str();
+      TORCH_CHECK(
+          found == value || found == "null",
+          "config.json must have ",
+          wanted,
+          ", found ",
+          found);
+    }
   };
   require("model_type", "llama");
   require("hidden_act", "silu");
@@ -318,6 +326,17 @@ Options read_options(int argc, char** argv) {
   return options;
 }
 
+// A number above zero.
+template <class T>
+T number(const Options& options, const std::string& key) {
+  std::istringstream text(options.at(key));
+  T value{};
+  const bool ok = text >> value && text.peek() == EOF && value > 0;
+  const auto& found = options.at(key);
+  TORCH_CHECK(ok, key, " must be a number above 0, found ", found);
+  return value;
+}
+
 tl::PeftModel
 adapt(LlamaForCausalLM& model, const std::string& model_dir, Options& options) {
   if (!options["adapter"].empty()) {
@@ -332,8 +351,8 @@ adapt(LlamaForCausalLM& model, const std::string& model_dir, Options& options) {
   torch::manual_seed(0);
   return tl::get_peft_model(
       *model,
-      tl::LoraConfig(std::stoll(options["r"]))
-          .lora_alpha(std::stod(options["alpha"]))
+      tl::LoraConfig(number<int64_t>(options, "r"))
+          .lora_alpha(number<double>(options, "alpha"))
           .target_modules(targets)
           .task_type("CAUSAL_LM")
           .base_model_name_or_path(model_dir));
@@ -366,12 +385,13 @@ void train(
 int run(int argc, char** argv) {
   const std::string model_dir = argv[1], output_dir = argv[3];
   auto options = read_options(argc, argv);
+  const auto steps = number<int64_t>(options, "steps");
+  const auto learning_rate = number<double>(options, "lr");
   const auto sequences = read_ids(argv[2]);
   auto model = load_model(model_dir);
   auto peft = adapt(model, model_dir, options);
   peft.print_trainable_parameters();
-  const auto steps = std::stoll(options["steps"]);
-  train(model, peft, sequences, steps, std::stod(options["lr"]));
+  train(model, peft, sequences, steps, learning_rate);
   peft.save_pretrained(output_dir);
   if (!options["logits"].empty()) {
     torch::NoGradGuard no_grad;
@@ -392,7 +412,7 @@ int main(int argc, char** argv) {
   } catch (const c10::Error& e) {
     std::cerr << "error: " << e.what_without_backtrace() << '\n';
     return 1;
-  } catch (const std::exception& e) { // a number that is none
+  } catch (const std::exception& e) { // a number in config.json that is none
     std::cerr << "error: " << e.what() << '\n';
     return 1;
   }

@@ -1,13 +1,14 @@
 // One base model in memory, three adapters on it, and a batch whose rows are
 // for different adapters, answered in one forward.
 //
-//   serve_adapters [DIR_A DIR_B DIR_C]
+//   serve_adapters [NAME=DIR …]
 //
-// The folders have adapters of PEFT's form for this model, each known by its
-// folder's name. Without them the program makes three in the system's temporary
-// folder. It compares the batch with its rows answered one by one, and prints
-// the time of both. Mixed batches through torch::nn layers take the weight
-// overlay (torchlora/lora/overlay.h); torchlora::nn layers do without.
+// The folders have adapters of PEFT's form for this model, each with the name
+// that requests call it by. Without them the program makes three in the
+// system's temporary folder. It compares the batch with its rows answered one
+// by one, and prints the time of both. Mixed batches through torch::nn layers
+// take the weight overlay (torchlora/lora/overlay.h); torchlora::nn layers do
+// without.
 //
 // Built as the target `serve_adapters` of torchlora, or in a project of your
 // own as examples/consumer shows.
@@ -17,6 +18,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <functional>
 
 namespace fs = std::filesystem;
@@ -51,32 +53,35 @@ torch::nn::Sequential make_model() {
   return model;
 }
 
+// Names, and the folders of the adapters.
+using Adapters = std::vector<std::pair<std::string, fs::path>>;
+
 // Stand for three fine-tunes: both factors random.
-std::vector<fs::path> make_adapters(const fs::path& parent) {
-  std::vector<fs::path> folders;
+Adapters make_adapters(const fs::path& parent) {
+  Adapters adapters;
   for (const auto* name : {"polite", "terse", "formal"}) {
     auto model = make_model();
-    torch::manual_seed(1 + static_cast<int64_t>(folders.size()));
+    torch::manual_seed(1 + static_cast<int64_t>(adapters.size()));
     const auto peft = tl::get_peft_model(
         *model,
         tl::LoraConfig(8)
             .target_modules({"up_proj", "down_proj"})
             .init_lora_weights(false));
-    folders.push_back(parent / name);
-    peft.save_pretrained(folders.back());
+    adapters.emplace_back(name, parent / name);
+    peft.save_pretrained(adapters.back().second);
   }
   std::printf("made adapters in %s\n", parent.c_str());
-  return folders;
+  return adapters;
 }
 
 struct Server {
-  explicit Server(const std::vector<fs::path>& folders)
+  explicit Server(const Adapters& adapters)
       : peft(tl::PeftModel::from_pretrained(
             *model,
-            folders[0],
-            folders[0].filename())) {
-    for (size_t i = 1; i < folders.size(); ++i) {
-      peft.load_adapter(folders[i], folders[i].filename());
+            adapters[0].second,
+            adapters[0].first)) {
+    for (size_t i = 1; i < adapters.size(); ++i) {
+      peft.load_adapter(adapters[i].second, adapters[i].first);
     }
   }
 
@@ -121,20 +126,22 @@ double milliseconds(const std::function<void()>& call) {
   return times[times.size() / 2];
 }
 
-int run(const std::vector<fs::path>& given) {
-  const auto folders = given.empty()
-      ? make_adapters(fs::temp_directory_path() / "serve_adapters")
-      : given;
-  Server server(folders);
+int run(const Adapters& given) {
+  Server server(
+      given.empty()
+          ? make_adapters(fs::temp_directory_path() / "serve_adapters")
+          : given);
 
-  // 16 requests of 8 tokens each.
-  std::vector<std::string> names = server.peft.adapter_names();
-  names.push_back("__base__");
-  for (size_t i = 0; names.size() < 16; ++i) {
-    names.push_back(names[i]);
+  // Four requests, of 8 tokens each, for every adapter and for none.
+  auto served = server.peft.adapter_names();
+  served.push_back("__base__");
+  std::vector<std::string> names;
+  for (int i = 0; i < 4; ++i) {
+    names.insert(names.end(), served.begin(), served.end());
   }
   torch::NoGradGuard no_grad;
-  const auto x = torch::randn({16, 8, kSize});
+  const auto rows_of_batch = static_cast<int64_t>(names.size());
+  const auto x = torch::randn({rows_of_batch, 8, kSize});
 
   const auto batch = server.answer_batch(x, names);
   const auto rows = server.answer_rows(x, names);
@@ -149,7 +156,7 @@ int run(const std::vector<fs::path>& given) {
   for (size_t i = 0; i < names.size(); ++i) {
     const auto change = changes[static_cast<int64_t>(i)].item<double>();
     ok = ok && (names[i] == "__base__" ? change == 0 : change > 1e-2);
-    if (i < 4) {
+    if (i < served.size()) {
       std::printf("  %s changes its row by %.3f\n", names[i].c_str(), change);
     }
   }
@@ -163,14 +170,23 @@ int run(const std::vector<fs::path>& given) {
 }
 
 int main(int argc, char** argv) {
-  if (argc != 1 && argc != 4) {
-    std::fprintf(stderr, "usage: %s [DIR_A DIR_B DIR_C]\n", argv[0]);
-    return 2;
+  Adapters adapters;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const auto name = word.substr(0, word.find('='));
+    if (name.empty() || name.size() == word.size()) {
+      std::fprintf(stderr, "usage: %s [NAME=DIR …]\n", argv[0]);
+      return 2;
+    }
+    adapters.emplace_back(name, word.substr(name.size() + 1));
   }
   try {
-    return run({argv + 1, argv + argc});
+    return run(adapters);
   } catch (const c10::Error& e) {
     std::fprintf(stderr, "error: %s\n", e.what_without_backtrace());
+    return 1;
+  } catch (const std::exception& e) { // of the file system
+    std::fprintf(stderr, "error: %s\n", e.what());
     return 1;
   }
 }

@@ -1,0 +1,15 @@
+# cmake -DEXPECTED=TEXT -P expect_output.cmake -- COMMAND…: the command succeeds
+# and its output has the text.
+math(EXPR last "${CMAKE_ARGC} - 1")
+foreach(i RANGE ${last})
+  if(is_command)
+    list(APPEND command "${CMAKE_ARGV${i}}")
+  elseif(CMAKE_ARGV${i} STREQUAL "--")
+    set(is_command TRUE)
+  endif()
+endforeach()
+execute_process(COMMAND ${command} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
+string(FIND "${output}" "${EXPECTED}" place)
+if(place EQUAL -1)
+  message(FATAL_ERROR "no \"${EXPECTED}\" in:\n${output}")
+endif()
