@@ -69,6 +69,7 @@ minimum-cmake: bootstrap
 docs:
 	@scripts/bootstrap.sh --docs $(BOOTSTRAP_FLAGS)
 	@doxygen docs/Doxyfile
+	@scripts/check_docs.py
 	@echo "build/docs/html/index.html"
 
 sources = $$(git ls-files '*.h' '*.cpp')

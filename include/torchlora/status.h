@@ -12,7 +12,14 @@ namespace torchlora {
 
 /// Whether something holds for all parts of a whole; PEFT's `bool |
 /// Literal["irregular"]`.
-enum class Consistency { kFalse, kTrue, kIrregular };
+enum class Consistency {
+  /// All say no.
+  kFalse,
+  /// All say yes.
+  kTrue,
+  /// Some say yes, some no.
+  kIrregular,
+};
 
 /// State of one LoRA layer, or of the rows that adapters train of one table, by
 /// PEFT's names.

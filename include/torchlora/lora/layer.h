@@ -26,10 +26,15 @@ class WeightOverlay;
 enum class WeightUse {
   /// By none.
   kDense,
+  /// By linear, matmul, mm or addmm.
   kLinear,
+  /// By embedding.
   kEmbedding,
+  /// By conv1d, conv2d or conv3d.
   kConvolution,
+  /// By conv_transpose1d, 2d or 3d.
   kTransposedConvolution,
+  /// By bilinear.
   kBilinear,
 };
 

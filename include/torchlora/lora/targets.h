@@ -11,7 +11,14 @@
 namespace torchlora {
 
 /// What the rules say of a module.
-enum class TargetMatch { kNone, kTargeted, kExcluded };
+enum class TargetMatch {
+  /// No target.
+  kNone,
+  /// A target.
+  kTargeted,
+  /// Left out by `exclude_modules`.
+  kExcluded,
+};
 
 /// Whose rules decide.
 enum class TargetRules {

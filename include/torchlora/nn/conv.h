@@ -27,6 +27,7 @@ class TORCHLORA_API Convolution {
       const at::Tensor& bias) const = 0;
 };
 
+/// A convolution of D dimensions; not for users.
 #define TORCHLORA_CONV(D)                                                 \
   class TORCHLORA_API Conv##D##dImpl                                      \
       : public Adaptable<torch::nn::Conv##D##dImpl, Conv##D##dImpl>,      \
