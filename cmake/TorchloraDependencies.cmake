@@ -1,5 +1,7 @@
 # Dependencies of the compiled libraries; none of them is in a public header.
-find_package(nlohmann_json 3.10 REQUIRED)
+if(NOT TARGET nlohmann_json::nlohmann_json) # a project above may have it
+  find_package(nlohmann_json 3.10 REQUIRED)
+endif()
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(TORCHLORA_PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 

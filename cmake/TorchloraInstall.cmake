@@ -40,6 +40,7 @@ if(TARGET torchlora_program)
 endif()
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
+string(REGEX MATCH "^[0-9]+[.][0-9]+" torch_minor ${Torch_VERSION})
 configure_package_config_file(
   ${CMAKE_CURRENT_LIST_DIR}/torchloraConfig.cmake.in
   ${PROJECT_BINARY_DIR}/torchloraConfig.cmake INSTALL_DESTINATION ${package_dir})
@@ -48,8 +49,16 @@ write_basic_package_version_file(
 install(FILES ${PROJECT_BINARY_DIR}/torchloraConfig.cmake
               ${PROJECT_BINARY_DIR}/torchloraConfigVersion.cmake DESTINATION ${package_dir})
 
-file(RELATIVE_PATH pc_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
-string(REGEX REPLACE "/$" "" pc_prefix ${pc_prefix})
+# Relative to where it is, unless the folders are given as absolute ones.
+if(IS_ABSOLUTE ${CMAKE_INSTALL_LIBDIR})
+  set(pc_prefix ${CMAKE_INSTALL_PREFIX})
+else()
+  file(RELATIVE_PATH pc_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+  string(REGEX REPLACE "/$" "" pc_prefix "\${pcfiledir}/${pc_prefix}")
+endif()
+foreach(kind IN ITEMS LIB INCLUDE)
+  cmake_path(APPEND pc_${kind} "\${prefix}" ${CMAKE_INSTALL_${kind}DIR})
+endforeach()
 string(REPLACE " " "\\ " pc_torch ${TORCH_INSTALL_PREFIX})
 set(pc_static)
 if(NOT BUILD_SHARED_LIBS)

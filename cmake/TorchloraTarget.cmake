@@ -14,9 +14,9 @@ function(torchlora_target name)
     ${name} PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
                        CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
   if(TORCHLORA_INSTALL) # our libraries in the prefix, LibTorch where it was linked
+    cmake_path(APPEND libdir "$ORIGIN/.." ${CMAKE_INSTALL_LIBDIR})
     set_target_properties(
-      ${name} PROPERTIES INSTALL_RPATH
-                         "$ORIGIN;$ORIGIN/../${CMAKE_INSTALL_LIBDIR};${TORCH_INSTALL_PREFIX}/lib")
+      ${name} PROPERTIES INSTALL_RPATH "$ORIGIN;${libdir};${TORCH_INSTALL_PREFIX}/lib")
   endif()
   if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     # ccache and precompiled headers: no time stamp in the header

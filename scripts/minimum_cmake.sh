@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Configures the project, without the weight overlay, with the oldest CMake that
-# CMakeLists.txt allows, from its package in build/venv; builds nothing.
+# Configures what no build has, without the weight overlay and with an absolute
+# library folder, with the oldest CMake that CMakeLists.txt allows, from its
+# package in build/venv; builds nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . build/toolchain.sh
@@ -16,8 +17,11 @@ version=$("$cmake" --version | sed -n '1s/.* //p')
 
 rm -rf "$build"
 "$cmake" --preset dev -B "$build" -DTorch_DIR="$TORCHLORA_TORCH_DIR" \
-  -DCMAKE_CXX_COMPILER="$TORCHLORA_CXX" -DTORCHLORA_WITH_OVERLAY=OFF "$@" -Wno-dev >/dev/null
+  -DCMAKE_CXX_COMPILER="$TORCHLORA_CXX" -DTORCHLORA_WITH_OVERLAY=OFF \
+  -DCMAKE_INSTALL_LIBDIR=/opt/lib "$@" -Wno-dev >/dev/null
 overlay=$(grep 'command.*overlay_kernels.cpp' "$build/compile_commands.json")
 [[ $overlay == *overlay_kernels.cpp* && $overlay != *DTORCHLORA_WITH_OVERLAY* ]] ||
   die "TORCHLORA_WITH_OVERLAY=OFF, but: $overlay"
+grep -qx libdir=/opt/lib "$build/torchlora.pc" ||
+  die "CMAKE_INSTALL_LIBDIR=/opt/lib is not in torchlora.pc"
 echo "configured with CMake $version"

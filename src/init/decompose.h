@@ -31,10 +31,10 @@ struct Triplets {
 /// Krylov iteration (Musco and Musco 2015, arXiv:1504.05477) while its residual
 /// falls, by a whole SVD where the spectrum is too flat for that. Does not
 /// draw from the default generator.
-Triplets leading_triplets(const at::Tensor& matrix, int64_t rank);
+TORCHLORA_API Triplets leading_triplets(const at::Tensor& matrix, int64_t rank);
 
 /// The triplets of the smallest `rank` singular values, descending.
-Triplets last_triplets(const at::Tensor& matrix, int64_t rank);
+TORCHLORA_API Triplets last_triplets(const at::Tensor& matrix, int64_t rank);
 
 /// `torch.svd_lowrank(matrix, rank, niter)`: Halko et al. 2009, algorithm 5.1.
 /// `test_matrix` [min(m, n), rank]; undefined: drawn from the default

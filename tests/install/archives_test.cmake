@@ -16,13 +16,15 @@ endif()
 set(contents
     "/include/torchlora/torchlora\\.h\n"
     "/include/torchlora/lora/overlay\\.h\n"
-    "/bin/torchlora\n"
     "/libtorchlora_core\\.${ending}"
     "/libtorchlora_gemma4\\.${ending}"
     "/libtorchlora_train\\.${ending}"
     "/cmake/torchlora/torchloraConfig\\.cmake\n"
     "/pkgconfig/torchlora\\.pc\n"
     "/share/doc/torchlora/LICENSE")
+if(PROGRAM)
+  list(APPEND contents "/bin/torchlora\n")
+endif()
 file(GLOB tar ${folder}/torchlora-${VERSION}-*.tar.gz)
 output_of(list ${CMAKE_COMMAND} -E tar tzf ${tar})
 expect("${list}\n" ${contents})
