@@ -75,6 +75,14 @@ class LayerSuite : public testing::Test {
   ~LayerSuite() override {
     set_weight_overlay(true);
   }
+  void SetUp() override {
+    constexpr bool kIsUnmodified =
+        !std::
+            is_base_of_v<nn::Redirectable, typename Type::Layer::ContainedType>;
+    if (kIsUnmodified && Type::kOverlay && !has_weight_overlay()) {
+      GTEST_SKIP() << "no weight overlay";
+    }
+  }
   PeftModel adapt(LoraConfig config = LoraConfig(4)) {
     return get_peft_model(*model_, target(std::move(config)));
   }

@@ -29,6 +29,11 @@ class Overlay : public testing::TestWithParam<bool> {
     set_weight_overlay(GetParam());
     torch::manual_seed(17);
   }
+  void SetUp() override {
+    if (GetParam() && !has_weight_overlay()) {
+      GTEST_SKIP() << "no weight overlay";
+    }
+  }
   ~Overlay() override {
     set_weight_overlay(true);
   }
@@ -38,7 +43,7 @@ class OverlayAlone : public testing::Test {
  protected:
   void SetUp() override {
     if (!has_weight_overlay()) {
-      GTEST_SKIP() << "no dispatch key";
+      GTEST_SKIP() << "no weight overlay";
     }
   }
 };
