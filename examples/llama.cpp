@@ -326,14 +326,14 @@ Options read_options(int argc, char** argv) {
   return options;
 }
 
-// A number above zero.
+// A number that is not negative.
 template <class T>
 T number(const Options& options, const std::string& key) {
   std::istringstream text(options.at(key));
   T value{};
-  const bool ok = text >> value && text.peek() == EOF && value > 0;
+  const bool ok = text >> value && text.peek() == EOF && value >= 0;
   const auto& found = options.at(key);
-  TORCH_CHECK(ok, key, " must be a number above 0, found ", found);
+  TORCH_CHECK(ok, key, " must be a number of 0 or more, found ", found);
   return value;
 }
 
