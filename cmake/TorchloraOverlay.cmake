@@ -1,5 +1,5 @@
 # Whether LibTorch has the dispatch key that the weight overlay borrows
-# (src/lora/overlay_kernels.cpp); without it unmodified layers take dense weights.
+# (src/lora/overlay/kernels.cpp); without it unmodified layers take dense weights.
 if(TORCHLORA_WITH_OVERLAY)
   include(CheckCXXSourceCompiles)
   function(torchlora_check_overlay_key)

@@ -19,8 +19,8 @@ rm -rf "$build"
 "$cmake" --preset dev -B "$build" -DTorch_DIR="$TORCHLORA_TORCH_DIR" \
   -DCMAKE_CXX_COMPILER="$TORCHLORA_CXX" -DTORCHLORA_WITH_OVERLAY=OFF \
   -DCMAKE_INSTALL_LIBDIR=/opt/lib "$@" -Wno-dev >/dev/null
-overlay=$(grep 'command.*overlay_kernels.cpp' "$build/compile_commands.json")
-[[ $overlay == *overlay_kernels.cpp* && $overlay != *DTORCHLORA_WITH_OVERLAY* ]] ||
+overlay=$(grep 'command.*overlay/kernels.cpp' "$build/compile_commands.json")
+[[ $overlay == *overlay/kernels.cpp* && $overlay != *DTORCHLORA_WITH_OVERLAY* ]] ||
   die "TORCHLORA_WITH_OVERLAY=OFF, but: $overlay"
 grep -qx libdir=/opt/lib "$build/torchlora.pc" ||
   die "CMAKE_INSTALL_LIBDIR=/opt/lib is not in torchlora.pc"

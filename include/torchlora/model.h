@@ -10,8 +10,8 @@
 #include <torch/nn/module.h>
 #include <torch/ordered_dict.h>
 
+#include <torchlora/config/lora_config.h>
 #include <torchlora/lora/combine.h>
-#include <torchlora/lora/config.h>
 
 namespace torchlora {
 

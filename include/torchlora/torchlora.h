@@ -2,26 +2,26 @@
 
 /// Everything that a program needs to adapt, train, save and load.
 
+#include <torchlora/adapter_files/adapter_config.h>
+#include <torchlora/adapter_files/hotswap.h>
+#include <torchlora/config/lora_config.h>
 #include <torchlora/error.h>
-#include <torchlora/hotswap.h>
-#include <torchlora/intruders.h>
 #include <torchlora/io/checkpoint.h>
-#include <torchlora/io/peft.h>
 #include <torchlora/io/safetensors.h>
-#include <torchlora/lora/bilinear.h>
-#include <torchlora/lora/clippable_linear.h>
-#include <torchlora/lora/config.h>
-#include <torchlora/lora/conv.h>
-#include <torchlora/lora/conv_transpose.h>
-#include <torchlora/lora/embedding.h>
-#include <torchlora/lora/experts.h>
 #include <torchlora/lora/layer.h>
-#include <torchlora/lora/linear.h>
-#include <torchlora/lora/multihead_attention.h>
+#include <torchlora/lora/layers/bilinear.h>
+#include <torchlora/lora/layers/clippable_linear.h>
+#include <torchlora/lora/layers/conv.h>
+#include <torchlora/lora/layers/conv_transpose.h>
+#include <torchlora/lora/layers/embedding.h>
+#include <torchlora/lora/layers/experts.h>
+#include <torchlora/lora/layers/linear.h>
+#include <torchlora/lora/layers/multihead_attention.h>
 #include <torchlora/lora/overlay.h>
 #include <torchlora/lora/registry.h>
-#include <torchlora/lora/trainable_tokens.h>
 #include <torchlora/model.h>
+#include <torchlora/model/status.h>
+#include <torchlora/model/trainable_tokens.h>
 #include <torchlora/models/gemma4/model.h>
 #include <torchlora/nn/clippable_linear.h>
 #include <torchlora/nn/compute.h>
@@ -36,8 +36,8 @@
 #include <torchlora/optim/lorafa.h>
 #include <torchlora/optim/loraplus.h>
 #include <torchlora/optim/riemannian.h>
-#include <torchlora/preprocess.h>
-#include <torchlora/status.h>
 #include <torchlora/tokenizer/chat.h>
 #include <torchlora/tokenizer/tokenizer.h>
+#include <torchlora/tools/intruders.h>
+#include <torchlora/tools/preprocess.h>
 #include <torchlora/train/dpo.h>

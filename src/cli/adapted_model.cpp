@@ -7,7 +7,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <torchlora/lora/targets.h>
+#include <torchlora/config/targets.h>
 
 #include "cli/progress.h"
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include <torchlora/lora/config.h>
+#include <torchlora/config/lora_config.h>
 #include <torchlora/model.h>
 #include <torchlora/models/gemma4/model.h>
 

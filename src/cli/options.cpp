@@ -153,7 +153,7 @@ LoraConfig LoraOptions::config() const {
         "--init_lora_weights ",
         name,
         " needs data or a quantiser, which the program does not give it; the "
-        "library does (torchlora/preprocess.h)");
+        "library does (torchlora/tools/preprocess.h)");
   }
   return LoraConfig(r)
       .lora_alpha(alpha)

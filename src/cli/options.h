@@ -8,7 +8,7 @@
 
 #include <c10/core/ScalarType.h>
 
-#include <torchlora/lora/config.h>
+#include <torchlora/config/lora_config.h>
 
 #include <torchlora/train/arguments.h>
 

@@ -1,6 +1,6 @@
 #include <torchlora/lora/adapter.h>
 
-#include "lora/velora.h"
+#include "lora/variants/velora.h"
 
 namespace torchlora {
 

@@ -7,7 +7,7 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
-#include "lora/contains.h"
+#include "config/names.h"
 
 namespace torchlora {
 namespace {

@@ -6,9 +6,9 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
+#include "lora/overlay/weight_overlay.h"
 #include "lora/row_norms.h"
-#include "lora/velora.h"
-#include "lora/weight_overlay.h"
+#include "lora/variants/velora.h"
 
 namespace torchlora {
 

@@ -7,9 +7,9 @@
 #include <torch/nn/init.h>
 #include <torch/types.h>
 
+#include "config/names.h"
 #include "lora/changes_base.h"
-#include "lora/contains.h"
-#include "lora/velora.h"
+#include "lora/variants/velora.h"
 
 namespace torchlora {
 namespace {

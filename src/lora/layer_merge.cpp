@@ -6,8 +6,8 @@
 
 #include <torchlora/lora/layer.h>
 
-#include "lora/contains.h"
-#include "lora/weight_overlay.h"
+#include "config/names.h"
+#include "lora/overlay/weight_overlay.h"
 
 namespace torchlora {
 namespace {

@@ -9,7 +9,7 @@
 
 #include <torchlora/nn/compute.h>
 
-#include "lora/velora.h"
+#include "lora/variants/velora.h"
 
 namespace torchlora {
 namespace {

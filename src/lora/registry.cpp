@@ -11,13 +11,13 @@
 #include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/linear.h>
 
-#include <torchlora/lora/bilinear.h>
-#include <torchlora/lora/clippable_linear.h>
-#include <torchlora/lora/conv.h>
-#include <torchlora/lora/conv_transpose.h>
-#include <torchlora/lora/embedding.h>
-#include <torchlora/lora/linear.h>
-#include <torchlora/lora/multihead_attention.h>
+#include <torchlora/lora/layers/bilinear.h>
+#include <torchlora/lora/layers/clippable_linear.h>
+#include <torchlora/lora/layers/conv.h>
+#include <torchlora/lora/layers/conv_transpose.h>
+#include <torchlora/lora/layers/embedding.h>
+#include <torchlora/lora/layers/linear.h>
+#include <torchlora/lora/layers/multihead_attention.h>
 #include <torchlora/nn/clippable_linear.h>
 
 namespace torchlora {

@@ -9,8 +9,8 @@
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/normalization.h>
 
-#include <torchlora/lora/embedding.h>
 #include <torchlora/lora/layer.h>
+#include <torchlora/lora/layers/embedding.h>
 #include <torchlora/optim/weight_decay.h>
 
 namespace torchlora {

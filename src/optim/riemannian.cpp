@@ -4,8 +4,8 @@
 
 #include <torch/types.h>
 
-#include <torchlora/lora/embedding.h>
 #include <torchlora/lora/layer.h>
+#include <torchlora/lora/layers/embedding.h>
 #include <torchlora/nn/inspect.h>
 
 #include "optim/damped_inverse.h"

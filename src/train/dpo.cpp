@@ -9,7 +9,7 @@
 
 #include <torchlora/error.h>
 #include <torchlora/lora/layer.h>
-#include <torchlora/lora/trainable_tokens.h>
+#include <torchlora/model/trainable_tokens.h>
 #include <torchlora/train/dpo_loss.h>
 #include <torchlora/train/logprobs.h>
 

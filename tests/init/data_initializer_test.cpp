@@ -6,7 +6,7 @@
 #include <torchlora/lora/registry.h>
 #include <torchlora/model.h>
 #include <torchlora/nn/linear.h>
-#include <torchlora/preprocess.h>
+#include <torchlora/tools/preprocess.h>
 
 #include "init/data_goldens.h"
 #include "support.h"

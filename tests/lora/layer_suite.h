@@ -1,6 +1,6 @@
 #pragma once
 
-#include "lora/unmodified_types.h"
+#include "lora/overlay/unmodified_types.h"
 
 namespace torchlora::test {
 

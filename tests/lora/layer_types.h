@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include <torchlora/lora/linear.h>
+#include <torchlora/lora/layers/linear.h>
 #include <torchlora/lora/overlay.h>
 #include <torchlora/lora/registry.h>
 #include <torchlora/model.h>

@@ -6,7 +6,7 @@
 #include <torch/nn/modules/linear.h>
 #include <torch/types.h>
 
-#include <torchlora/lora/linear.h>
+#include <torchlora/lora/layers/linear.h>
 #include <torchlora/lora/overlay.h>
 #include <torchlora/lora/registry.h>
 #include <torchlora/model.h>

@@ -5,8 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <torchlora/config/lora_config.h>
 #include <torchlora/export.h>
-#include <torchlora/lora/config.h>
 
 namespace torchlora::init {
 

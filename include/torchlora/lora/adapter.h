@@ -7,9 +7,9 @@
 
 #include <torch/nn/module.h>
 
+#include <torchlora/config/lora_config.h>
 #include <torchlora/export.h>
 #include <torchlora/lora/base_weight.h>
-#include <torchlora/lora/config.h>
 
 namespace torchlora {
 

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include <torch/nn/module.h>
+
+#include <torchlora/config/lora_config.h>
+#include <torchlora/export.h>
+#include <torchlora/model.h>
+
+namespace torchlora {
+
+/// What `init_lora_weights` "corda" needs: runs the model on sample data in
+/// eval mode, by `run_model`, and attaches the covariance of each targeted
+/// layer's input, [in_features, in_features], to the configuration
+/// (`init_statistics`). Call before `get_peft_model`. Each forward's input is
+/// divided by the absolute value of its maximum, as in PEFT; a layer may see
+/// several forwards and any batch. Nothing stays on the model.
+///
+/// ValueError if a targeted layer sees no input or no finite one. PEFT's
+/// `preprocess_corda`.
+TORCHLORA_API void preprocess_corda(
+    torch::nn::Module& model,
+    LoraConfig& config,
+    const std::function<void()>& run_model);
+
+/// What `init_lora_weights` "lora_ga" needs: calls `train_step`, which runs
+/// forward and backward passes (any number, without an optimizer), in
+/// training mode and attaches the mean gradient of each targeted weight,
+/// [out_features, in_features], to the configuration (`init_statistics`). Only
+/// those weights require a gradient meanwhile. Call before `get_peft_model`.
+/// Nothing stays on the model, nor is a gradient it had lost.
+///
+/// ValueError for a model that is adapted already, and if a targeted weight
+/// gets no gradient. PEFT's `preprocess_loraga`.
+TORCHLORA_API void preprocess_loraga(
+    torch::nn::Module& model,
+    LoraConfig& config,
+    const std::function<void()>& train_step);
+
+/// Which of a layer's input rows [n, in_features] count, in
+/// `initialize_lora_eva_weights`: without those of padding, say. PEFT's
+/// `prepare_layer_inputs_fn`.
+using PrepareLayerInputs = std::function<
+    at::Tensor(const at::Tensor& rows, const std::string& module_name)>;
+
+/// The second half of `init_lora_weights` "eva", after `get_peft_model`: A
+/// becomes the principal components of the layer's input, B zero, and the
+/// ranks go where they explain most of the variance, within their sum. A layer
+/// whose rank is 0 loses the adapter. The configuration's patterns tell the
+/// new ranks. Paischer et al. 2024, arXiv:2410.07170.
+///
+/// `run_batch` runs the base model on the next batch (it is called in eval
+/// mode, without gradients, with adapters disabled) and returns whether there
+/// was one. It is called until the components have converged (`tau`), and
+/// warns if the data end before. A batch with fewer rows than a layer has
+/// components, round(r · rho), is left out for that layer.
+///
+/// ValueError if the adapter is not an "eva" one, is merged, or if a layer saw
+/// no batch. PEFT's `initialize_lora_eva_weights`.
+TORCHLORA_API void initialize_lora_eva_weights(
+    PeftModel& peft,
+    const std::function<bool()>& run_batch,
+    const std::string& adapter_name = "default",
+    const PrepareLayerInputs& prepare_layer_inputs = {});
+
+} // namespace torchlora

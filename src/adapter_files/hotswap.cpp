@@ -1,0 +1,155 @@
+#include <torchlora/adapter_files/hotswap.h>
+
+#include <algorithm>
+#include <set>
+
+#include <torch/types.h>
+
+#include <torchlora/adapter_files/adapter_config.h>
+
+#include "adapter_files/match_tensors.h"
+#include "config/names.h"
+#include "model/replicate.h"
+
+namespace torchlora {
+namespace {
+
+void check_compatible(const LoraConfig& now, const LoraConfig& next) {
+  const auto require = [](bool equal, const char* field) {
+    TORCH_CHECK_VALUE(
+        equal,
+        "[hotswap_adapter] Configs are incompatible: the adapters differ in ",
+        field);
+  };
+  require(now.use_dora() == next.use_dora(), "use_dora");
+  require(now.lora_bias() == next.lora_bias(), "lora_bias");
+  require(now.lora_dropout() == next.lora_dropout(), "lora_dropout");
+  TORCH_CHECK_VALUE(
+      !now.velora_config() && !next.velora_config(),
+      "[hotswap_adapter] an adapter with velora_config cannot be swapped");
+  const auto& init = next.init_lora_weights();
+  TORCH_CHECK_VALUE(
+      !init::changes_the_base(next),
+      "[hotswap_adapter] the initialiser of the new adapter, ",
+      init.is_name() ? init.name() : "",
+      ", changed the base weights; save it with "
+      "path_initial_model_for_weight_conversion");
+}
+
+void check_adapter(
+    PeftModel::State& state,
+    const std::string& adapter_name,
+    const std::vector<ModuleSite>& sites) {
+  TORCH_CHECK_VALUE(
+      !state.has_own(adapter_name),
+      "[hotswap_adapter] adapter ",
+      adapter_name,
+      " has modules_to_save, biases or rows of tables of its own, which cannot "
+      "be swapped");
+  for (const auto& site : sites) {
+    const auto* adapter = site.layer->find_adapter(adapter_name);
+    TORCH_CHECK_VALUE(
+        !adapter || !adapter->changed_base,
+        "[hotswap_adapter] the initialiser of adapter ",
+        adapter_name,
+        " changed the base weights, which would stay without its update");
+    TORCH_CHECK_VALUE(
+        !contains(site.layer->merged_adapters(), adapter_name),
+        "[hotswap_adapter] adapter ",
+        adapter_name,
+        " is merged; call unmerge_adapter first");
+  }
+}
+
+/// Overwrites the adapter of a layer by tensors in the order of
+/// `LoraAdapter::tensors`.
+void replace(
+    LoraLayer& layer,
+    const std::string& adapter_name,
+    const std::vector<at::Tensor>& tensors,
+    double lora_alpha,
+    bool use_rslora) {
+  layer.replace_factors(
+      adapter_name,
+      tensors[0].flatten(1),
+      tensors[1].flatten(1),
+      lora_alpha,
+      use_rslora);
+  auto targets = layer.find_adapter(adapter_name)->tensors();
+  for (size_t i = 2; i < tensors.size(); ++i) {
+    targets[i].copy_(tensors[i]);
+  }
+}
+
+} // namespace
+
+void hotswap_adapter(
+    PeftModel& model,
+    const std::filesystem::path& directory,
+    const std::string& adapter_name) {
+  auto& state = model.state();
+  auto& config = state.at(adapter_name).config;
+  const auto next = for_replicated(
+      io::load_adapter_config(directory), state.layer_replication);
+  const auto sites = lora_sites(*state.model);
+  check_compatible(config, next);
+  check_adapter(state, adapter_name, sites);
+  auto plan = plan_injection(*state.model, next, adapter_name);
+  for (const auto& target : plan.targets) {
+    TORCH_CHECK_VALUE(
+        target.site.layer && target.site.layer->find_adapter(adapter_name),
+        "[hotswap_adapter] Hot swapping the adapter did not succeed: the one "
+        "in ",
+        directory.string(),
+        " adapts \"",
+        target.site.name,
+        "\", which ",
+        adapter_name,
+        " does not");
+  }
+  const auto tensors =
+      io::match_tensors(io::read_adapter_file(directory), state.versions, plan);
+  TORCH_CHECK_VALUE(
+      plan.owned.empty() && plan.tokens.empty(),
+      "[hotswap_adapter] the adapter in ",
+      directory.string(),
+      " has tensors of the base model of its own (modules_to_save, bias, an "
+      "embedding table or rows of one), which cannot be swapped");
+
+  torch::NoGradGuard no_grad;
+  std::set<const LoraLayer*> swapped;
+  auto begin = tensors.begin();
+  for (const auto& target : plan.targets) {
+    auto& layer = *target.site.layer;
+    const auto count = static_cast<std::ptrdiff_t>(
+        layer.find_adapter(adapter_name)->tensors().size());
+    replace(
+        layer,
+        adapter_name,
+        {begin, begin + count},
+        target.lora_alpha,
+        next.use_rslora());
+    begin += count;
+    swapped.insert(&layer);
+  }
+  for (const auto& site : sites) {
+    const auto* adapter = site.layer->find_adapter(adapter_name);
+    if (adapter && !swapped.contains(site.layer.get())) {
+      const auto base = site.layer->base_weight();
+      site.layer->replace_factors(
+          adapter_name,
+          at::zeros(base.A_sizes(next.r())).flatten(1),
+          at::zeros(base.B_sizes(next.r())).flatten(1),
+          next.lora_alpha(),
+          next.use_rslora());
+      if (adapter->lora_B->bias.defined()) {
+        adapter->lora_B->bias.zero_();
+      }
+    }
+  }
+  plan.config.inference_mode(config.inference_mode())
+      .base_model_name_or_path(config.base_model_name_or_path());
+  config = std::move(plan.config);
+}
+
+} // namespace torchlora

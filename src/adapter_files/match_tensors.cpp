@@ -1,0 +1,160 @@
+#include "adapter_files/match_tensors.h"
+
+#include <algorithm>
+#include <set>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/nn/modules/embedding.h>
+#include <torch/types.h>
+
+#include <torchlora/config/targets.h>
+#include <torchlora/error.h>
+#include <torchlora/nn/pretrained.h>
+
+namespace torchlora::io {
+
+std::string file_key(const std::string& module, const std::string& tensor) {
+  return kFilePrefix + module + "." + tensor;
+}
+
+std::vector<AdapterTensorSpec>
+specs_of(const ModuleSite& site, int64_t r, const LoraConfig& config) {
+  return adapter_tensor_specs(
+      site.layer ? site.layer->factor_names() : site.type->factor_names,
+      site.base_weight(),
+      r,
+      config);
+}
+
+namespace {
+
+bool is_table(torch::nn::Module& model, const ModuleSite& site) {
+  const auto& module = site.layer ? site.layer->base_layer() : site.module;
+  std::vector<std::string> heads{"lm_head"};
+  if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
+    heads = pretrained->output_embeddings();
+  }
+  return module->as<torch::nn::EmbeddingImpl>() ||
+      std::ranges::any_of(heads, [&](const auto& head) {
+           return names_module(head, site.name);
+         });
+}
+
+/// Embedding tables and output heads that PEFT saves beside an adapter that
+/// targets them: taken out of `unexpected`, and added to what the adapter owns
+/// where they are not the base model's.
+void match_tables(
+    const AdapterFile& file,
+    torch::nn::Module& model,
+    const ParameterVersions& versions,
+    std::set<std::string>& unexpected,
+    std::vector<OwnedTensor>& owned) {
+  if (unexpected.empty()) {
+    return;
+  }
+  for (const auto& site : module_sites(model)) {
+    if ((!site.layer && !site.type) || !is_table(model, site)) {
+      continue;
+    }
+    const auto weight = site.base_weight().weight();
+    for (const char* name :
+         {"base_layer.weight", "token_adapter.base_layer.weight", "weight"}) {
+      const auto key = file_key(site.peft_name, name);
+      if (!unexpected.contains(key) ||
+          file.tensors.at(key).sizes() != weight.sizes()) {
+        continue;
+      }
+      unexpected.erase(key);
+      auto value = file.tensors.at(key).to(weight.options());
+      const bool is_owned = std::ranges::any_of(
+          owned, [&](const auto& one) { return one.tensor.is_same(weight); });
+      if (!is_owned &&
+          !at::equal(value, versions.base(weight).to(weight.options()))) {
+        owned.push_back(
+            {site.peft_name + "." + name, weight, value, /*trains=*/false});
+      }
+    }
+  }
+}
+
+} // namespace
+
+std::vector<at::Tensor> match_tensors(
+    const AdapterFile& file,
+    const ParameterVersions& versions,
+    InjectionPlan& plan,
+    bool strict) {
+  std::vector<at::Tensor> tensors;
+  std::vector<std::string> missing, misshaped;
+  std::set<std::string> unexpected;
+  for (const auto& item : file.tensors) {
+    unexpected.insert(item.first);
+  }
+  const auto take = [&](const std::string& key, at::IntArrayRef sizes) {
+    const auto found = file.tensors.find(key);
+    if (found == file.tensors.end()) {
+      missing.push_back(key);
+      return at::Tensor();
+    }
+    unexpected.erase(key);
+    if (found->second.sizes() != sizes) {
+      misshaped.push_back(fmt::format(
+          "{} is [{}], expected [{}]",
+          key,
+          fmt::join(found->second.sizes(), ", "),
+          fmt::join(sizes, ", ")));
+      return at::Tensor();
+    }
+    return found->second;
+  };
+  for (const auto& target : plan.targets) {
+    const auto& site = target.site;
+    for (const auto& [name, sizes] : specs_of(site, target.r, plan.config)) {
+      const auto other = file_key(site.name, name);
+      tensors.push_back(take(
+          file.tensors.contains(other) ? other : file_key(site.peft_name, name),
+          sizes));
+    }
+  }
+  for (const auto& target : plan.tokens) {
+    tensors.push_back(take(kFilePrefix + target.key(), target.sizes()));
+  }
+  for (auto& owned : plan.owned) {
+    owned.value = take(kFilePrefix + owned.key, owned.tensor.sizes());
+  }
+  if (plan.config.bias() == "all") {
+    // NOTE: PEFT's files have the biases of modules_to_save three times.
+    std::erase_if(unexpected, [](const std::string& key) {
+      return key.ends_with(".original_module.bias") ||
+          key.ends_with(".modules_to_save.bias");
+    });
+  }
+  match_tables(file, *plan.model, versions, unexpected, plan.owned);
+  const auto list = [](const auto& keys, const char* what) {
+    std::vector<std::string> shown(
+        keys.begin(),
+        std::next(
+            keys.begin(),
+            std::min<std::ptrdiff_t>(
+                8, static_cast<std::ptrdiff_t>(keys.size()))));
+    return keys.empty() ? std::string()
+                        : fmt::format(
+                              "\n  {} ({}): {}{}",
+                              what,
+                              keys.size(),
+                              fmt::join(shown, ", "),
+                              keys.size() > shown.size() ? ", …" : "");
+  };
+  const auto complaint = list(missing, "missing") +
+      list(unexpected, "unexpected") + list(misshaped, "of other sizes");
+  const auto message = "[load_adapter] " + file.path.string() +
+      " does not fit this model and its adapter_config.json:" + complaint;
+  TORCHLORA_CHECK_DATA(complaint.empty() || !strict, message);
+  if (!complaint.empty()) {
+    TORCH_WARN(message);
+  }
+  return tensors;
+}
+
+} // namespace torchlora::io

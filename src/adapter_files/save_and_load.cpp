@@ -1,0 +1,210 @@
+#include <algorithm>
+#include <optional>
+
+#include <torch/types.h>
+
+#include <torchlora/adapter_files/adapter_config.h>
+#include <torchlora/error.h>
+#include <torchlora/io/atomic_file.h>
+#include <torchlora/io/safetensors.h>
+#include <torchlora/model.h>
+
+#include "adapter_files/adapter_file.h"
+#include "adapter_files/match_tensors.h"
+#include "adapter_files/saved_config.h"
+#include "adapter_files/weight_conversion.h"
+#include "model/replicate.h"
+#include "model/state.h"
+
+namespace torchlora {
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr auto kWeightsFile = "adapter_model.safetensors";
+
+/// Adds the adapter of a folder, inactive and frozen, but for the tensors it
+/// owns; `state` is that of an adapted model.
+InjectionPlan inject_from_folder(
+    torch::nn::Module& model,
+    const PeftModel::State* state,
+    const fs::path& directory,
+    const std::string& adapter_name,
+    bool autocast_adapter_dtype,
+    bool strict) {
+  auto config = io::load_adapter_config(directory);
+  const auto& init = config.init_lora_weights();
+  TORCHLORA_CHECK_DATA(
+      !init::changes_the_base_for_good(config),
+      "[load_adapter] the adapter in ",
+      directory.string(),
+      " was initialised by ",
+      init.name(),
+      ", which changed the base weights as well and cannot be repeated; ",
+      init.name() == "loftq"
+          ? "with the quantised base, set init_lora_weights to true in its "
+            "adapter_config.json"
+          : "save it with path_initial_model_for_weight_conversion, then it "
+            "fits the original base");
+  const auto file = io::read_adapter_file(directory);
+  std::optional<Replication> replication;
+  if (state) {
+    config = for_replicated(config, state->layer_replication);
+  } else {
+    replication.emplace(model, config);
+  }
+  const ParameterVersions none;
+  const auto& versions = state ? state->versions : none;
+  auto plan = plan_injection(model, config, adapter_name);
+  check_tables_are_base(versions, plan);
+  plan.is_loaded = true;
+  const auto tensors = io::match_tensors(file, versions, plan, strict);
+  const auto layers = inject(plan, adapter_name, autocast_adapter_dtype);
+  std::vector<at::Tensor> targets;
+  for (const auto& layer : layers) {
+    const auto own = layer->find_adapter(adapter_name)->tensors();
+    targets.insert(targets.end(), own.begin(), own.end());
+  }
+  for (const auto& target : plan.tokens) {
+    targets.push_back(
+        tokens_of(*target.layer)->find_adapter(adapter_name)->delta);
+  }
+  torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (tensors[i].defined()) {
+      targets[i].copy_(tensors[i]);
+    }
+  }
+  if (replication) {
+    replication->keep();
+  }
+  return plan;
+}
+
+} // namespace
+
+torch::OrderedDict<std::string, torch::Tensor> PeftModel::state_dict(
+    const std::string& adapter_name) const {
+  const auto& config = state_->at(adapter_name).config;
+  torch::OrderedDict<std::string, torch::Tensor> tensors;
+  for (const auto& site : lora_sites(*state_->model)) {
+    if (const auto* adapter = site.layer->find_adapter(adapter_name)) {
+      auto values = adapter->tensors();
+      auto next = values.begin();
+      for (const auto& spec : io::specs_of(site, adapter->r, config)) {
+        tensors.insert(io::file_key(site.peft_name, spec.key), *next++);
+      }
+    }
+  }
+  for (const auto& [name, tokens] : token_adapters(*state_->model)) {
+    if (const auto* adapter = tokens->find_adapter(adapter_name)) {
+      tensors.insert(
+          io::kFilePrefix + TokenTarget{name, nullptr, {}}.key(),
+          adapter->delta);
+    }
+  }
+  for (const auto& [key, tensor] : state_->versions.tensors(adapter_name)) {
+    tensors.insert(io::kFilePrefix + key, tensor);
+  }
+  return tensors;
+}
+
+void PeftModel::save_pretrained(
+    const fs::path& directory,
+    const std::vector<std::string>& selected_adapters,
+    const fs::path& path_initial_model_for_weight_conversion) const {
+  for (const auto& name :
+       selected_adapters.empty() ? adapter_names() : selected_adapters) {
+    const auto& adapter = state_->at(name);
+    const auto folder = name == "default" ? directory : directory / name;
+    std::error_code error;
+    fs::create_directories(folder, error);
+    TORCH_CHECK(
+        !error,
+        "[save_pretrained] cannot make the folder ",
+        folder.string(),
+        ": ",
+        error.message());
+    std::vector<std::pair<std::string, at::Tensor>> tensors;
+    for (const auto& item : state_dict(name)) {
+      tensors.emplace_back(item.key(), item.value());
+    }
+    std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
+      return a.first < b.first;
+    });
+    auto config = io::saved_config(*state_->model, adapter);
+    config.inference_mode(true);
+    if (!path_initial_model_for_weight_conversion.empty()) {
+      TORCH_CHECK_VALUE(
+          !(config.init_lora_weights() == InitLoraWeights("loftq")),
+          "[save_pretrained] an adapter by loftq cannot be converted: without "
+          "the quantised base it is another model; save it as it is");
+      TORCH_CHECK_VALUE(
+          config.target_parameters().empty(),
+          "[save_pretrained] adapter ",
+          name,
+          " has target_parameters, whose initialisers leave the base as it is: "
+          "save it without path_initial_model_for_weight_conversion");
+      io::convert_to_plain_lora(
+          tensors, config, path_initial_model_for_weight_conversion);
+    } else if (init::changes_the_base_for_good(config)) {
+      const auto& init = config.init_lora_weights().name();
+      TORCH_WARN(
+          "[save_pretrained] ",
+          init,
+          " changed the base weights in a way that cannot be repeated: what is "
+          "saved fits them only, not the original base",
+          init == "loftq" ? ""
+                          : "; pass path_initial_model_for_weight_conversion");
+    }
+    io::save_safetensors(folder / kWeightsFile, tensors);
+    io::write_file_atomic(
+        folder / "adapter_config.json", io::adapter_config_json(config));
+  }
+}
+
+void PeftModel::load_adapter(
+    const fs::path& directory,
+    const std::string& adapter_name,
+    bool is_trainable,
+    bool strict) {
+  TORCH_CHECK_VALUE(
+      !state_->find(adapter_name),
+      "[load_adapter] Adapter with name '",
+      adapter_name,
+      "' already exists.");
+  const DisableAdapterGuard base(*this);
+  auto plan = inject_from_folder(
+      *state_->model,
+      state_.get(),
+      directory,
+      adapter_name,
+      state_->autocast_adapter_dtype,
+      strict);
+  plan.config.inference_mode(!is_trainable);
+  state_->versions.add(adapter_name, plan.owned);
+  state_->adapters.push_back({adapter_name, std::move(plan.config)});
+}
+
+PeftModel PeftModel::from_pretrained(
+    torch::nn::Module& model,
+    const fs::path& directory,
+    const std::string& adapter_name,
+    bool is_trainable,
+    bool strict) {
+  auto peft = adapt(model, adapter_name, [&] {
+    return inject_from_folder(
+        model,
+        /*state=*/nullptr,
+        directory,
+        adapter_name,
+        /*autocast_adapter_dtype=*/true,
+        strict);
+  });
+  peft.state_->adapters.back().config.inference_mode(!is_trainable);
+  peft.set_adapter({adapter_name}, /*inference_mode=*/!is_trainable);
+  model.train(is_trainable);
+  return peft;
+}
+
+} // namespace torchlora

@@ -1,0 +1,159 @@
+#include <torchlora/lora/layers/experts.h>
+
+#include <cmath>
+
+#include <torch/nn/init.h>
+#include <torch/types.h>
+
+#include <torchlora/nn/compute.h>
+
+#include "lora/low_rank.h"
+
+namespace torchlora {
+namespace {
+
+nn::StackedExperts& experts_of(torch::nn::Module& base_layer) {
+  if (auto* layer = dynamic_cast<LoraExperts*>(&base_layer)) {
+    return experts_of(*layer->base_layer());
+  }
+  auto* experts = dynamic_cast<nn::StackedExperts*>(&base_layer);
+  TORCH_CHECK_VALUE(
+      experts,
+      "[LoraExperts] the base layer must be a torchlora::nn::StackedExperts, ",
+      base_layer.name(),
+      " is not");
+  return *experts;
+}
+
+/// The weights, or the factors, of all experts. NOTE: unbound at once, so that
+/// backward does not make a gradient of the whole for each of them.
+struct ByExpert {
+  explicit ByExpert(const BaseWeight& base_) : base(base_) {}
+  std::vector<at::Tensor> weight() const {
+    return base.experts() ? base.by_expert().unbind(0)
+                          : std::vector<at::Tensor>{base.weight()};
+  }
+  std::vector<at::Tensor> A(const at::Tensor& factor) const {
+    return base.experts() ? base.A_by_expert(factor).unbind(0)
+                          : std::vector<at::Tensor>{factor};
+  }
+  std::vector<at::Tensor> B(const at::Tensor& factor) const {
+    return base.experts() ? base.B_by_expert(factor).unbind(0)
+                          : std::vector<at::Tensor>{factor};
+  }
+  const BaseWeight& base;
+};
+
+/// `function(e, x)` of the rows of each expert that has some, or of none.
+template <class Function>
+at::Tensor for_each_expert(const at::Tensor& rows, const Function& function) {
+  const auto inputs =
+      rows.split_with_sizes(nn::StackedExperts::rows_per_expert());
+  std::vector<at::Tensor> outputs;
+  for (size_t e = 0; e < inputs.size(); ++e) {
+    if (inputs[e].size(0) > 0) {
+      outputs.push_back(function(e, inputs[e]));
+    }
+  }
+  return outputs.empty() ? function(0, rows) : at::cat(outputs);
+}
+
+} // namespace
+
+LoraExperts::LoraExperts(
+    const std::shared_ptr<torch::nn::Module>& base_layer,
+    const std::string& parameter_name)
+    : LoraLayer(
+          base_layer,
+          [parameter_name](torch::nn::Module& module) {
+            return parameter_weight(module, parameter_name);
+          },
+          kFactorNames,
+          &experts_of(*base_layer).expert_product(parameter_name)),
+      parameter_name_(parameter_name) {}
+
+BaseWeight LoraExperts::parameter_weight(
+    torch::nn::Module& base_layer,
+    const std::string& parameter_name) {
+  const auto& experts = experts_of(base_layer);
+  auto weight = experts.expert_parameter(parameter_name);
+  return weight.dim() == 2
+      ? BaseWeight(std::move(weight))
+      : BaseWeight::stacked(std::move(weight), experts.is_transposed());
+}
+
+init::Factors LoraExperts::construct_factors(
+    const LoraConfig& /*config*/,
+    int64_t r) const {
+  const auto base = base_weight();
+  init::Factors factors{
+      at::empty(base.A_sizes(r), at::kFloat),
+      at::empty(base.B_sizes(r), at::kFloat)};
+  torch::nn::init::kaiming_uniform_(factors.A, std::sqrt(5.0));
+  torch::nn::init::kaiming_uniform_(factors.B, std::sqrt(5.0));
+  return factors;
+}
+
+init::Initializer LoraExperts::find_initializer(
+    const InitLoraWeights& value) const {
+  const auto found = LoraLayer::find_initializer(value);
+  TORCH_CHECK_VALUE(
+      found == init::default_init || found == init::no_init ||
+          found == init::gaussian_init,
+      "[target_parameters] ",
+      parameter_name_,
+      ": init_lora_weights must be true, false or \"gaussian\", found \"",
+      value.is_name() ? value.name() : "",
+      "\"");
+  return found;
+}
+
+void LoraExperts::check_config(const LoraConfig& config) const {
+  const auto refuse = [&](bool given, const char* what) {
+    TORCH_CHECK_VALUE(
+        !given,
+        "[target_parameters] ",
+        parameter_name_,
+        ": the adapter of a parameter does not work with ",
+        what);
+  };
+  refuse(config.lora_dropout() != 0, "lora_dropout != 0");
+  refuse(config.fan_in_fan_out(), "fan_in_fan_out");
+  refuse(config.lora_bias(), "lora_bias");
+  refuse(config.use_dora(), "use_dora");
+}
+
+at::Tensor LoraExperts::product(
+    const at::Tensor& input,
+    const std::vector<Term>& terms,
+    const at::Tensor& /*bias*/) {
+  const auto base = base_weight();
+  const ByExpert by_expert(base);
+  const auto weights = by_expert.weight();
+  std::vector<std::vector<at::Tensor>> As, Bs;
+  for (const auto& term : terms) {
+    As.push_back(by_expert.A(term.adapter->lora_A->weight));
+    Bs.push_back(by_expert.B(term.adapter->lora_B->weight));
+  }
+  return for_each_expert(input, [&](size_t e, const at::Tensor& x) {
+    std::vector<LowRankTerm> low_rank;
+    for (size_t i = 0; i < terms.size(); ++i) {
+      low_rank.push_back(
+          {As[i][e], Bs[i][e], terms[i].scaling, terms[i].dropout});
+    }
+    return low_rank_linear(x, weights[e], {}, low_rank);
+  });
+}
+
+at::Tensor LoraExperts::update(const at::Tensor& input, const Term& term) {
+  const auto base = base_weight();
+  const ByExpert by_expert(base);
+  const auto As = by_expert.A(term.adapter->lora_A->weight);
+  const auto Bs = by_expert.B(term.adapter->lora_B->weight);
+  return for_each_expert(input, [&](size_t e, const at::Tensor& x) {
+    return at::linear(at::linear(x.to(As[e].scalar_type()), As[e]), Bs[e]) *
+        term.scaling;
+  });
+}
+
+} // namespace torchlora

@@ -1,0 +1,201 @@
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/types.h>
+
+#include "lora/put.h"
+#include "model/state.h"
+
+namespace torchlora {
+namespace {
+
+void check_sources(
+    PeftModel::State& state,
+    const std::vector<std::string>& adapters,
+    const std::vector<double>& weights,
+    const std::string& adapter_name) {
+  TORCH_CHECK_VALUE(
+      !adapters.empty() && adapters.size() == weights.size(),
+      "[add_weighted_adapter] one weight an adapter is needed, found ",
+      adapters.size(),
+      " adapters and ",
+      weights.size(),
+      " weights");
+  TORCH_CHECK_VALUE(
+      !state.find(adapter_name),
+      "[add_weighted_adapter] Adapter with name '",
+      adapter_name,
+      "' already exists.");
+  for (const auto& name : adapters) {
+    TORCH_CHECK_VALUE(
+        !state.at(name).config.use_dora(),
+        "[add_weighted_adapter] adapter ",
+        name,
+        " is a DoRA, whose update is not a sum; merge it instead");
+    TORCH_CHECK_VALUE(
+        !state.has_own(name),
+        "[add_weighted_adapter] adapter ",
+        name,
+        " has modules_to_save, biases or rows of tables of its own, for which "
+        "there is no "
+        "combination");
+  }
+}
+
+/// Whether the layer has one of the adapters; sets `has_bias` if it has one
+/// with a bias.
+bool check_layer(
+    const ModuleSite& site,
+    const std::vector<std::string>& adapters,
+    const CombinationOptions& options,
+    bool& has_bias) {
+  int64_t first_rank = 0;
+  for (const auto& name : adapters) {
+    const auto* adapter = site.layer->find_adapter(name);
+    if (!adapter) {
+      continue;
+    }
+    TORCH_CHECK_VALUE(
+        site.parameter.empty(),
+        "[add_weighted_adapter] adapter ",
+        name,
+        " has target_parameters (\"",
+        site.name,
+        "\"), which cannot be combined");
+    TORCH_CHECK_VALUE(
+        !adapter->changed_base,
+        "[add_weighted_adapter] the initialiser of adapter ",
+        name,
+        " changed the base weights; save it with "
+        "path_initial_model_for_weight_conversion and load that");
+    first_rank = first_rank ? first_rank : adapter->r;
+    TORCH_CHECK_VALUE(
+        !options.is_by_factor() || adapter->r == first_rank,
+        "[add_weighted_adapter] All adapters must have the same r value when "
+        "using combination_type ",
+        options.combination_type(),
+        "; in \"",
+        site.name,
+        "\" they have not");
+    const bool has = adapter->lora_B->bias.defined();
+    TORCH_CHECK_VALUE(
+        !has || !options.prunes(),
+        "[add_weighted_adapter] adapter ",
+        name,
+        " has a lora_bias, which ",
+        options.combination_type(),
+        " has no rule for");
+    has_bias |= has;
+  }
+  return first_rank > 0;
+}
+
+/// Fills the new adapter of a layer.
+void combine_layer(
+    LoraLayer& layer,
+    const std::vector<std::string>& adapters,
+    const std::vector<double>& weights,
+    const CombinationOptions& options,
+    int64_t rank,
+    const std::string& adapter_name) {
+  torch::NoGradGuard no_grad;
+  const auto* result = layer.find_adapter(adapter_name);
+  std::vector<WeightedUpdate> updates;
+  if (result->lora_B->bias.defined()) {
+    result->lora_B->bias.zero_();
+  }
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    const auto* adapter = layer.find_adapter(adapters[i]);
+    if (!adapter) {
+      continue;
+    }
+    updates.push_back(
+        {adapter->lora_A->weight.flatten(1),
+         adapter->lora_B->weight.flatten(1),
+         adapter->scaling,
+         weights[i]});
+    if (const auto& bias = adapter->lora_B->bias; bias.defined()) {
+      result->lora_B->bias.add_(bias, adapter->scaling * weights[i]);
+    }
+  }
+  const auto [A, B] =
+      combine_updates(updates, options, rank, layer.base_weight().layout());
+  put(result->lora_A->weight, A);
+  put(result->lora_B->weight, B);
+}
+
+int64_t rank_of(const LoraConfig& config) {
+  auto rank = config.r();
+  for (const auto& [key, value] : config.rank_pattern()) {
+    rank = std::max(rank, static_cast<int64_t>(value));
+  }
+  return rank;
+}
+
+} // namespace
+
+void PeftModel::add_weighted_adapter(
+    const std::vector<std::string>& adapters,
+    const std::vector<double>& weights,
+    const std::string& adapter_name,
+    const CombinationOptions& given) {
+  check_sources(*state_, adapters, weights, adapter_name);
+  // Of one adapter everything else would be an approximation of it.
+  auto options = given;
+  if (adapters.size() == 1) {
+    options.combination_type("linear");
+  }
+  options.validate();
+
+  int64_t sum = 0, largest = 0;
+  for (const auto& name : adapters) {
+    const auto rank = rank_of(state_->at(name).config);
+    sum += rank;
+    largest = std::max(largest, rank);
+  }
+  const auto& type = options.combination_type();
+  const auto rank = type == "cat" ? sum
+      : type.ends_with("svd")     ? options.svd_rank().value_or(largest)
+                                  : largest;
+
+  std::vector<ModuleSite> sites;
+  std::vector<std::string> targets;
+  bool has_bias = false;
+  for (auto& site : lora_sites(*state_->model)) {
+    if (check_layer(site, adapters, options, has_bias)) {
+      if (!site.is_part) {
+        targets.push_back(site.peft_name);
+      }
+      sites.push_back(std::move(site));
+    }
+  }
+  auto config = state_->at(adapters[0]).config;
+  config.r(rank)
+      .lora_alpha(static_cast<double>(rank))
+      .use_rslora(false)
+      .lora_bias(has_bias)
+      .forget_initializer()
+      .velora_config(std::nullopt)
+      .modules_to_save({})
+      .bias("none")
+      .rank_pattern({})
+      .alpha_pattern({})
+      .target_modules(targets)
+      .exclude_modules({})
+      .layers_to_transform({})
+      .layers_pattern({});
+  // NOTE: draws, as peft does, before DARE does.
+  add_adapter(adapter_name, config);
+  try {
+    for (const auto& site : sites) {
+      combine_layer(
+          *site.layer, adapters, weights, options, rank, adapter_name);
+    }
+  } catch (...) {
+    delete_adapter(adapter_name);
+    throw;
+  }
+}
+
+} // namespace torchlora

@@ -1,0 +1,216 @@
+#include <algorithm>
+#include <unordered_set>
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/types.h>
+
+#include <torchlora/config/targets.h>
+
+#include "config/names.h"
+#include "model/state.h"
+
+namespace torchlora {
+namespace {
+
+/// Heads that PEFT adds to `modules_to_save` by the task type.
+std::vector<std::string> heads_of(const std::string& task_type) {
+  if (task_type == "SEQ_CLS" || task_type == "TOKEN_CLS") {
+    return {"classifier", "score"};
+  }
+  return task_type == "QUESTION_ANS" ? std::vector<std::string>{"qa_outputs"}
+                                     : std::vector<std::string>();
+}
+
+class Collector {
+ public:
+  explicit Collector(torch::nn::Module& model) : model_(model) {}
+
+  void
+  add(const std::string& key, const at::Tensor& tensor, bool trains = true) {
+    if (seen_.insert(tensor.unsafeGetTensorImpl()).second) {
+      result_.push_back({key, tensor, {}, trains});
+    }
+  }
+
+  /// A module with its parameters and buffers.
+  void add_module(
+      const std::string& name,
+      torch::nn::Module& module,
+      bool may_be_tied) {
+    for (const auto& inner : module.modules()) {
+      TORCH_CHECK_VALUE(
+          !std::dynamic_pointer_cast<LoraLayer>(inner),
+          "[get_peft_model] \"",
+          name,
+          "\" is adapted by another adapter (or has a layer that is) and "
+          "cannot be in modules_to_save");
+      const auto* weight = assigned_weight(*inner);
+      TORCH_CHECK_VALUE(
+          !weight,
+          "[get_peft_model] \"",
+          name,
+          "\" of modules_to_save computes with a weight that was assigned past "
+          "its registered parameter (that of \"",
+          weight ? tied_to(model_, module, *weight).value_or(Tie()).name : "",
+          "\"); tie it by register_parameter, or save the other module");
+    }
+    for (const auto& item : module.named_parameters()) {
+      const auto tie = tied_to(model_, module, item.value());
+      TORCH_CHECK_VALUE(
+          !tie || (may_be_tied && tie->is_same),
+          "[get_peft_model] \"",
+          name,
+          "\" of modules_to_save is tied to \"",
+          tie ? tie->name : "",
+          tie && !tie->is_same
+              ? "\" by memory only; make both the same tensor"
+              : "\", which would be trained too; set ensure_weight_tying if "
+                "that is meant",
+          ", or give one of them a copy of its own");
+      add(name + "." + item.key(), item.value());
+    }
+    for (const auto& item : module.named_buffers()) {
+      add(name + "." + item.key(), item.value(), /*trains=*/false);
+    }
+  }
+
+  std::vector<OwnedTensor> result() && {
+    return std::move(result_);
+  }
+
+ private:
+  torch::nn::Module& model_;
+  std::vector<OwnedTensor> result_;
+  std::unordered_set<at::TensorImpl*> seen_;
+};
+
+/// The name of a parameter in the model that is not adapted; empty for one of
+/// an adapter.
+std::string name_without_layers(
+    std::string name,
+    const std::vector<ModuleSite>& layers) {
+  for (const auto& site : layers) {
+    const auto prefix = site.prefix();
+    const auto base = prefix + "base_layer.";
+    if (name.starts_with(base)) {
+      name.replace(0, base.size(), prefix);
+    } else if (name.starts_with(prefix)) {
+      return "";
+    }
+  }
+  return name;
+}
+
+/// Names as in PEFT's files, whatever other adapters the model has: the bias
+/// of a layer that this one adapts is its base layer's.
+void add_biases(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::vector<ModuleSite>& adapted,
+    Collector& tensors) {
+  TORCH_CHECK_VALUE(
+      config.layer_replication().empty(),
+      "[get_peft_model] layer_replication and bias \"",
+      config.bias(),
+      "\" do not go together: biases that layers share would be trained apart");
+  TORCH_CHECK_VALUE(
+      !config.lora_bias(),
+      "[get_peft_model] lora_bias and bias \"",
+      config.bias(),
+      "\" do not go together: one layer would train two biases");
+  for (const auto& site : adapted) {
+    // NOTE: PEFT knows a bias by its name, and in_proj_bias not.
+    const auto& owner = site.layer ? *site.layer->base_layer() : *site.module;
+    const auto bias = site.base_weight().bias();
+    for (const auto& item : owner.named_parameters()) {
+      if (bias.defined() && item.value().is_same(bias) &&
+          names_module("bias", item.key())) {
+        tensors.add(site.peft_name + ".base_layer.bias", bias);
+      }
+    }
+  }
+  if (config.bias() == "lora_only") {
+    return;
+  }
+  const auto layers = lora_sites(model);
+  for (const auto& item : model.named_parameters()) {
+    if (const auto name = name_without_layers(item.key(), layers);
+        names_module("bias", name)) {
+      tensors.add(name, item.value());
+    }
+  }
+}
+
+} // namespace
+
+void add_task_heads(torch::nn::Module& model, LoraConfig& config) {
+  for (const auto& head : heads_of(config.task_type())) {
+    for (const auto& item : model.named_modules("", /*include_self=*/false)) {
+      if (names_module(head, item.key()) &&
+          !contains(config.modules_to_save(), head)) {
+        config.modules_to_save().push_back(head);
+      }
+    }
+  }
+}
+
+std::vector<OwnedTensor> find_owned_tensors(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::vector<ModuleSite>& adapted) {
+  const auto& bias = config.bias();
+  TORCH_CHECK_VALUE(
+      bias == "none" || bias == "all" || bias == "lora_only",
+      "[get_peft_model] bias must be none, all or lora_only, found ",
+      bias);
+  Collector tensors(model);
+  std::vector<std::string> unmatched;
+  for (const auto& entry : config.modules_to_save()) {
+    bool found = false;
+    for (const auto& item : model.named_modules("", /*include_self=*/false)) {
+      if (names_module(entry, item.key())) {
+        tensors.add_module(
+            item.key(), *item.value(), config.ensure_weight_tying());
+        found = true;
+      }
+    }
+    if (!found && !contains(heads_of(config.task_type()), entry)) {
+      unmatched.push_back(entry);
+    }
+  }
+  if (!unmatched.empty()) {
+    TORCH_WARN(fmt::format(
+        "The following modules_to_save are no modules of the model: ['{}']",
+        fmt::join(unmatched, "', '")));
+  }
+  if (bias != "none") {
+    add_biases(model, config, adapted, tensors);
+  }
+  auto owned = std::move(tensors).result();
+  for (const auto& [name, tokens] : token_adapters(model)) {
+    for (const auto& item : owned) {
+      TORCH_CHECK_VALUE(
+          !overlap(item.tensor, tokens->weight()),
+          "[get_peft_model] \"",
+          name,
+          "\" has trainable_token_indices by another adapter and cannot be in "
+          "modules_to_save");
+    }
+  }
+  const auto half = std::ranges::find_if(owned, [](const OwnedTensor& item) {
+    return item.trains && at::isReducedFloatingType(item.tensor.scalar_type());
+  });
+  if (half != owned.end() && !config.inference_mode()) {
+    TORCH_WARN(
+        half->key,
+        " is trained in ",
+        half->tensor.scalar_type(),
+        ", in which small steps round away; load the model in fp32 to keep "
+        "them");
+  }
+  return owned;
+}
+
+} // namespace torchlora

@@ -1,0 +1,270 @@
+#include <algorithm>
+#include <cmath>
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <torchlora/config/targets.h>
+
+#include "lora/overlay/weight_overlay.h"
+#include "model/state.h"
+#include "model/targets.h"
+
+namespace torchlora {
+namespace {
+
+std::vector<std::string> both_names(const std::vector<ModuleSite>& sites) {
+  std::vector<std::string> names;
+  for (const auto& site : sites) {
+    names.push_back(site.name);
+    names.push_back(site.lora_name());
+  }
+  return names;
+}
+
+/// The value for a module under either of its names.
+double lookup(
+    const PatternTable& table,
+    const ModuleSite& site,
+    double default_value) {
+  const auto value = table.find(site.name);
+  return value ? *value : table.find(site.lora_name()).value_or(default_value);
+}
+
+at::Tensor statistics_of(const LoraConfig& config, const ModuleSite& site) {
+  if (!config.init_statistics()) {
+    return {};
+  }
+  const auto found = config.init_statistics()->find(site.name);
+  return found == config.init_statistics()->end() ? at::Tensor()
+                                                  : found->second;
+}
+
+/// A layer of two models is adapted by one of them.
+void check_is_free(const ModuleSite& site) {
+  const auto* redirectable = dynamic_cast<nn::Redirectable*>(site.module.get());
+  const bool is_taken = redirectable
+      ? redirectable->redirect_target() != nullptr
+      : WeightOverlay::is_installed_on(*site.module);
+  TORCH_CHECK_VALUE(
+      site.layer || !site.parameter.empty() || !is_taken,
+      "[get_peft_model] \"",
+      site.name,
+      "\" is adapted already, as a layer of another model or by "
+      "inject_adapter; "
+      "unload it there first");
+}
+
+} // namespace
+
+InjectionPlan plan_injection(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::string& adapter_name) {
+  TORCH_CHECK_VALUE(
+      !adapter_name.empty() && adapter_name.find('.') == std::string::npos,
+      "[get_peft_model] an adapter name must not be empty or contain a dot, "
+      "got \"",
+      adapter_name,
+      "\"");
+  init::check_init_config(config);
+  const auto sites = module_sites(model);
+  InjectionPlan plan;
+  plan.model = &model;
+  plan.config = config;
+  plan.config.init_statistics(nullptr).init_progress(nullptr);
+  plan.progress = config.init_progress();
+  plan.config.target_modules(resolve_targets(model, sites, config));
+  add_task_heads(model, plan.config);
+
+  const TargetMatcher matcher(plan.config);
+  const PatternTable ranks(config.rank_pattern());
+  const PatternTable alphas(config.alpha_pattern());
+  std::vector<ModuleSite> adapted;
+  bool any_excluded = false, any_unmatched = false, with_parts = false;
+  // In PEFT's order: modules first.
+  const auto rank_of = [&](const ModuleSite& site) {
+    const double r = lookup(ranks, site, static_cast<double>(config.r()));
+    TORCH_CHECK_VALUE(
+        r == std::floor(r),
+        "[get_peft_model] `rank_pattern` must give integers, got ",
+        r,
+        " for module ",
+        site.name);
+    return static_cast<int64_t>(r);
+  };
+  for (const auto& site : sites) {
+    if (!site.parameter.empty()) {
+      continue;
+    }
+    if (site.is_part) {
+      if (with_parts) {
+        const auto& whole = plan.targets.back();
+        plan.targets.push_back(
+            {site, whole.r, whole.lora_alpha, statistics_of(config, site)});
+      }
+      continue;
+    }
+    with_parts = false;
+    const auto match = matcher.match(site.name);
+    const auto peft_match = matcher.match(site.lora_name());
+    if (match == TargetMatch::kExcluded ||
+        peft_match == TargetMatch::kExcluded) {
+      any_excluded = true;
+    } else if (
+        match == TargetMatch::kTargeted ||
+        peft_match == TargetMatch::kTargeted) {
+      if (!site.layer && !site.type) { // refuses
+        LoraRegistry::global().create(site.name, site.module);
+      }
+      with_parts = true;
+      plan.targets.push_back(
+          {site,
+           rank_of(site),
+           lookup(alphas, site, config.lora_alpha()),
+           statistics_of(config, site)});
+      adapted.push_back(site);
+    } else {
+      any_unmatched = true;
+    }
+  }
+  for (const auto& site : targeted_parameters(model, sites, config)) {
+    for (const auto& inner : adapted) {
+      TORCH_CHECK_VALUE(
+          !inner.parameter.empty() || !inner.name.starts_with(site.prefix()),
+          "[get_peft_model] \"",
+          inner.name,
+          "\" is inside of the module of the parameter \"",
+          site.name,
+          "\"; one adapter cannot have both");
+    }
+    plan.targets.push_back(
+        {site, rank_of(site), lookup(alphas, site, config.lora_alpha())});
+    adapted.push_back(site);
+  }
+  if (plan.targets.empty()) {
+    refuse_no_match(model, plan.config, any_excluded, any_unmatched);
+  }
+
+  if (config.ensure_weight_tying()) {
+    for (const auto& site : adapted) {
+      const auto tie =
+          tied_to(model, *site.module, site.base_weight().weight());
+      TORCH_CHECK_VALUE(
+          !tie,
+          "[get_peft_model] ensure_weight_tying is supported for "
+          "modules_to_save, not for the target \"",
+          site.name,
+          "\", which is tied to \"",
+          tie ? tie->name : "",
+          "\"");
+    }
+  }
+  std::vector<ModuleSite> layers;
+  for (const auto& target : plan.targets) {
+    if (target.site.parameter.empty()) {
+      layers.push_back(target.site);
+    }
+  }
+  for (const auto& target : plan.targets) {
+    check_is_free(target.site);
+  }
+  plan.owned = find_owned_tensors(model, plan.config, layers);
+  check_targets_have_no_tokens(plan);
+  plan.tokens = find_token_targets(plan, sites);
+
+  const auto names = both_names(adapted);
+  if (plan.config.target_modules().is_list()) {
+    auto entries = plan.config.target_modules().list();
+    std::erase_if(entries, [&](const auto& entry) {
+      return std::any_of(names.begin(), names.end(), [&](const auto& name) {
+        return names_module(entry, name);
+      });
+    });
+    warn_unused("target_modules", entries, "matched no adapted module");
+  }
+  const char* ignored =
+      "keys did not match any targeted module and were ignored";
+  warn_unused("rank_pattern", ranks.unused(names), ignored);
+  warn_unused("alpha_pattern", alphas.unused(names), ignored);
+  if (!config.exclude_modules().is_none() && !any_excluded) {
+    TORCH_WARN(
+        "You have passed exclude_modules=",
+        repr(config.exclude_modules()),
+        " but no modules were excluded. Please check that exclude_modules was "
+        "set correctly.");
+  }
+  return plan;
+}
+
+std::vector<std::shared_ptr<LoraLayer>> inject(
+    const InjectionPlan& plan,
+    const std::string& adapter_name,
+    bool autocast_adapter_dtype) {
+  check_base_may_change(plan);
+  std::vector<std::shared_ptr<LoraLayer>> layers;
+  try {
+    for (const auto& target : plan.targets) {
+      const auto& site = target.site;
+      auto layer = site.layer;
+      if (!layer && site.parameter.empty()) {
+        layer = LoraRegistry::global().create(site.name, site.module);
+      } else if (!layer) { // around that of the module's parameter before it
+        const auto& last =
+            layers.empty() ? site : plan.targets[layers.size() - 1].site;
+        layer = site.type->create(
+            !last.parameter.empty() && last.module == site.module &&
+                    !layers.empty()
+                ? layers.back()
+                : site.module,
+            site.type->base_weight);
+      }
+      try {
+        layer->prepare_adapter(
+            adapter_name,
+            target.r,
+            target.lora_alpha,
+            plan.config,
+            autocast_adapter_dtype,
+            target.statistics,
+            plan.is_loaded);
+      } catch (c10::Error& e) {
+        e.add_context("module " + site.name);
+        throw;
+      }
+      layers.push_back(std::move(layer));
+      if (plan.progress) {
+        plan.progress(layers.size(), plan.targets.size(), site.name);
+      }
+    }
+    // By what a layer type's own initialiser did.
+    std::vector<WrittenTensor> changed;
+    for (size_t i = 0; i < layers.size(); ++i) {
+      if (layers[i]->find_adapter(adapter_name)->changed_base) {
+        changed.push_back({plan.targets[i].site});
+        changed.back().site.layer = layers[i];
+      }
+    }
+    check_not_tied(*plan.model, changed, "the initialiser");
+    inject_tokens(plan, adapter_name, autocast_adapter_dtype);
+  } catch (...) {
+    for (const auto& layer : layers) {
+      layer->delete_adapter(adapter_name);
+    }
+    throw;
+  }
+  for (size_t i = 0; i < layers.size(); ++i) {
+    layers[i]->commit_adapter(adapter_name);
+    const auto& site = plan.targets[i].site;
+    if (!site.layer) {
+      site.parent->replace_module(
+          site.child_name,
+          std::static_pointer_cast<torch::nn::Module>(layers[i]));
+      layers[i]->bind();
+    }
+  }
+  return layers;
+}
+
+} // namespace torchlora

@@ -1,0 +1,306 @@
+#include <torchlora/model.h>
+
+#include <algorithm>
+#include <iostream>
+#include <locale>
+#include <set>
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <torchlora/nn/inspect.h>
+#include <torchlora/nn/pretrained.h>
+
+#include "config/names.h"
+#include "lora/overlay/weight_overlay.h"
+#include "model/replicate.h"
+#include "model/state.h"
+
+namespace torchlora {
+namespace {
+
+/// 1234567 → "1,234,567".
+std::string with_commas(int64_t value) {
+  auto text = std::to_string(value);
+  for (auto i = static_cast<int64_t>(text.size()) - 3; i > 0; i -= 3) {
+    text.insert(static_cast<size_t>(i), ",");
+  }
+  return text;
+}
+
+/// What an initialiser changes must be the base model's alone.
+void check_is_base(
+    const ParameterVersions& versions,
+    const InjectionPlan& plan) {
+  for (const auto& target : plan.targets) {
+    TORCH_CHECK_VALUE(
+        !init::changes_the_base(plan.config) ||
+            !versions.holds(target.site.base_weight().weight()),
+        "[add_adapter] the initialiser would change the weight of \"",
+        target.site.name,
+        "\", of which another adapter has a version of its own");
+  }
+}
+
+} // namespace
+
+PeftModel adapt(
+    torch::nn::Module& model,
+    const std::string& adapter_name,
+    const std::function<InjectionPlan()>& inject_first) {
+  const auto shared = model.weak_from_this().lock();
+  TORCH_CHECK_VALUE(
+      shared,
+      "[get_peft_model] the model must be owned by a shared_ptr, as every "
+      "module holder's is");
+  const auto adapted = lora_sites(model);
+  TORCH_CHECK_VALUE(
+      adapted.empty(),
+      "[get_peft_model] module \"",
+      adapted.empty() ? "" : adapted.front().name,
+      "\" is adapted already; use add_adapter of its PeftModel, or unload it");
+  auto state = std::make_shared<PeftModel::State>();
+  state->model = shared;
+  auto plan = inject_first();
+  state->versions.add(adapter_name, plan.owned);
+  state->layer_replication = plan.config.layer_replication();
+  state->adapters.push_back({adapter_name, std::move(plan.config)});
+  auto& config = state->adapters.back().config;
+  if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
+    config.base_model_name_or_path(pretrained->name_or_path());
+  }
+  for (const auto& item : model.named_parameters()) {
+    item.value().set_requires_grad(false);
+  }
+  PeftModel peft(std::move(state));
+  peft.set_adapter({adapter_name}, config.inference_mode());
+  return peft;
+}
+
+PeftModel get_peft_model(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::string& adapter_name,
+    bool autocast_adapter_dtype) {
+  auto peft = adapt(model, adapter_name, [&] {
+    Replication replication(model, config);
+    auto plan = plan_injection(model, config, adapter_name);
+    inject(plan, adapter_name, autocast_adapter_dtype);
+    replication.keep();
+    return plan;
+  });
+  peft.state().autocast_adapter_dtype = autocast_adapter_dtype;
+  return peft;
+}
+
+std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::string& adapter_name) {
+  Replication replication(model, config);
+  const auto plan = plan_injection(model, config, adapter_name);
+  TORCH_CHECK_VALUE(
+      plan.owned.empty(),
+      "[inject_adapter] modules_to_save and bias need get_peft_model, whose "
+      "handle keeps the base model's own tensors");
+  const bool is_first = lora_sites(model).empty();
+  auto layers = inject(plan, adapter_name, /*autocast_adapter_dtype=*/false);
+  replication.keep();
+  if (is_first) {
+    for (auto& parameter : model.parameters()) {
+      parameter.set_requires_grad(false);
+    }
+  }
+  for (const auto& layer : layers) {
+    layer->set_adapter({adapter_name}, config.inference_mode());
+  }
+  for (const auto& [name, tokens] : token_adapters(model)) {
+    if (tokens->find_adapter(adapter_name)) {
+      tokens->set_adapter({adapter_name}, config.inference_mode());
+    }
+  }
+  return layers;
+}
+
+torch::nn::Module& PeftModel::base_model() const {
+  return *state_->model;
+}
+
+std::vector<std::string> PeftModel::adapter_names() const {
+  std::vector<std::string> names;
+  for (const auto& adapter : state_->adapters) {
+    names.push_back(adapter.name);
+  }
+  return names;
+}
+
+const std::vector<std::string>& PeftModel::active_adapters() const {
+  return state_->active;
+}
+
+const LoraConfig& PeftModel::peft_config(
+    const std::string& adapter_name) const {
+  return state_->at(adapter_name).config;
+}
+
+std::vector<std::pair<std::string, std::shared_ptr<LoraLayer>>>
+PeftModel::layers() const {
+  std::vector<std::pair<std::string, std::shared_ptr<LoraLayer>>> layers;
+  for (const auto& site : lora_sites(*state_->model)) {
+    layers.emplace_back(site.name, site.layer);
+  }
+  return layers;
+}
+
+void PeftModel::add_adapter(
+    const std::string& adapter_name,
+    const LoraConfig& config) {
+  TORCH_CHECK_VALUE(
+      !state_->find(adapter_name),
+      "[add_adapter] Adapter with name '",
+      adapter_name,
+      "' already exists.");
+  const DisableAdapterGuard base(*this);
+  auto plan = plan_injection(
+      *state_->model,
+      for_replicated(config, state_->layer_replication),
+      adapter_name);
+  check_is_base(state_->versions, plan);
+  check_tables_are_base(state_->versions, plan);
+  inject(plan, adapter_name, state_->autocast_adapter_dtype);
+  state_->versions.add(adapter_name, plan.owned);
+  plan.config.base_model_name_or_path(
+      state_->adapters.empty()
+          ? config.base_model_name_or_path()
+          : state_->adapters.front().config.base_model_name_or_path());
+  state_->adapters.push_back({adapter_name, std::move(plan.config)});
+}
+
+void PeftModel::set_adapter(
+    const std::vector<std::string>& adapter_names,
+    bool inference_mode) {
+  for (const auto& name : adapter_names) {
+    state_->at(name);
+  }
+  state_->versions.check_active(adapter_names);
+  const auto tokens = token_adapters(*state_->model);
+  for (const auto& [name, rows] : tokens) {
+    rows->check_disjoint(adapter_names, "set_adapter");
+  }
+  const auto sites = lora_sites(*state_->model);
+  if (std::any_of(sites.begin(), sites.end(), [](const auto& site) {
+        return site.layer->merged();
+      })) {
+    TORCH_WARN(
+        "Adapter cannot be set when the model is merged. Unmerging the model "
+        "first.");
+    unmerge_adapter();
+  }
+  for (const auto& site : sites) {
+    site.layer->set_adapter(adapter_names, inference_mode);
+  }
+  for (const auto& [name, rows] : tokens) {
+    rows->set_adapter(adapter_names, inference_mode);
+  }
+  state_->active = each_once(adapter_names, [](const auto&) { return true; });
+  state_->trainable = !inference_mode;
+  state_->select_versions();
+}
+
+void PeftModel::delete_adapter(const std::string& adapter_name) {
+  TORCH_CHECK_VALUE(
+      state_->find(adapter_name),
+      "[delete_adapter] Adapter ",
+      adapter_name,
+      " does not exist");
+  const auto sites = lora_sites(*state_->model);
+  for (const auto& site : sites) {
+    TORCH_CHECK_VALUE(
+        !contains(site.layer->merged_adapters(), adapter_name),
+        "[delete_adapter] Cannot delete adapter(s) ['",
+        adapter_name,
+        "'] while they are merged. Please unmerge them first.");
+  }
+  for (const auto& [name, tokens] : token_adapters(*state_->model)) {
+    TORCH_CHECK_VALUE(
+        !contains(tokens->merged_adapters(), adapter_name),
+        "[delete_adapter] Cannot delete adapter(s) ['",
+        adapter_name,
+        "'] while their rows are merged. Please unmerge them first.");
+  }
+  warn_of_residual(
+      sites,
+      [&](const auto& name) { return name == adapter_name; },
+      "delete_adapter");
+  for (const auto& site : sites) {
+    site.layer->delete_adapter(adapter_name);
+  }
+  // Files tell the parameters of a module by their nesting.
+  for (const auto& site : sites) {
+    if (!site.parameter.empty() && site.layer->adapters().empty()) {
+      remove_layer(site);
+    }
+  }
+  state_->versions.remove(adapter_name);
+  delete_tokens(*state_->model, adapter_name);
+  std::erase_if(state_->adapters, [&](const auto& adapter) {
+    return adapter.name == adapter_name;
+  });
+  if (std::erase(state_->active, adapter_name) && state_->active.empty() &&
+      !state_->adapters.empty()) {
+    auto names = adapter_names();
+    const auto& next = *std::min_element(names.begin(), names.end());
+    TORCH_WARN(
+        "Adapter ",
+        adapter_name,
+        " was active which is now deleted. Setting active adapter to ",
+        next,
+        ".");
+    set_adapter(next);
+  }
+}
+
+void PeftModel::refresh_weights() {
+  if (!WeightOverlay::any_is_dense()) {
+    return;
+  }
+  for (const auto& site : lora_sites(base_model())) {
+    site.layer->refresh_weight();
+  }
+}
+
+std::vector<torch::Tensor> PeftModel::trainable_parameters() const {
+  return nn::trainable_parameters(*state_->model);
+}
+
+std::pair<int64_t, int64_t> PeftModel::get_nb_trainable_parameters() const {
+  int64_t trainable = 0, all = 0;
+  // By memory, which replicated layers share.
+  std::set<std::pair<const void*, size_t>> seen;
+  for (const auto& parameter : state_->model->parameters()) {
+    const void* data = parameter.const_data_ptr();
+    const void* key = data ? data : parameter.unsafeGetTensorImpl();
+    if (seen.emplace(key, parameter.nbytes()).second) {
+      all += parameter.numel();
+      trainable += parameter.requires_grad() ? parameter.numel() : 0;
+    }
+  }
+  return {trainable, all};
+}
+
+std::string PeftModel::trainable_parameters_line() const {
+  const auto [trainable, all] = get_nb_trainable_parameters();
+  return fmt::format(
+      "trainable params: {} || all params: {} || trainable%: {:.4f}",
+      with_commas(trainable),
+      with_commas(all),
+      100.0 * static_cast<double>(trainable) /
+          static_cast<double>(std::max<int64_t>(all, 1)));
+}
+
+void PeftModel::print_trainable_parameters() const {
+  std::cout << trainable_parameters_line() << std::endl;
+}
+
+} // namespace torchlora

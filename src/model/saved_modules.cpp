@@ -1,0 +1,140 @@
+#include "model/saved_modules.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/types.h>
+
+namespace torchlora {
+
+/// The position of an adapter's version; 0 if it has none.
+size_t ParameterVersions::Slot::find(const std::string& adapter) const {
+  const auto found = std::ranges::find(versions, adapter, &Version::adapter);
+  return found == versions.end() || adapter.empty()
+      ? 0
+      : static_cast<size_t>(found - versions.begin());
+}
+
+void ParameterVersions::Slot::make_current(size_t index, bool trainable) {
+  if (index != current) {
+    auto& old = versions[current];
+    auto& next = versions[index];
+    old.value = tensor.detach();
+    old.grad = tensor.grad();
+    // The model may have been moved since.
+    tensor.set_data(next.value.to(tensor.options()));
+    tensor.mutable_grad() = next.grad;
+    next.value = at::Tensor();
+    next.grad = at::Tensor();
+    current = index;
+  }
+  if (tensor.is_floating_point()) {
+    tensor.set_requires_grad(trainable && versions[current].trains);
+  }
+}
+
+void ParameterVersions::add(
+    const std::string& adapter,
+    const std::vector<OwnedTensor>& tensors) {
+  for (const auto& [key, tensor, value, trains] : tensors) {
+    auto slot = std::ranges::find_if(slots_, [&](const Slot& other) {
+      return other.tensor.is_same(tensor);
+    });
+    if (slot == slots_.end()) {
+      slots_.push_back({tensor, {Version{}}});
+      slot = std::prev(slots_.end());
+    }
+    slot->versions.push_back(
+        {adapter,
+         key,
+         trains,
+         (value.defined() ? value : base(tensor))
+             .to(tensor.options().requires_grad(false),
+                 /*non_blocking=*/false,
+                 /*copy=*/true)});
+  }
+}
+
+void ParameterVersions::remove(const std::string& adapter) {
+  for (auto& slot : slots_) {
+    if (const auto index = slot.find(adapter)) {
+      if (slot.current == index) {
+        slot.make_current(0, /*trainable=*/false);
+      }
+      slot.versions.erase(slot.versions.begin() + static_cast<int64_t>(index));
+      slot.current -= slot.current > index ? 1 : 0;
+    }
+  }
+  std::erase_if(
+      slots_, [](const Slot& slot) { return slot.versions.size() == 1; });
+}
+
+bool ParameterVersions::has(const std::string& adapter) const {
+  return std::ranges::any_of(
+      slots_, [&](const Slot& slot) { return slot.find(adapter) > 0; });
+}
+
+bool ParameterVersions::holds(const at::Tensor& tensor) const {
+  return std::ranges::any_of(
+      slots_, [&](const Slot& slot) { return slot.tensor.is_same(tensor); });
+}
+
+at::Tensor ParameterVersions::base(const at::Tensor& tensor) const {
+  for (const auto& slot : slots_) {
+    if (slot.tensor.is_same(tensor) && slot.current != 0) {
+      return slot.versions[0].value;
+    }
+  }
+  return tensor.detach();
+}
+
+void ParameterVersions::check_active(
+    const std::vector<std::string>& adapters) const {
+  for (const auto& slot : slots_) {
+    std::vector<std::string> owners;
+    for (const auto& adapter : adapters) {
+      if (slot.find(adapter)) {
+        owners.push_back(adapter);
+      }
+    }
+    TORCH_CHECK_VALUE(
+        owners.size() < 2,
+        fmt::format(
+            "[set_adapter] only one of the adapters {} can be active: each has "
+            "its own {}",
+            fmt::join(owners, ", "),
+            slot.versions.back().key));
+  }
+}
+
+void ParameterVersions::select(
+    const std::vector<std::string>& adapters,
+    bool trainable) {
+  for (auto& slot : slots_) {
+    size_t index = 0;
+    for (const auto& adapter : adapters) {
+      index = std::max(index, slot.find(adapter));
+    }
+    slot.make_current(index, trainable);
+  }
+}
+
+void ParameterVersions::release() {
+  slots_.clear();
+}
+
+std::vector<std::pair<std::string, at::Tensor>> ParameterVersions::tensors(
+    const std::string& adapter) const {
+  std::vector<std::pair<std::string, at::Tensor>> result;
+  for (const auto& slot : slots_) {
+    if (const auto index = slot.find(adapter)) {
+      const auto& version = slot.versions[index];
+      result.emplace_back(
+          version.key, slot.current == index ? slot.tensor : version.value);
+    }
+  }
+  return result;
+}
+
+} // namespace torchlora

@@ -1,0 +1,113 @@
+#include <unordered_set>
+
+#include <torch/nn/modules/activation.h>
+
+#include <torchlora/lora/layers/experts.h>
+
+#include "model/state.h"
+
+namespace torchlora {
+namespace {
+
+std::vector<std::string> adapted_children(torch::nn::Module& layer) {
+  if (const auto* redirectable = dynamic_cast<nn::Redirectable*>(&layer)) {
+    return redirectable->adapted_children();
+  }
+  return layer.as<torch::nn::MultiheadAttentionImpl>()
+      ? std::vector<std::string>{"out_proj"}
+      : std::vector<std::string>();
+}
+
+/// The children that are adapted together with a layer.
+void visit_parts(
+    const std::string& name,
+    const std::string& peft_name,
+    torch::nn::Module& layer,
+    std::vector<ModuleSite>& sites) {
+  for (const auto& child : adapted_children(layer)) {
+    const auto module = layer.named_children()[child];
+    ModuleSite site{
+        name + "." + child,
+        module,
+        &layer,
+        child,
+        std::dynamic_pointer_cast<LoraLayer>(module),
+        nullptr,
+        peft_name + ".base_layer." + child,
+        /*is_part=*/true};
+    site.type = site.layer ? nullptr : LoraRegistry::global().find(*module);
+    sites.push_back(std::move(site));
+  }
+}
+
+void visit(
+    torch::nn::Module& parent,
+    const std::string& prefix,
+    std::unordered_set<torch::nn::Module*>& seen,
+    std::vector<ModuleSite>& sites) {
+  for (const auto& child : parent.named_children()) {
+    if (!seen.insert(child.value().get()).second) {
+      continue;
+    }
+    auto module = child.value();
+    while (const auto* layer = dynamic_cast<LoraExperts*>(module.get())) {
+      module = layer->base_layer();
+    }
+    ModuleSite site{
+        prefix + child.key(),
+        module,
+        &parent,
+        child.key(),
+        nullptr,
+        nullptr,
+        ""};
+    site.layer = std::dynamic_pointer_cast<LoraLayer>(module);
+    site.type = site.layer ? nullptr : LoraRegistry::global().find(*module);
+    const bool is_leaf = site.layer || site.type;
+    const auto path = is_leaf ? site.base_weight().path() : "";
+    site.peft_name = path.empty() ? site.name : site.name + "." + path;
+    sites.push_back(site);
+    if (is_leaf) {
+      visit_parts(
+          site.name,
+          site.peft_name,
+          site.layer ? *site.layer->base_layer() : *module,
+          sites);
+    } else {
+      visit_parameters(site, child.value(), sites);
+      visit(*module, prefix + child.key() + ".", seen, sites);
+    }
+  }
+}
+
+} // namespace
+
+void remove_layer(const ModuleSite& site) {
+  site.layer->unbind();
+  auto base_layer = site.layer->base_layer();
+  while (const auto* layer = dynamic_cast<LoraLayer*>(base_layer.get())) {
+    base_layer = layer->base_layer();
+  }
+  site.parent->replace_module(site.child_name, base_layer);
+}
+
+std::vector<ModuleSite> module_sites(torch::nn::Module& model) {
+  std::vector<ModuleSite> sites;
+  std::unordered_set<torch::nn::Module*> seen{&model};
+  // An adapted layer that has another name too is there still as itself.
+  for (const auto& module : model.modules(/*include_self=*/false)) {
+    if (const auto* layer = dynamic_cast<LoraLayer*>(module.get())) {
+      seen.insert(layer->base_layer().get());
+    }
+  }
+  visit(model, "", seen, sites);
+  return sites;
+}
+
+std::vector<ModuleSite> lora_sites(torch::nn::Module& model) {
+  auto sites = module_sites(model);
+  std::erase_if(sites, [](const auto& site) { return !site.layer; });
+  return sites;
+}
+
+} // namespace torchlora

@@ -1,0 +1,138 @@
+#include <unordered_set>
+
+#include <c10/util/Exception.h>
+
+#include <torchlora/nn/pretrained.h>
+
+#include "lora/changes_base.h"
+#include "model/state.h"
+#include "nn/weight_member.h"
+
+namespace torchlora {
+namespace {
+
+struct Owner {
+  std::string name;
+  at::Tensor tensor;
+  torch::nn::Module* module;
+};
+
+/// Every tensor a module may compute with: its parameters, the `weight`
+/// members that were assigned past the registry, and the head.
+std::vector<Owner> owners(torch::nn::Module& model) {
+  std::vector<Owner> result;
+  for (const auto& item : model.named_modules("", /*include_self=*/true)) {
+    const auto prefix = item.key().empty() ? "" : item.key() + ".";
+    auto* module = item.value().get();
+    for (const auto& parameter : module->named_parameters(/*recurse=*/false)) {
+      result.push_back({prefix + parameter.key(), parameter.value(), module});
+    }
+    if (const auto* layer = dynamic_cast<LoraLayer*>(module)) {
+      result.push_back(
+          {prefix + "weight", layer->base_weight().weight(), module});
+    }
+    if (const auto* weight = nn::weight_member(*module)) {
+      result.push_back({prefix + "weight", *weight, module});
+    }
+  }
+  if (auto* causal = dynamic_cast<nn::CausalLM*>(&model)) {
+    result.push_back(
+        {"the model's output head", causal->lm_head().weight, nullptr});
+  }
+  return result;
+}
+
+/// Those of `all` outside of `module` that share memory with `tensor`.
+std::vector<Tie> find_ties(
+    const std::vector<Owner>& all,
+    torch::nn::Module& module,
+    const at::Tensor& tensor) {
+  // By identity: a layer that is registered under two names is one layer.
+  std::unordered_set<torch::nn::Module*> own;
+  for (const auto& inner : module.modules()) {
+    own.insert(inner.get());
+  }
+  std::vector<Tie> ties;
+  for (const auto& owner : all) {
+    if (!own.contains(owner.module) && overlap(owner.tensor, tensor)) {
+      ties.push_back({owner.name, owner.tensor.is_same(tensor), owner.module});
+    }
+  }
+  return ties;
+}
+
+} // namespace
+
+const at::Tensor* assigned_weight(torch::nn::Module& module) {
+  const auto* weight = nn::weight_member(module);
+  const auto registered = module.named_parameters(/*recurse=*/false);
+  const auto* parameter = registered.find("weight");
+  return weight && parameter && !weight->is_same(*parameter) ? weight : nullptr;
+}
+
+bool overlap(const at::Tensor& a, const at::Tensor& b) {
+  if (!a.defined() || !b.defined() || !a.has_storage() || !b.has_storage() ||
+      a.numel() == 0 || b.numel() == 0 || a.device() != b.device()) {
+    return false;
+  }
+  // The storages of tensors from one mapped file may be one; the bytes are
+  // not.
+  const auto* a_data = static_cast<const char*>(a.const_data_ptr());
+  const auto* b_data = static_cast<const char*>(b.const_data_ptr());
+  return a_data < b_data + b.nbytes() && b_data < a_data + a.nbytes();
+}
+
+std::vector<Tie> ties_of(
+    torch::nn::Module& model,
+    torch::nn::Module& module,
+    const at::Tensor& tensor) {
+  return find_ties(owners(model), module, tensor);
+}
+
+std::optional<Tie> tied_to(
+    torch::nn::Module& model,
+    torch::nn::Module& module,
+    const at::Tensor& tensor) {
+  const auto ties = ties_of(model, module, tensor);
+  return ties.empty() ? std::nullopt : std::optional(ties.front());
+}
+
+void check_not_tied(
+    torch::nn::Module& model,
+    const std::vector<WrittenTensor>& written,
+    const std::string& change) {
+  const auto all = owners(model);
+  for (const auto& item : written) {
+    const auto& site = item.site;
+    const auto ties =
+        find_ties(all, site.layer ? *site.layer : *site.module, item.tensor());
+    TORCH_CHECK_VALUE(
+        ties.empty(),
+        "[PeftModel] the ",
+        item.is_bias ? "bias" : "weight",
+        " of \"",
+        site.name,
+        "\" is tied to \"",
+        ties.empty() ? "" : ties.front().name,
+        "\", which ",
+        change,
+        " would change too; give one of them a copy of its own first",
+        change == "a merge" ? ", or merge with untie_weights" : "");
+  }
+}
+
+void check_base_may_change(const InjectionPlan& plan) {
+  if (!init::changes_the_base(plan.config)) {
+    return;
+  }
+  std::vector<WrittenTensor> changed;
+  for (const auto& target : plan.targets) {
+    if (target.site.layer) {
+      check_is_first(*target.site.layer, plan.config);
+    }
+    changed.push_back({target.site});
+  }
+  check_not_tied(*plan.model, changed, "the initialiser");
+}
+
+} // namespace torchlora

@@ -1,0 +1,332 @@
+#include <torchlora/model/trainable_tokens.h>
+
+#include <algorithm>
+#include <numeric>
+#include <unordered_map>
+
+#include <torch/types.h>
+
+#include <torchlora/nn/embedding.h>
+#include <torchlora/nn/linear.h>
+
+#include "config/names.h"
+#include "nn/weight_member.h"
+
+namespace torchlora {
+namespace {
+
+at::Tensor to_tensor(const std::vector<int64_t>& indices) {
+  return torch::tensor(indices, at::kLong);
+}
+
+} // namespace
+
+struct TrainableTokens::BoundLayer : nn::RowReplacer {
+  BoundLayer(
+      const TrainableTokens& tokens_,
+      const std::shared_ptr<torch::nn::Module>& module_)
+      : tokens(tokens_),
+        module(module_),
+        embedding(dynamic_cast<nn::EmbeddingImpl*>(module_.get())),
+        linear(dynamic_cast<nn::LinearImpl*>(module_.get())),
+        layer(dynamic_cast<nn::Redirectable*>(module_.get())) {
+    TORCH_INTERNAL_ASSERT(embedding || linear);
+    layer->redirect_to(this);
+  }
+  ~BoundLayer() override {
+    // The layer that owns the adapter is half destroyed by now.
+    if (module.lock() && layer->redirect_target() == this) {
+      layer->redirect_to(nullptr);
+    }
+  }
+  at::Tensor forward(const at::Tensor& input) override {
+    const auto rows = tokens.replaced_rows();
+    return !rows    ? layer->base_forward(input)
+        : embedding ? nn::forward_with_rows(*embedding, input, *rows)
+                    : nn::forward_with_rows(*linear, input, *rows);
+  }
+  std::optional<nn::ReplacedRows> replaced_rows() const override {
+    return tokens.replaced_rows();
+  }
+
+  const TrainableTokens& tokens;
+  std::weak_ptr<torch::nn::Module> module;
+  nn::EmbeddingImpl* embedding;
+  nn::LinearImpl* linear;
+  nn::Redirectable* layer;
+};
+
+TrainableTokens::TrainableTokens(
+    const std::shared_ptr<torch::nn::Module>& layer,
+    std::string layer_name)
+    : torch::nn::Module("torchlora::TrainableTokens"),
+      layer_name_(std::move(layer_name)),
+      layer_(layer),
+      deltas_(register_module(
+          kDelta,
+          std::make_shared<AdapterDict>(/*are_modules=*/false))) {
+  train(layer->is_training());
+}
+
+TrainableTokens::~TrainableTokens() = default;
+
+void TrainableTokens::bind(const std::shared_ptr<torch::nn::Module>& layer) {
+  bound_.push_back(std::make_unique<BoundLayer>(*this, layer));
+}
+
+void TrainableTokens::unload() {
+  bound_.clear();
+  if (const auto layer = layer_.lock()) {
+    layer->unregister_module(kName);
+  }
+}
+
+at::Tensor TrainableTokens::weight() const {
+  const auto layer = layer_.lock();
+  TORCH_CHECK(
+      layer, "[TrainableTokens] the layer ", layer_name_, " is no more");
+  return *nn::weight_member(*layer);
+}
+
+at::Tensor TrainableTokens::base_rows(
+    const std::vector<int64_t>& indices) const {
+  const auto table = weight().detach();
+  auto rows = table.index_select(0, to_tensor(indices).to(table.device()));
+  for (const auto& name : merged_adapters_) {
+    const auto& merged = *find_adapter(name);
+    for (size_t i = 0; i < indices.size(); ++i) {
+      const auto found = std::ranges::find(merged.indices, indices[i]);
+      if (found != merged.indices.end()) {
+        rows[static_cast<int64_t>(i)].copy_(
+            merged.original[found - merged.indices.begin()]);
+      }
+    }
+  }
+  return rows;
+}
+
+void TrainableTokens::add_adapter(
+    const std::string& adapter_name,
+    const std::vector<int64_t>& indices,
+    bool autocast_adapter_dtype) {
+  const torch::NoGradGuard no_grad;
+  const auto rows = weight().size(0);
+  TORCH_CHECK_VALUE(
+      !indices.empty(),
+      "[trainable_token_indices] there are no indices for \"",
+      layer_name_,
+      "\"");
+  auto sorted = indices;
+  std::ranges::sort(sorted);
+  const auto bad = std::ranges::find_if(
+      sorted, [&](int64_t index) { return index < 0 || index >= rows; });
+  TORCH_CHECK_VALUE(
+      bad == sorted.end(),
+      "[trainable_token_indices] the indices for \"",
+      layer_name_,
+      "\" must be at least 0 and below ",
+      rows,
+      ", found ",
+      bad == sorted.end() ? 0 : *bad);
+  const auto twice = std::ranges::adjacent_find(sorted);
+  TORCH_CHECK_VALUE(
+      twice == sorted.end(),
+      "[trainable_token_indices] index ",
+      twice == sorted.end() ? 0 : *twice,
+      " for \"",
+      layer_name_,
+      "\" is given twice");
+  auto delta = base_rows(indices);
+  if (autocast_adapter_dtype &&
+      at::isReducedFloatingType(delta.scalar_type())) {
+    delta = delta.to(at::kFloat);
+  }
+  const auto factor = std::make_shared<LoraFactor>(delta);
+  factor->weight.set_requires_grad(false);
+  deltas_->insert(adapter_name, factor);
+  adapters_.push_back({adapter_name, indices, factor->weight});
+}
+
+void TrainableTokens::delete_adapter(const std::string& adapter_name) {
+  if (!find_adapter(adapter_name)) {
+    return;
+  }
+  TORCH_CHECK_VALUE(
+      !contains(merged_adapters_, adapter_name),
+      "[delete_adapter] adapter ",
+      adapter_name,
+      " is merged into \"",
+      layer_name_,
+      "\"; unmerge it first");
+  deltas_->erase(adapter_name);
+  std::erase(active_adapters_, adapter_name);
+  std::erase_if(
+      adapters_, [&](const Adapter& a) { return a.name == adapter_name; });
+  update_shown();
+}
+
+const TrainableTokens::Adapter* TrainableTokens::find_adapter(
+    const std::string& adapter_name) const {
+  const auto found = std::ranges::find(adapters_, adapter_name, &Adapter::name);
+  return found == adapters_.end() ? nullptr : &*found;
+}
+
+void TrainableTokens::check_disjoint(
+    const std::vector<std::string>& adapter_names,
+    const char* function) const {
+  std::unordered_map<int64_t, std::string> owners;
+  for (const auto& name : adapter_names) {
+    const auto* adapter = find_adapter(name);
+    if (!adapter) {
+      continue;
+    }
+    for (const auto index : adapter->indices) {
+      const auto [owner, is_new] = owners.emplace(index, name);
+      TORCH_CHECK_VALUE(
+          is_new || owner->second == name,
+          "[",
+          function,
+          "] adapters ",
+          owner->second,
+          " and ",
+          name,
+          " both have row ",
+          index,
+          " of \"",
+          layer_name_,
+          "\": only disjoint trainable_token_indices go together");
+    }
+  }
+}
+
+void TrainableTokens::set_adapter(
+    const std::vector<std::string>& adapter_names,
+    bool inference_mode) {
+  check_disjoint(adapter_names, "set_adapter");
+  active_adapters_ = each_once(
+      adapter_names, [&](const auto& name) { return find_adapter(name); });
+  for (auto& adapter : adapters_) {
+    adapter.delta.set_requires_grad(
+        !inference_mode && contains(active_adapters_, adapter.name));
+  }
+  update_shown();
+}
+
+void TrainableTokens::enable_adapters(bool enabled) {
+  enabled_ = enabled;
+  update_shown();
+}
+
+std::vector<std::string> TrainableTokens::not_merged(
+    const std::vector<std::string>& adapter_names) const {
+  return each_once(
+      adapter_names.empty() ? active_adapters_ : adapter_names,
+      [&](const auto& name) {
+        return find_adapter(name) && !contains(merged_adapters_, name);
+      });
+}
+
+void TrainableTokens::check_mergeable(
+    const std::vector<std::string>& adapter_names,
+    bool safe_merge) const {
+  const auto names = not_merged(adapter_names);
+  auto together = merged_adapters_;
+  together.insert(together.end(), names.begin(), names.end());
+  check_disjoint(together, "merge_adapter");
+  for (const auto& name : names) {
+    TORCH_CHECK_VALUE(
+        !safe_merge ||
+            at::isfinite(find_adapter(name)->delta.to(weight().scalar_type()))
+                .all()
+                .item<bool>(),
+        "[merge_adapter] NaNs detected in the rows for \"",
+        layer_name_,
+        "\". The adapter ",
+        name,
+        " seems to be broken");
+  }
+}
+
+void TrainableTokens::write(
+    const std::vector<int64_t>& indices,
+    const at::Tensor& rows) {
+  const auto index = to_tensor(indices);
+  // NOTE: to() parts layers that are tied by memory only.
+  for (const auto& layer : bound_) {
+    if (const auto module = layer->module.lock()) {
+      auto table = nn::weight_member(*module)->detach();
+      table.index_copy_(0, index.to(table.device()), rows.to(table.options()));
+    }
+  }
+}
+
+void TrainableTokens::merge(const std::vector<std::string>& adapter_names) {
+  const torch::NoGradGuard no_grad;
+  for (const auto& name : not_merged(adapter_names)) {
+    auto& adapter = *std::ranges::find(adapters_, name, &Adapter::name);
+    adapter.original = base_rows(adapter.indices);
+    write(adapter.indices, adapter.delta);
+    merged_adapters_.push_back(name);
+  }
+  update_shown();
+}
+
+void TrainableTokens::unmerge() {
+  const torch::NoGradGuard no_grad;
+  for (; !merged_adapters_.empty(); merged_adapters_.pop_back()) {
+    auto& adapter =
+        *std::ranges::find(adapters_, merged_adapters_.back(), &Adapter::name);
+    write(adapter.indices, adapter.original);
+    adapter.original = at::Tensor();
+  }
+  update_shown();
+}
+
+void TrainableTokens::update_shown() {
+  const c10::InferenceMode no_inference(false); // a later backward needs them
+  shown_ = !enabled_             ? merged_adapters_
+      : merged_adapters_.empty() ? active_adapters_
+                                 : std::vector<std::string>();
+  std::vector<int64_t> all;
+  for (const auto& name : shown_) {
+    const auto& indices = find_adapter(name)->indices;
+    all.insert(all.end(), indices.begin(), indices.end());
+  }
+  std::vector<int64_t> order(all.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto index_at = [&](int64_t i) { return all[static_cast<size_t>(i)]; };
+  std::ranges::sort(order, {}, index_at);
+  order_ = std::ranges::is_sorted(all) ? at::Tensor()
+                                       : to_tensor(order).to(weight().device());
+  std::ranges::sort(all);
+  index_ = to_tensor(all).to(weight().device());
+  indices_ = std::move(all);
+}
+
+std::optional<nn::ReplacedRows> TrainableTokens::replaced_rows() const {
+  if (shown_.empty()) {
+    return std::nullopt;
+  }
+  const auto options = weight().options().requires_grad(false);
+  std::vector<at::Tensor> parts;
+  for (const auto& name : shown_) {
+    const auto& adapter = *find_adapter(name);
+    parts.push_back((enabled_ ? adapter.delta : adapter.original).to(options));
+  }
+  auto values = parts.size() == 1 ? parts[0] : at::cat(parts);
+  if (order_.defined()) {
+    values = values.index_select(0, order_.to(options.device()));
+  }
+  return nn::ReplacedRows{indices_, index_.to(options.device()), values};
+}
+
+bool TrainableTokens::changes_something() const {
+  const torch::NoGradGuard no_grad;
+  return std::ranges::any_of(active_adapters_, [&](const auto& name) {
+    const auto& adapter = *find_adapter(name);
+    const auto base = base_rows(adapter.indices);
+    return !at::equal(adapter.delta.to(base.options()), base);
+  });
+}
+
+} // namespace torchlora

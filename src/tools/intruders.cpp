@@ -1,0 +1,203 @@
+#include <torchlora/tools/intruders.h>
+
+#include <algorithm>
+
+#include <torch/types.h>
+
+#include "init/decompose.h"
+#include "lora/put.h"
+#include "model/state.h"
+
+namespace torchlora {
+namespace {
+
+void check_adapter(
+    PeftModel::State& state,
+    const std::vector<ModuleSite>& sites,
+    const std::string& adapter_name,
+    int64_t top_k) {
+  TORCH_CHECK_VALUE(
+      top_k > 0, "[intruder_dimensions] top_k must be positive, found ", top_k);
+  TORCH_CHECK_VALUE(
+      !state.at(adapter_name).config.use_dora(),
+      "[intruder_dimensions] adapter ",
+      adapter_name,
+      " is a DoRA, whose update is not a sum; convert or merge it instead");
+  TORCH_CHECK_VALUE(
+      !state.has_own(adapter_name),
+      "[intruder_dimensions] adapter ",
+      adapter_name,
+      " has modules_to_save, biases or rows of tables of its own, which would "
+      "not follow");
+  for (const auto& site : sites) {
+    const auto* adapter = site.layer->find_adapter(adapter_name);
+    TORCH_CHECK_VALUE(
+        !adapter || site.parameter.empty(),
+        "[intruder_dimensions] adapter ",
+        adapter_name,
+        " has target_parameters (\"",
+        site.name,
+        "\"), which are one weight an expert");
+    TORCH_CHECK_VALUE(
+        !site.layer->merged(),
+        "[intruder_dimensions] module \"",
+        site.name,
+        "\" has merged adapters; call unmerge_adapter first");
+    TORCH_CHECK_VALUE(
+        !adapter || !adapter->changed_base,
+        "[intruder_dimensions] the initialiser of adapter ",
+        adapter_name,
+        " changed the base weights; save it with "
+        "path_initial_model_for_weight_conversion and load that");
+  }
+}
+
+/// The largest |cosine| of each column of `vectors` to a left singular vector
+/// of `weight`; exact where it is below `threshold`.
+at::Tensor largest_cosines(
+    const at::Tensor& vectors,
+    const at::Tensor& weight,
+    double threshold) {
+  const auto cosines = [&](const at::Tensor& U) {
+    return at::mm(vectors.t(), U).abs();
+  };
+  const auto rank = 2 * vectors.size(1);
+  if (rank < std::min(weight.size(0), weight.size(1)) / 4) {
+    // The leading ones decide where one is near enough.
+    const auto leading =
+        cosines(init::leading_triplets(weight, rank).U).amax(1);
+    if ((leading >= threshold).all().item<bool>()) {
+      return leading;
+    }
+  }
+  return cosines(std::get<0>(at::linalg_svd(weight, /*full_matrices=*/false)))
+      .amax(1);
+}
+
+struct Analysis {
+  std::vector<IntruderDimension> intruders;
+  /// Σ σ u vᵀ of the intruders, as factors.
+  at::Tensor A, B;
+};
+
+Analysis analyse(
+    const LoraLayer& layer,
+    const std::string& adapter_name,
+    int64_t top_k,
+    double threshold_epsilon) {
+  const auto matrix = layer.base_weight().matrix();
+  const auto weight =
+      matrix.to(c10::promoteTypes(matrix.scalar_type(), at::kFloat));
+  const auto merged =
+      weight + layer.delta_weight(adapter_name).to(weight.scalar_type());
+  const auto rank = std::min({top_k, weight.size(0), weight.size(1)});
+  const auto [U, S, V] = init::leading_triplets(merged, rank);
+  const auto cosines =
+      largest_cosines(U, weight, threshold_epsilon).to(at::kCPU, at::kDouble);
+  const auto values = S.to(at::kCPU, at::kDouble);
+  Analysis result;
+  std::vector<int64_t> indices;
+  for (int64_t i = 0; i < rank; ++i) {
+    const auto cosine = cosines[i].item<double>();
+    if (cosine < threshold_epsilon) {
+      indices.push_back(i);
+      result.intruders.push_back({i, values[i].item<double>(), cosine});
+    }
+  }
+  const auto chosen =
+      at::tensor(indices, at::TensorOptions(at::kLong)).to(U.device());
+  result.A = V.index_select(1, chosen).t();
+  result.B = U.index_select(1, chosen) * S.index_select(0, chosen);
+  return result;
+}
+
+void copy_adapter(const LoraAdapter& from, const LoraAdapter& to) {
+  auto sources = from.tensors(), targets = to.tensors();
+  for (size_t i = 0; i < sources.size(); ++i) {
+    targets[i].copy_(sources[i]);
+  }
+}
+
+/// The adapter's update less a part of the intruders', of the same rank; the
+/// singular values are shared out evenly.
+void mitigate(
+    const Analysis& found,
+    const LoraAdapter& from,
+    const LoraAdapter& to,
+    double mitigation_lambda) {
+  const auto dtype = found.A.scalar_type();
+  const auto [A, B] = combine_updates(
+      {{from.lora_A->weight.flatten(1).to(dtype),
+        from.lora_B->weight.flatten(1).to(dtype),
+        1,
+        1},
+       {found.A, found.B, 1 / from.scaling, mitigation_lambda - 1}},
+      CombinationOptions("svd"),
+      from.r);
+  // B carries the singular values.
+  const auto roots = B.norm(2, {0}).sqrt();
+  put(to.lora_A->weight, A * roots.unsqueeze(1));
+  put(to.lora_B->weight, B / at::where(roots > 0, roots, 1.0));
+}
+
+} // namespace
+
+std::vector<LayerIntruders> intruder_dimensions(
+    const PeftModel& peft,
+    const std::string& adapter_name,
+    int64_t top_k,
+    double threshold_epsilon) {
+  const auto sites = lora_sites(peft.base_model());
+  check_adapter(peft.state(), sites, adapter_name, top_k);
+  torch::NoGradGuard no_grad;
+  std::vector<LayerIntruders> report;
+  for (const auto& site : sites) {
+    if (site.layer->find_adapter(adapter_name)) {
+      report.push_back(
+          {site.name,
+           analyse(*site.layer, adapter_name, top_k, threshold_epsilon)
+               .intruders});
+    }
+  }
+  return report;
+}
+
+std::vector<LayerIntruders> reduce_intruder_dimension(
+    PeftModel& peft,
+    const std::string& old_adapter_name,
+    const std::string& new_adapter_name,
+    int64_t top_k,
+    double threshold_epsilon,
+    double mitigation_lambda) {
+  const auto sites = lora_sites(peft.base_model());
+  check_adapter(peft.state(), sites, old_adapter_name, top_k);
+  auto config = peft.peft_config(old_adapter_name);
+  // NOTE: the factors are overwritten; an initialiser must not change the base
+  // or freeze B.
+  peft.add_adapter(new_adapter_name, config.forget_initializer());
+  try {
+    torch::NoGradGuard no_grad;
+    std::vector<LayerIntruders> report;
+    for (const auto& site : sites) {
+      const auto* from = site.layer->find_adapter(old_adapter_name);
+      const auto* to = site.layer->find_adapter(new_adapter_name);
+      if (!from || !to) {
+        continue;
+      }
+      copy_adapter(*from, *to);
+      const auto found =
+          analyse(*site.layer, old_adapter_name, top_k, threshold_epsilon);
+      if (!found.intruders.empty()) {
+        mitigate(found, *from, *to, mitigation_lambda);
+      }
+      report.push_back({site.name, found.intruders});
+    }
+    peft.set_adapter(new_adapter_name);
+    return report;
+  } catch (...) {
+    peft.delete_adapter(new_adapter_name);
+    throw;
+  }
+}
+
+} // namespace torchlora
