@@ -10,6 +10,7 @@
 #include "adapter_files/match_tensors.h"
 #include "config/names.h"
 #include "model/replicate.h"
+#include "model/state.h"
 
 namespace torchlora {
 namespace {
@@ -39,7 +40,7 @@ void check_compatible(const LoraConfig& now, const LoraConfig& next) {
 void check_adapter(
     PeftModel::State& state,
     const std::string& adapter_name,
-    const std::vector<ModuleSite>& sites) {
+    const std::vector<TargetSite>& sites) {
   TORCH_CHECK_VALUE(
       !state.has_own(adapter_name),
       "[hotswap_adapter] adapter ",
@@ -110,7 +111,7 @@ void hotswap_adapter(
   const auto tensors =
       io::match_tensors(io::read_adapter_file(directory), state.versions, plan);
   TORCH_CHECK_VALUE(
-      plan.owned.empty() && plan.tokens.empty(),
+      plan.saved.empty() && plan.tokens.empty(),
       "[hotswap_adapter] the adapter in ",
       directory.string(),
       " has tensors of the base model of its own (modules_to_save, bias, an "

@@ -19,7 +19,7 @@ std::string file_key(const std::string& module, const std::string& tensor) {
 }
 
 std::vector<AdapterTensorSpec>
-specs_of(const ModuleSite& site, int64_t r, const LoraConfig& config) {
+specs_of(const TargetSite& site, int64_t r, const LoraConfig& config) {
   return adapter_tensor_specs(
       site.layer ? site.layer->factor_names() : site.type->factor_names,
       site.base_weight(),
@@ -29,7 +29,7 @@ specs_of(const ModuleSite& site, int64_t r, const LoraConfig& config) {
 
 namespace {
 
-bool is_table(torch::nn::Module& model, const ModuleSite& site) {
+bool is_table(torch::nn::Module& model, const TargetSite& site) {
   const auto& module = site.layer ? site.layer->base_layer() : site.module;
   std::vector<std::string> heads{"lm_head"};
   if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
@@ -47,14 +47,14 @@ bool is_table(torch::nn::Module& model, const ModuleSite& site) {
 void match_tables(
     const AdapterFile& file,
     torch::nn::Module& model,
-    const ParameterVersions& versions,
+    const SavedModules& versions,
     std::set<std::string>& unexpected,
-    std::vector<OwnedTensor>& owned) {
+    std::vector<SavedTensor>& owned) {
   if (unexpected.empty()) {
     return;
   }
-  for (const auto& site : module_sites(model)) {
-    if ((!site.layer && !site.type) || !is_table(model, site)) {
+  for (const auto& site : target_sites(model)) {
+    if (!site.is_adaptable() || !is_table(model, site)) {
       continue;
     }
     const auto weight = site.base_weight().weight();
@@ -82,7 +82,7 @@ void match_tables(
 
 std::vector<at::Tensor> match_tensors(
     const AdapterFile& file,
-    const ParameterVersions& versions,
+    const SavedModules& versions,
     InjectionPlan& plan,
     bool strict) {
   std::vector<at::Tensor> tensors;
@@ -120,7 +120,7 @@ std::vector<at::Tensor> match_tensors(
   for (const auto& target : plan.tokens) {
     tensors.push_back(take(kFilePrefix + target.key(), target.sizes()));
   }
-  for (auto& owned : plan.owned) {
+  for (auto& owned : plan.saved) {
     owned.value = take(kFilePrefix + owned.key, owned.tensor.sizes());
   }
   if (plan.config.bias() == "all") {
@@ -130,7 +130,7 @@ std::vector<at::Tensor> match_tensors(
           key.ends_with(".modules_to_save.bias");
     });
   }
-  match_tables(file, *plan.model, versions, unexpected, plan.owned);
+  match_tables(file, *plan.model, versions, unexpected, plan.saved);
   const auto list = [](const auto& keys, const char* what) {
     std::vector<std::string> shown(
         keys.begin(),

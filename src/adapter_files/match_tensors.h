@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "adapter_files/adapter_file.h"
-#include "model/state.h"
+#include "model/inject.h"
 
 namespace torchlora::io {
 
@@ -15,7 +15,7 @@ std::string file_key(const std::string& module, const std::string& tensor);
 
 /// The tensors of an adapter in a layer, as the files call them.
 std::vector<AdapterTensorSpec>
-specs_of(const ModuleSite& site, int64_t r, const LoraConfig& config);
+specs_of(const TargetSite& site, int64_t r, const LoraConfig& config);
 
 /// The tensors of a file for a plan's layers, in the order of
 /// `LoraAdapter::tensors`, layer by layer, then its rows of tables; those that
@@ -25,7 +25,7 @@ specs_of(const ModuleSite& site, int64_t r, const LoraConfig& config);
 /// and they are undefined.
 std::vector<at::Tensor> match_tensors(
     const AdapterFile& file,
-    const ParameterVersions& versions,
+    const SavedModules& versions,
     InjectionPlan& plan,
     bool strict = true);
 

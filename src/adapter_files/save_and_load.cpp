@@ -13,6 +13,7 @@
 #include "adapter_files/match_tensors.h"
 #include "adapter_files/saved_config.h"
 #include "adapter_files/weight_conversion.h"
+#include "model/inject.h"
 #include "model/replicate.h"
 #include "model/state.h"
 
@@ -53,7 +54,7 @@ InjectionPlan inject_from_folder(
   } else {
     replication.emplace(model, config);
   }
-  const ParameterVersions none;
+  const SavedModules none;
   const auto& versions = state ? state->versions : none;
   auto plan = plan_injection(model, config, adapter_name);
   check_tables_are_base(versions, plan);
@@ -182,7 +183,7 @@ void PeftModel::load_adapter(
       state_->autocast_adapter_dtype,
       strict);
   plan.config.inference_mode(!is_trainable);
-  state_->versions.add(adapter_name, plan.owned);
+  state_->versions.add(adapter_name, plan.saved);
   state_->adapters.push_back({adapter_name, std::move(plan.config)});
 }
 

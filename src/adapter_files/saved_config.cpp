@@ -6,6 +6,8 @@
 #include <torchlora/config/targets.h>
 #include <torchlora/nn/pretrained.h>
 
+#include "model/sites.h"
+
 namespace torchlora::io {
 
 namespace {
@@ -13,10 +15,10 @@ namespace {
 /// All modules as PEFT would see them: an adapted layer is its base layer.
 std::set<std::string> modules_of_the_checkpoint(
     torch::nn::Module& model,
-    const std::vector<ModuleSite>& sites) {
+    const std::vector<TargetSite>& sites) {
   std::set<std::string> names;
   for (const auto& site : sites) {
-    if (!site.parameter.empty()) {
+    if (site.kind == TargetSite::kParameter) {
       continue;
     }
     names.insert(site.name);
@@ -82,7 +84,7 @@ LoraConfig::Pattern exceptions(
 void name_token_layers_in_full(
     LoraConfig& config,
     const std::set<std::string>& modules,
-    const std::vector<ModuleSite>& sites) {
+    const std::vector<TargetSite>& sites) {
   const auto& given = config.trainable_token_indices();
   if (given.is_none() || given.is_list()) {
     return;
@@ -91,7 +93,8 @@ void name_token_layers_in_full(
   for (const auto& [entry, indices] : given.by_module()) {
     std::set<std::string> ours, theirs;
     for (const auto& site : sites) {
-      if (site.parameter.empty() && names_module(entry, site.name)) {
+      if (site.kind != TargetSite::kParameter &&
+          names_module(entry, site.name)) {
         ours.insert(site.name);
       }
     }
@@ -121,14 +124,14 @@ LoraConfig saved_config(
   LoraConfig::Pattern ranks, alphas;
   // PEFT looks at the flag in linear layers only.
   std::set<WeightLayout> layouts;
-  const auto sites = module_sites(model);
+  const auto sites = target_sites(model);
   for (const auto& site : sites) {
     const auto* found =
         site.layer ? site.layer->find_adapter(adapter.name) : nullptr;
-    if (found && !site.parameter.empty()) {
+    if (found && site.kind == TargetSite::kParameter) {
       ranks.emplace_back(site.name, static_cast<double>(found->r));
       alphas.emplace_back(site.name, found->lora_alpha);
-    } else if (found && !site.is_part) {
+    } else if (found && site.kind != TargetSite::kPart) {
       names.push_back(site.peft_name);
       ranks.emplace_back(site.peft_name, static_cast<double>(found->r));
       alphas.emplace_back(site.peft_name, found->lora_alpha);

@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include "lora/put.h"
+#include "model/sites.h"
 #include "model/state.h"
 
 namespace torchlora {
@@ -46,7 +47,7 @@ void check_sources(
 /// Whether the layer has one of the adapters; sets `has_bias` if it has one
 /// with a bias.
 bool check_layer(
-    const ModuleSite& site,
+    const TargetSite& site,
     const std::vector<std::string>& adapters,
     const CombinationOptions& options,
     bool& has_bias) {
@@ -57,7 +58,7 @@ bool check_layer(
       continue;
     }
     TORCH_CHECK_VALUE(
-        site.parameter.empty(),
+        site.kind != TargetSite::kParameter,
         "[add_weighted_adapter] adapter ",
         name,
         " has target_parameters (\"",
@@ -159,12 +160,12 @@ void PeftModel::add_weighted_adapter(
       : type.ends_with("svd")     ? options.svd_rank().value_or(largest)
                                   : largest;
 
-  std::vector<ModuleSite> sites;
+  std::vector<TargetSite> sites;
   std::vector<std::string> targets;
   bool has_bias = false;
   for (auto& site : lora_sites(*state_->model)) {
     if (check_layer(site, adapters, options, has_bias)) {
-      if (!site.is_part) {
+      if (site.kind != TargetSite::kPart) {
         targets.push_back(site.peft_name);
       }
       sites.push_back(std::move(site));

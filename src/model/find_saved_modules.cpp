@@ -9,7 +9,9 @@
 #include <torchlora/config/targets.h>
 
 #include "config/names.h"
-#include "model/state.h"
+#include "model/saved_modules.h"
+#include "model/ties.h"
+#include "model/token_rows.h"
 
 namespace torchlora {
 namespace {
@@ -76,13 +78,13 @@ class Collector {
     }
   }
 
-  std::vector<OwnedTensor> result() && {
+  std::vector<SavedTensor> result() && {
     return std::move(result_);
   }
 
  private:
   torch::nn::Module& model_;
-  std::vector<OwnedTensor> result_;
+  std::vector<SavedTensor> result_;
   std::unordered_set<at::TensorImpl*> seen_;
 };
 
@@ -90,7 +92,7 @@ class Collector {
 /// an adapter.
 std::string name_without_layers(
     std::string name,
-    const std::vector<ModuleSite>& layers) {
+    const std::vector<TargetSite>& layers) {
   for (const auto& site : layers) {
     const auto prefix = site.prefix();
     const auto base = prefix + "base_layer.";
@@ -108,7 +110,7 @@ std::string name_without_layers(
 void add_biases(
     torch::nn::Module& model,
     const LoraConfig& config,
-    const std::vector<ModuleSite>& adapted,
+    const std::vector<TargetSite>& adapted,
     Collector& tensors) {
   TORCH_CHECK_VALUE(
       config.layer_replication().empty(),
@@ -156,10 +158,10 @@ void add_task_heads(torch::nn::Module& model, LoraConfig& config) {
   }
 }
 
-std::vector<OwnedTensor> find_owned_tensors(
+std::vector<SavedTensor> find_saved_tensors(
     torch::nn::Module& model,
     const LoraConfig& config,
-    const std::vector<ModuleSite>& adapted) {
+    const std::vector<TargetSite>& adapted) {
   const auto& bias = config.bias();
   TORCH_CHECK_VALUE(
       bias == "none" || bias == "all" || bias == "lora_only",
@@ -199,7 +201,7 @@ std::vector<OwnedTensor> find_owned_tensors(
           "modules_to_save");
     }
   }
-  const auto half = std::ranges::find_if(owned, [](const OwnedTensor& item) {
+  const auto half = std::ranges::find_if(owned, [](const SavedTensor& item) {
     return item.trains && at::isReducedFloatingType(item.tensor.scalar_type());
   });
   if (half != owned.end() && !config.inference_mode()) {

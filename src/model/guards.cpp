@@ -7,7 +7,9 @@
 #include <torch/types.h>
 
 #include "config/names.h"
+#include "model/sites.h"
 #include "model/state.h"
+#include "model/token_rows.h"
 
 namespace torchlora {
 namespace {
@@ -38,7 +40,7 @@ torch::nn::Module* transformer_above(
 void check_mixed_batch(
     PeftModel::State& state,
     const Rows& rows,
-    const std::vector<ModuleSite>& sites) {
+    const std::vector<TargetSite>& sites) {
   std::vector<std::string> unknown;
   for (const auto& [name, indices] : rows) {
     const auto* adapter = state.find(name);
@@ -83,7 +85,7 @@ void check_mixed_batch(
       return site.layer->find_adapter(row.first) != nullptr;
     });
     TORCH_CHECK_VALUE(
-        !has_one || (!site.is_part && site.parameter.empty()),
+        !has_one || (site.kind == TargetSite::kModule),
         "[mixed_batch] MultiheadAttention and target_parameters, as at \"",
         site.name,
         "\", are not supported: the first dimension of their input is not the "

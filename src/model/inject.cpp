@@ -7,14 +7,16 @@
 
 #include <torchlora/config/targets.h>
 
+#include "lora/changes_base.h"
 #include "lora/overlay/weight_overlay.h"
-#include "model/state.h"
+#include "model/inject.h"
 #include "model/targets.h"
+#include "model/ties.h"
 
 namespace torchlora {
 namespace {
 
-std::vector<std::string> both_names(const std::vector<ModuleSite>& sites) {
+std::vector<std::string> both_names(const std::vector<TargetSite>& sites) {
   std::vector<std::string> names;
   for (const auto& site : sites) {
     names.push_back(site.name);
@@ -26,13 +28,13 @@ std::vector<std::string> both_names(const std::vector<ModuleSite>& sites) {
 /// The value for a module under either of its names.
 double lookup(
     const PatternTable& table,
-    const ModuleSite& site,
+    const TargetSite& site,
     double default_value) {
   const auto value = table.find(site.name);
   return value ? *value : table.find(site.lora_name()).value_or(default_value);
 }
 
-at::Tensor statistics_of(const LoraConfig& config, const ModuleSite& site) {
+at::Tensor statistics_of(const LoraConfig& config, const TargetSite& site) {
   if (!config.init_statistics()) {
     return {};
   }
@@ -42,18 +44,34 @@ at::Tensor statistics_of(const LoraConfig& config, const ModuleSite& site) {
 }
 
 /// A layer of two models is adapted by one of them.
-void check_is_free(const ModuleSite& site) {
+void check_is_free(const TargetSite& site) {
   const auto* redirectable = dynamic_cast<nn::Redirectable*>(site.module.get());
   const bool is_taken = redirectable
       ? redirectable->redirect_target() != nullptr
       : WeightOverlay::is_installed_on(*site.module);
   TORCH_CHECK_VALUE(
-      site.layer || !site.parameter.empty() || !is_taken,
+      site.layer || site.kind == TargetSite::kParameter || !is_taken,
       "[get_peft_model] \"",
       site.name,
       "\" is adapted already, as a layer of another model or by "
       "inject_adapter; "
       "unload it there first");
+}
+
+/// ValueError if the plan's initializer would change a base weight that is
+/// another module's or another adapter's too: before anything is decomposed.
+void check_base_may_change(const InjectionPlan& plan) {
+  if (!init::changes_the_base(plan.config)) {
+    return;
+  }
+  std::vector<WrittenTensor> changed;
+  for (const auto& target : plan.targets) {
+    if (target.site.layer) {
+      check_is_first(*target.site.layer, plan.config);
+    }
+    changed.push_back({target.site});
+  }
+  check_not_tied(*plan.model, changed, "the initialiser");
 }
 
 } // namespace
@@ -69,7 +87,7 @@ InjectionPlan plan_injection(
       adapter_name,
       "\"");
   init::check_init_config(config);
-  const auto sites = module_sites(model);
+  const auto sites = target_sites(model);
   InjectionPlan plan;
   plan.model = &model;
   plan.config = config;
@@ -81,10 +99,10 @@ InjectionPlan plan_injection(
   const TargetMatcher matcher(plan.config);
   const PatternTable ranks(config.rank_pattern());
   const PatternTable alphas(config.alpha_pattern());
-  std::vector<ModuleSite> adapted;
+  std::vector<TargetSite> adapted;
   bool any_excluded = false, any_unmatched = false, with_parts = false;
   // In PEFT's order: modules first.
-  const auto rank_of = [&](const ModuleSite& site) {
+  const auto rank_of = [&](const TargetSite& site) {
     const double r = lookup(ranks, site, static_cast<double>(config.r()));
     TORCH_CHECK_VALUE(
         r == std::floor(r),
@@ -95,10 +113,10 @@ InjectionPlan plan_injection(
     return static_cast<int64_t>(r);
   };
   for (const auto& site : sites) {
-    if (!site.parameter.empty()) {
+    if (site.kind == TargetSite::kParameter) {
       continue;
     }
-    if (site.is_part) {
+    if (site.kind == TargetSite::kPart) {
       if (with_parts) {
         const auto& whole = plan.targets.back();
         plan.targets.push_back(
@@ -115,7 +133,7 @@ InjectionPlan plan_injection(
     } else if (
         match == TargetMatch::kTargeted ||
         peft_match == TargetMatch::kTargeted) {
-      if (!site.layer && !site.type) { // refuses
+      if (!site.is_adaptable()) { // refuses
         LoraRegistry::global().create(site.name, site.module);
       }
       with_parts = true;
@@ -132,7 +150,8 @@ InjectionPlan plan_injection(
   for (const auto& site : targeted_parameters(model, sites, config)) {
     for (const auto& inner : adapted) {
       TORCH_CHECK_VALUE(
-          !inner.parameter.empty() || !inner.name.starts_with(site.prefix()),
+          inner.kind == TargetSite::kParameter ||
+              !inner.name.starts_with(site.prefix()),
           "[get_peft_model] \"",
           inner.name,
           "\" is inside of the module of the parameter \"",
@@ -161,16 +180,16 @@ InjectionPlan plan_injection(
           "\"");
     }
   }
-  std::vector<ModuleSite> layers;
+  std::vector<TargetSite> layers;
   for (const auto& target : plan.targets) {
-    if (target.site.parameter.empty()) {
+    if (target.site.kind != TargetSite::kParameter) {
       layers.push_back(target.site);
     }
   }
   for (const auto& target : plan.targets) {
     check_is_free(target.site);
   }
-  plan.owned = find_owned_tensors(model, plan.config, layers);
+  plan.saved = find_saved_tensors(model, plan.config, layers);
   check_targets_have_no_tokens(plan);
   plan.tokens = find_token_targets(plan, sites);
 
@@ -208,13 +227,13 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
     for (const auto& target : plan.targets) {
       const auto& site = target.site;
       auto layer = site.layer;
-      if (!layer && site.parameter.empty()) {
+      if (!layer && site.kind != TargetSite::kParameter) {
         layer = LoraRegistry::global().create(site.name, site.module);
       } else if (!layer) { // around that of the module's parameter before it
         const auto& last =
             layers.empty() ? site : plan.targets[layers.size() - 1].site;
         layer = site.type->create(
-            !last.parameter.empty() && last.module == site.module &&
+            last.kind == TargetSite::kParameter && last.module == site.module &&
                     !layers.empty()
                 ? layers.back()
                 : site.module,

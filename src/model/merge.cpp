@@ -6,7 +6,10 @@
 #include <c10/util/Exception.h>
 
 #include "config/names.h"
+#include "model/merge.h"
 #include "model/state.h"
+#include "model/ties.h"
+#include "model/token_rows.h"
 #include "model/untie.h"
 
 namespace torchlora {
@@ -19,7 +22,7 @@ void remove_layers(torch::nn::Module& model) {
   }
 }
 
-std::vector<LoraLayer*> raw(const std::vector<ModuleSite>& sites) {
+std::vector<LoraLayer*> raw(const std::vector<TargetSite>& sites) {
   std::vector<LoraLayer*> layers;
   for (const auto& site : sites) {
     layers.push_back(site.layer.get());
@@ -74,7 +77,7 @@ void merge_written(
 } // namespace
 
 void warn_of_residual(
-    const std::vector<ModuleSite>& sites,
+    const std::vector<TargetSite>& sites,
     const std::function<bool(const std::string&)>& is_lost,
     const char* function) {
   for (const auto& site : sites) {

@@ -14,6 +14,8 @@
 
 #include "config/names.h"
 #include "lora/overlay/weight_overlay.h"
+#include "model/inject.h"
+#include "model/merge.h"
 #include "model/replicate.h"
 #include "model/state.h"
 
@@ -30,9 +32,7 @@ std::string with_commas(int64_t value) {
 }
 
 /// What an initialiser changes must be the base model's alone.
-void check_is_base(
-    const ParameterVersions& versions,
-    const InjectionPlan& plan) {
+void check_is_base(const SavedModules& versions, const InjectionPlan& plan) {
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(
         !init::changes_the_base(plan.config) ||
@@ -63,7 +63,7 @@ PeftModel adapt(
   auto state = std::make_shared<PeftModel::State>();
   state->model = shared;
   auto plan = inject_first();
-  state->versions.add(adapter_name, plan.owned);
+  state->versions.add(adapter_name, plan.saved);
   state->layer_replication = plan.config.layer_replication();
   state->adapters.push_back({adapter_name, std::move(plan.config)});
   auto& config = state->adapters.back().config;
@@ -101,7 +101,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
   Replication replication(model, config);
   const auto plan = plan_injection(model, config, adapter_name);
   TORCH_CHECK_VALUE(
-      plan.owned.empty(),
+      plan.saved.empty(),
       "[inject_adapter] modules_to_save and bias need get_peft_model, whose "
       "handle keeps the base model's own tensors");
   const bool is_first = lora_sites(model).empty();
@@ -169,7 +169,7 @@ void PeftModel::add_adapter(
   check_is_base(state_->versions, plan);
   check_tables_are_base(state_->versions, plan);
   inject(plan, adapter_name, state_->autocast_adapter_dtype);
-  state_->versions.add(adapter_name, plan.owned);
+  state_->versions.add(adapter_name, plan.saved);
   plan.config.base_model_name_or_path(
       state_->adapters.empty()
           ? config.base_model_name_or_path()
@@ -238,7 +238,7 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
   }
   // Files tell the parameters of a module by their nesting.
   for (const auto& site : sites) {
-    if (!site.parameter.empty() && site.layer->adapters().empty()) {
+    if (site.kind == TargetSite::kParameter && site.layer->adapters().empty()) {
       remove_layer(site);
     }
   }

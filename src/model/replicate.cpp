@@ -6,7 +6,8 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/types.h>
 
-#include "model/state.h"
+#include "model/sites.h"
+#include "model/ties.h"
 
 namespace torchlora {
 namespace {

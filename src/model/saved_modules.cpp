@@ -9,14 +9,14 @@
 namespace torchlora {
 
 /// The position of an adapter's version; 0 if it has none.
-size_t ParameterVersions::Slot::find(const std::string& adapter) const {
+size_t SavedModules::Slot::find(const std::string& adapter) const {
   const auto found = std::ranges::find(versions, adapter, &Version::adapter);
   return found == versions.end() || adapter.empty()
       ? 0
       : static_cast<size_t>(found - versions.begin());
 }
 
-void ParameterVersions::Slot::make_current(size_t index, bool trainable) {
+void SavedModules::Slot::make_current(size_t index, bool trainable) {
   if (index != current) {
     auto& old = versions[current];
     auto& next = versions[index];
@@ -34,9 +34,9 @@ void ParameterVersions::Slot::make_current(size_t index, bool trainable) {
   }
 }
 
-void ParameterVersions::add(
+void SavedModules::add(
     const std::string& adapter,
-    const std::vector<OwnedTensor>& tensors) {
+    const std::vector<SavedTensor>& tensors) {
   for (const auto& [key, tensor, value, trains] : tensors) {
     auto slot = std::ranges::find_if(slots_, [&](const Slot& other) {
       return other.tensor.is_same(tensor);
@@ -56,7 +56,7 @@ void ParameterVersions::add(
   }
 }
 
-void ParameterVersions::remove(const std::string& adapter) {
+void SavedModules::remove(const std::string& adapter) {
   for (auto& slot : slots_) {
     if (const auto index = slot.find(adapter)) {
       if (slot.current == index) {
@@ -70,17 +70,17 @@ void ParameterVersions::remove(const std::string& adapter) {
       slots_, [](const Slot& slot) { return slot.versions.size() == 1; });
 }
 
-bool ParameterVersions::has(const std::string& adapter) const {
+bool SavedModules::has(const std::string& adapter) const {
   return std::ranges::any_of(
       slots_, [&](const Slot& slot) { return slot.find(adapter) > 0; });
 }
 
-bool ParameterVersions::holds(const at::Tensor& tensor) const {
+bool SavedModules::holds(const at::Tensor& tensor) const {
   return std::ranges::any_of(
       slots_, [&](const Slot& slot) { return slot.tensor.is_same(tensor); });
 }
 
-at::Tensor ParameterVersions::base(const at::Tensor& tensor) const {
+at::Tensor SavedModules::base(const at::Tensor& tensor) const {
   for (const auto& slot : slots_) {
     if (slot.tensor.is_same(tensor) && slot.current != 0) {
       return slot.versions[0].value;
@@ -89,7 +89,7 @@ at::Tensor ParameterVersions::base(const at::Tensor& tensor) const {
   return tensor.detach();
 }
 
-void ParameterVersions::check_active(
+void SavedModules::check_active(
     const std::vector<std::string>& adapters) const {
   for (const auto& slot : slots_) {
     std::vector<std::string> owners;
@@ -108,7 +108,7 @@ void ParameterVersions::check_active(
   }
 }
 
-void ParameterVersions::select(
+void SavedModules::select(
     const std::vector<std::string>& adapters,
     bool trainable) {
   for (auto& slot : slots_) {
@@ -120,11 +120,11 @@ void ParameterVersions::select(
   }
 }
 
-void ParameterVersions::release() {
+void SavedModules::release() {
   slots_.clear();
 }
 
-std::vector<std::pair<std::string, at::Tensor>> ParameterVersions::tensors(
+std::vector<std::pair<std::string, at::Tensor>> SavedModules::tensors(
     const std::string& adapter) const {
   std::vector<std::pair<std::string, at::Tensor>> result;
   for (const auto& slot : slots_) {

@@ -6,11 +6,14 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "model/sites.h"
+
 namespace torchlora {
 
-/// A tensor of the base model that an adapter has a version of its own of:
-/// one of `modules_to_save`, a bias it trains, a table from its file.
-struct OwnedTensor {
+/// A base-model tensor for which an adapter keeps its own value: a tensor of a
+/// `modules_to_save` module, a trained bias, or an embedding table stored in
+/// the adapter file.
+struct SavedTensor {
   /// In the adapter's file, behind "base_model.model.".
   std::string key;
   /// The model's tensor.
@@ -24,10 +27,10 @@ struct OwnedTensor {
 /// object, which all handles and optimizers see; it is given the data (and the
 /// gradient) of the active adapter's version. So a module of any type can be
 /// trained whole, and disabling an adapter gives the base back.
-class ParameterVersions {
+class SavedModules {
  public:
   /// Adds an adapter's versions, inactive.
-  void add(const std::string& adapter, const std::vector<OwnedTensor>& tensors);
+  void add(const std::string& adapter, const std::vector<SavedTensor>& tensors);
   void remove(const std::string& adapter);
   bool has(const std::string& adapter) const;
   /// Whether some adapter has a version of the tensor.
@@ -66,5 +69,17 @@ class ParameterVersions {
   };
   std::vector<Slot> slots_;
 };
+
+/// Enters the heads that the configuration's task type trains, as PEFT does,
+/// in its `modules_to_save`.
+void add_task_heads(torch::nn::Module& model, LoraConfig& config);
+
+/// Returns the tensors that an adapter has versions of: those of the modules to
+/// save and, by `config.bias()`, biases of the model and of `adapted`. Warns of
+/// entries without a module; ValueError for a module that is adapted or tied.
+std::vector<SavedTensor> find_saved_tensors(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::vector<TargetSite>& adapted);
 
 } // namespace torchlora

@@ -4,7 +4,7 @@
 
 #include <torchlora/lora/layers/experts.h>
 
-#include "model/state.h"
+#include "model/sites.h"
 
 namespace torchlora {
 namespace {
@@ -23,10 +23,10 @@ void visit_parts(
     const std::string& name,
     const std::string& peft_name,
     torch::nn::Module& layer,
-    std::vector<ModuleSite>& sites) {
+    std::vector<TargetSite>& sites) {
   for (const auto& child : adapted_children(layer)) {
     const auto module = layer.named_children()[child];
-    ModuleSite site{
+    TargetSite site{
         name + "." + child,
         module,
         &layer,
@@ -34,7 +34,7 @@ void visit_parts(
         std::dynamic_pointer_cast<LoraLayer>(module),
         nullptr,
         peft_name + ".base_layer." + child,
-        /*is_part=*/true};
+        TargetSite::kPart};
     site.type = site.layer ? nullptr : LoraRegistry::global().find(*module);
     sites.push_back(std::move(site));
   }
@@ -44,7 +44,7 @@ void visit(
     torch::nn::Module& parent,
     const std::string& prefix,
     std::unordered_set<torch::nn::Module*>& seen,
-    std::vector<ModuleSite>& sites) {
+    std::vector<TargetSite>& sites) {
   for (const auto& child : parent.named_children()) {
     if (!seen.insert(child.value().get()).second) {
       continue;
@@ -53,7 +53,7 @@ void visit(
     while (const auto* layer = dynamic_cast<LoraExperts*>(module.get())) {
       module = layer->base_layer();
     }
-    ModuleSite site{
+    TargetSite site{
         prefix + child.key(),
         module,
         &parent,
@@ -63,7 +63,7 @@ void visit(
         ""};
     site.layer = std::dynamic_pointer_cast<LoraLayer>(module);
     site.type = site.layer ? nullptr : LoraRegistry::global().find(*module);
-    const bool is_leaf = site.layer || site.type;
+    const bool is_leaf = site.is_adaptable();
     const auto path = is_leaf ? site.base_weight().path() : "";
     site.peft_name = path.empty() ? site.name : site.name + "." + path;
     sites.push_back(site);
@@ -82,7 +82,7 @@ void visit(
 
 } // namespace
 
-void remove_layer(const ModuleSite& site) {
+void remove_layer(const TargetSite& site) {
   site.layer->unbind();
   auto base_layer = site.layer->base_layer();
   while (const auto* layer = dynamic_cast<LoraLayer*>(base_layer.get())) {
@@ -91,8 +91,8 @@ void remove_layer(const ModuleSite& site) {
   site.parent->replace_module(site.child_name, base_layer);
 }
 
-std::vector<ModuleSite> module_sites(torch::nn::Module& model) {
-  std::vector<ModuleSite> sites;
+std::vector<TargetSite> target_sites(torch::nn::Module& model) {
+  std::vector<TargetSite> sites;
   std::unordered_set<torch::nn::Module*> seen{&model};
   // An adapted layer that has another name too is there still as itself.
   for (const auto& module : model.modules(/*include_self=*/false)) {
@@ -104,8 +104,8 @@ std::vector<ModuleSite> module_sites(torch::nn::Module& model) {
   return sites;
 }
 
-std::vector<ModuleSite> lora_sites(torch::nn::Module& model) {
-  auto sites = module_sites(model);
+std::vector<TargetSite> lora_sites(torch::nn::Module& model) {
+  auto sites = target_sites(model);
   std::erase_if(sites, [](const auto& site) { return !site.layer; });
   return sites;
 }

@@ -9,7 +9,8 @@
 #include <c10/util/Type.h>
 
 #include "config/names.h"
-#include "model/state.h"
+#include "model/sites.h"
+#include "model/token_rows.h"
 
 namespace torchlora {
 namespace {

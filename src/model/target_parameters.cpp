@@ -8,7 +8,7 @@
 #include <torchlora/config/targets.h>
 #include <torchlora/lora/layers/experts.h>
 
-#include "model/state.h"
+#include "model/targets.h"
 
 namespace torchlora {
 namespace {
@@ -88,9 +88,9 @@ void warn_unused(
 }
 
 void visit_parameters(
-    const ModuleSite& site,
+    const TargetSite& site,
     const std::shared_ptr<torch::nn::Module>& module,
-    std::vector<ModuleSite>& sites) {
+    std::vector<TargetSite>& sites) {
   if (!dynamic_cast<nn::StackedExperts*>(site.module.get())) {
     return;
   }
@@ -98,8 +98,9 @@ void visit_parameters(
     if (item.value().dim() != 2 && item.value().dim() != 3) {
       continue;
     }
-    ModuleSite parameter = site;
+    TargetSite parameter = site;
     parameter.name += "." + item.key();
+    parameter.kind = TargetSite::kParameter;
     parameter.parameter = item.key();
     auto layer = std::dynamic_pointer_cast<LoraExperts>(module);
     while (layer && layer->parameter_name() != item.key()) {
@@ -115,18 +116,18 @@ void visit_parameters(
   }
 }
 
-std::vector<ModuleSite> targeted_parameters(
+std::vector<TargetSite> targeted_parameters(
     torch::nn::Module& model,
-    const std::vector<ModuleSite>& sites,
+    const std::vector<TargetSite>& sites,
     const LoraConfig& config) {
   auto unused = config.target_parameters();
   if (unused.empty()) {
     return {};
   }
   std::set<std::string> names;
-  std::vector<ModuleSite> targets;
+  std::vector<TargetSite> targets;
   for (const auto& site : sites) {
-    if (!site.parameter.empty()) {
+    if (site.kind == TargetSite::kParameter) {
       names.insert(site.name);
       if (is_targeted(config, site.name)) {
         targets.push_back(site);
@@ -135,9 +136,9 @@ std::vector<ModuleSite> targeted_parameters(
   }
   refuse_others("", model, /*recurse=*/false, names, config);
   for (const auto& site : sites) {
-    if (site.parameter.empty() && !site.is_part) {
+    if (site.kind == TargetSite::kModule) {
       auto& module = site.layer ? *site.layer->base_layer() : *site.module;
-      const bool is_leaf = site.layer || site.type;
+      const bool is_leaf = site.is_adaptable();
       refuse_others(site.name + ".", module, is_leaf, names, config);
     }
   }
@@ -147,7 +148,7 @@ std::vector<ModuleSite> targeted_parameters(
       return target.module == site.module;
     };
     TORCH_CHECK_VALUE(
-        site.parameter.empty() || !site.layer ||
+        site.kind != TargetSite::kParameter || !site.layer ||
             std::none_of(targets.begin(), targets.end(), same_module) ||
             is_targeted(config, site.name),
         "[target_parameters] all adapters must target the same parameters of a "
@@ -155,13 +156,13 @@ std::vector<ModuleSite> targeted_parameters(
         site.name,
         "\" has an adapter and the new one leaves it out");
     TORCH_CHECK_VALUE(
-        site.parameter.empty() || site.layer ||
+        site.kind != TargetSite::kParameter || site.layer ||
             !is_targeted(config, site.name) ||
             std::none_of(
                 sites.begin(),
                 sites.end(),
                 [&](const auto& other) {
-                  return !other.parameter.empty() && other.layer &&
+                  return other.kind == TargetSite::kParameter && other.layer &&
                       same_module(other);
                 }),
         "[target_parameters] all adapters must target the same parameters of a "

@@ -13,8 +13,8 @@
 namespace torchlora {
 namespace {
 
-bool is_linear(const ModuleSite& site) {
-  if (!site.parameter.empty()) {
+bool is_linear(const TargetSite& site) {
+  if (site.kind == TargetSite::kParameter) {
     return false;
   }
   auto owner = site.layer ? site.layer->base_layer() : site.module;
@@ -29,7 +29,7 @@ bool is_linear(const ModuleSite& site) {
 
 ModuleNames all_linear(
     torch::nn::Module& model,
-    const std::vector<ModuleSite>& sites,
+    const std::vector<TargetSite>& sites,
     const std::string& task_type) {
   std::vector<std::string> left_out{"lm_head"};
   if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
@@ -45,7 +45,7 @@ ModuleNames all_linear(
         std::any_of(left_out.begin(), left_out.end(), [&](const auto& entry) {
           return names_module(entry, site.name);
         });
-    if (is_linear(site) && !site.is_part && !is_left_out) {
+    if (is_linear(site) && site.kind != TargetSite::kPart && !is_left_out) {
       names.push_back(site.peft_name);
     }
   }
@@ -85,7 +85,7 @@ std::string repr(const ModuleNames& names) {
 
 ModuleNames resolve_targets(
     torch::nn::Module& model,
-    const std::vector<ModuleSite>& sites,
+    const std::vector<TargetSite>& sites,
     const LoraConfig& config) {
   if (config.target_modules().is_all_linear()) {
     return all_linear(model, sites, config.task_type());

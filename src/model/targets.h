@@ -3,21 +3,38 @@
 #include <string>
 #include <vector>
 
-#include "model/state.h"
+#include <torchlora/config/lora_config.h>
+
+#include "model/sites.h"
 
 namespace torchlora {
 
 /// `{'a', 'b'}` or `'regex'`, as PEFT's messages have it.
 std::string repr(const ModuleNames& names);
 
-/// `target_modules` of a configuration for this model: all-linear as names,
-/// none as the default of the model's type. ValueError if there is no default.
+/// Returns `target_modules` of a configuration for this model: all-linear as
+/// names, none as the default of the model's type. ValueError if there is no
+/// default.
 ModuleNames resolve_targets(
     torch::nn::Module& model,
-    const std::vector<ModuleSite>& sites,
+    const std::vector<TargetSite>& sites,
     const LoraConfig& config);
 
-/// ValueError that says why no module is a target.
+/// Returns the parameters that a configuration targets, with the `peft_name`
+/// that the file will give them. ValueError for a parameter that cannot be
+/// adapted; warns by name of entries that matched nothing.
+std::vector<TargetSite> targeted_parameters(
+    torch::nn::Module& model,
+    const std::vector<TargetSite>& sites,
+    const LoraConfig& config);
+
+/// Warns of the entries of a configuration's field, if there are any.
+void warn_unused(
+    const char* field,
+    const std::vector<std::string>& entries,
+    const char* what);
+
+/// Throws the ValueError that says why no module is a target.
 [[noreturn]] void refuse_no_match(
     const torch::nn::Module& model,
     const LoraConfig& config,

@@ -4,8 +4,7 @@
 
 #include <torchlora/nn/pretrained.h>
 
-#include "lora/changes_base.h"
-#include "model/state.h"
+#include "model/ties.h"
 #include "nn/weight_member.h"
 
 namespace torchlora {
@@ -119,20 +118,6 @@ void check_not_tied(
         " would change too; give one of them a copy of its own first",
         change == "a merge" ? ", or merge with untie_weights" : "");
   }
-}
-
-void check_base_may_change(const InjectionPlan& plan) {
-  if (!init::changes_the_base(plan.config)) {
-    return;
-  }
-  std::vector<WrittenTensor> changed;
-  for (const auto& target : plan.targets) {
-    if (target.site.layer) {
-      check_is_first(*target.site.layer, plan.config);
-    }
-    changed.push_back({target.site});
-  }
-  check_not_tied(*plan.model, changed, "the initialiser");
 }
 
 } // namespace torchlora

@@ -8,7 +8,9 @@
 #include <torchlora/nn/linear.h>
 #include <torchlora/nn/pretrained.h>
 
-#include "model/state.h"
+#include "model/inject.h"
+#include "model/ties.h"
+#include "model/token_rows.h"
 #include "nn/weight_member.h"
 
 namespace torchlora {
@@ -39,7 +41,7 @@ bool is_redirected_to(const torch::nn::Module& layer) {
 std::vector<TokenTarget> named_layers(
     torch::nn::Module& model,
     const TrainableTokenIndices& config,
-    const std::vector<ModuleSite>& sites) {
+    const std::vector<TargetSite>& sites) {
   auto entries =
       config.is_list() ? TrainableTokenIndices::ByModule() : config.by_module();
   if (config.is_list()) {
@@ -52,7 +54,8 @@ std::vector<TokenTarget> named_layers(
   for (const auto& [entry, indices] : entries) {
     const auto before = layers.size();
     for (const auto& site : sites) {
-      if (!site.parameter.empty() || !names_module(entry, site.name)) {
+      if (site.kind == TargetSite::kParameter ||
+          !names_module(entry, site.name)) {
         continue;
       }
       TORCH_CHECK_VALUE(
@@ -61,7 +64,7 @@ std::vector<TokenTarget> named_layers(
           site.name,
           "\" is adapted by LoRA too; it must be one or the other");
       TORCH_CHECK_VALUE(
-          !site.is_part && weight_of(*site.module).defined(),
+          site.kind != TargetSite::kPart && weight_of(*site.module).defined(),
           kMessage,
           site.name,
           "\" must be a torchlora::nn::Embedding or torchlora::nn::Linear, "
@@ -186,7 +189,7 @@ std::shared_ptr<TrainableTokens> tokens_of(const torch::nn::Module& layer) {
 
 std::vector<TokenTarget> find_token_targets(
     const InjectionPlan& plan,
-    const std::vector<ModuleSite>& sites) {
+    const std::vector<TargetSite>& sites) {
   std::vector<TokenTarget> targets;
   if (plan.config.trainable_token_indices().is_none()) {
     return targets;
@@ -209,7 +212,7 @@ std::vector<TokenTarget> find_token_targets(
           "\" (or a layer that is tied to it) is adapted by LoRA too; it must "
           "be one or the other");
     }
-    for (const auto& owned : plan.owned) {
+    for (const auto& owned : plan.saved) {
       TORCH_CHECK_VALUE(
           !overlap(owned.tensor, weight_of(*target.layer)),
           kMessage,
@@ -234,7 +237,7 @@ void check_targets_have_no_tokens(const InjectionPlan& plan) {
 }
 
 void check_tables_are_base(
-    const ParameterVersions& versions,
+    const SavedModules& versions,
     const InjectionPlan& plan) {
   for (const auto& target : plan.tokens) {
     TORCH_CHECK_VALUE(

@@ -19,7 +19,7 @@ torch::OrderedDict<std::string, at::Tensor>& parameters_of(
   return module.*Access::member();
 }
 
-std::shared_ptr<torch::nn::Module> base_layer_of(const ModuleSite& site) {
+std::shared_ptr<torch::nn::Module> base_layer_of(const TargetSite& site) {
   auto module = site.layer->base_layer();
   while (const auto* layer = dynamic_cast<LoraLayer*>(module.get())) {
     module = layer->base_layer();
@@ -62,7 +62,7 @@ class Unbound {
   Unbound& operator=(const Unbound&) = delete;
 
  private:
-  std::vector<ModuleSite> sites_;
+  std::vector<TargetSite> sites_;
 };
 
 } // namespace
@@ -131,7 +131,7 @@ void Untied::untie(const WrittenTensor& written) {
         [tensor, shared = tensor.detach()] { tensor.set_data(shared); });
     tensor.set_data(copy);
   } else {
-    const auto type = site.parameter.empty()
+    const auto type = site.kind != TargetSite::kParameter
         ? LoraRegistry::global().find(*base_layer)
         : nullptr;
     const auto member = type && type->rebind

@@ -3,7 +3,7 @@
 #include <functional>
 #include <vector>
 
-#include "model/state.h"
+#include "model/ties.h"
 
 namespace torchlora {
 

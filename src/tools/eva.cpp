@@ -7,6 +7,7 @@
 #include <torchlora/tools/preprocess.h>
 
 #include "init/incremental_pca.h"
+#include "model/state.h"
 #include "tools/observe.h"
 
 namespace torchlora {
@@ -25,7 +26,7 @@ struct Group {
 };
 
 struct Layer {
-  ModuleSite site;
+  TargetSite site;
   LoraAdapter before;
   int64_t n_components;
   /// What it is going to have.
@@ -220,7 +221,7 @@ class Eva {
     // Files know one rank for an attention and its out_proj: not a part of
     // the distribution.
     for (size_t i = 1; i < layers_.size(); ++i) {
-      if (layers_[i].site.is_part) {
+      if (layers_[i].site.kind == TargetSite::kPart) {
         layers_[i].rank =
             std::min(layers_[i - 1].rank, layers_[i].n_components);
         layers_[i - 1].rank = layers_[i].rank;
@@ -318,7 +319,8 @@ void initialize_lora_eva_weights(
   if (loses_layers) {
     std::vector<std::string> left;
     for (const auto& layer : eva.layers()) {
-      if (!layer.site.is_part && layer.site.layer->find_adapter(adapter_name)) {
+      if (layer.site.kind != TargetSite::kPart &&
+          layer.site.layer->find_adapter(adapter_name)) {
         left.push_back(layer.site.peft_name);
       }
     }

@@ -6,6 +6,7 @@
 
 #include "init/decompose.h"
 #include "lora/put.h"
+#include "model/sites.h"
 #include "model/state.h"
 
 namespace torchlora {
@@ -13,7 +14,7 @@ namespace {
 
 void check_adapter(
     PeftModel::State& state,
-    const std::vector<ModuleSite>& sites,
+    const std::vector<TargetSite>& sites,
     const std::string& adapter_name,
     int64_t top_k) {
   TORCH_CHECK_VALUE(
@@ -32,7 +33,7 @@ void check_adapter(
   for (const auto& site : sites) {
     const auto* adapter = site.layer->find_adapter(adapter_name);
     TORCH_CHECK_VALUE(
-        !adapter || site.parameter.empty(),
+        !adapter || site.kind != TargetSite::kParameter,
         "[intruder_dimensions] adapter ",
         adapter_name,
         " has target_parameters (\"",

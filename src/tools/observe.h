@@ -9,7 +9,7 @@
 
 #include <torchlora/lora/layer.h>
 
-#include "model/state.h"
+#include "model/sites.h"
 
 namespace torchlora {
 
@@ -33,7 +33,7 @@ class TrainingModeGuard {
 class ObservedModule {
  public:
   ObservedModule(
-      const ModuleSite& site,
+      const TargetSite& site,
       std::function<void(const at::Tensor& rows)> observer);
   ~ObservedModule();
   ObservedModule(ObservedModule&&) noexcept = default;

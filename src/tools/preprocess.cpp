@@ -2,6 +2,7 @@
 
 #include <torch/types.h>
 
+#include "model/inject.h"
 #include "tools/observe.h"
 
 namespace torchlora {
@@ -108,7 +109,7 @@ TrainingModeGuard::~TrainingModeGuard() {
 }
 
 ObservedModule::ObservedModule(
-    const ModuleSite& site,
+    const TargetSite& site,
     std::function<void(const at::Tensor& rows)> observer)
     : layer_(
           site.layer ? site.layer

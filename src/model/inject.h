@@ -1,0 +1,62 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <torchlora/model.h>
+
+#include "model/saved_modules.h"
+#include "model/sites.h"
+#include "model/token_rows.h"
+
+namespace torchlora {
+
+/// What an adapter will adapt, decided without touching the model.
+///
+/// An injection has two steps. `plan_injection` finds the targets and refuses
+/// what cannot be; `inject` then builds every new layer aside
+/// (`prepare_adapter` draws its factors and may throw) and only when all are
+/// ready changes the model (`commit_adapter`, the module tree). So an error
+/// leaves the model as it was.
+struct InjectionPlan {
+  struct Target {
+    TargetSite site;
+    int64_t r;
+    double lora_alpha;
+    /// The module's part of the configuration's statistics.
+    at::Tensor statistics = {};
+  };
+  torch::nn::Module* model = nullptr;
+  /// With the targets resolved, and without what is for one injection only.
+  LoraConfig config;
+  std::vector<Target> targets;
+  std::vector<SavedTensor> saved;
+  std::vector<TokenTarget> tokens;
+  InitProgress progress = {};
+  /// Whether the factors will be overwritten.
+  bool is_loaded = false;
+};
+
+/// ValueError where `get_peft_model` documents it; warns by name of list
+/// entries and patterns that matched nothing.
+InjectionPlan plan_injection(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const std::string& adapter_name);
+
+/// Adds the adapter, inactive and frozen, or leaves the model as it was.
+std::vector<std::shared_ptr<LoraLayer>> inject(
+    const InjectionPlan& plan,
+    const std::string& adapter_name,
+    bool autocast_adapter_dtype);
+
+/// Returns the handle of a model whose first adapter `inject_first` adds:
+/// freezes the base and makes the adapter active.
+PeftModel adapt(
+    torch::nn::Module& model,
+    const std::string& adapter_name,
+    const std::function<InjectionPlan()>& inject_first);
+
+} // namespace torchlora

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <torchlora/lora/layer.h>
+#include <torchlora/lora/registry.h>
+
+namespace torchlora {
+
+/// A place in a model that an adapter may target, in the order in which PEFT
+/// visits them: parents first, no module twice, nothing inside a layer that is
+/// or can be adapted.
+struct TargetSite {
+  enum class Kind {
+    kModule,
+    /// A child that is adapted together with the site before it and never
+    /// alone (`adapted_children`).
+    kPart,
+    /// A parameter of `nn::StackedExperts`. `name` is the parameter's, and no
+    /// module is called so.
+    kParameter,
+  };
+  using enum Kind;
+
+  std::string name;
+  std::shared_ptr<torch::nn::Module> module;
+  torch::nn::Module* parent;
+  std::string child_name;
+  /// Set where `module` is a LoRA layer already.
+  std::shared_ptr<LoraLayer> layer;
+  /// Set where it can become one.
+  std::shared_ptr<const LoraLayerType> type;
+  /// The name under which PEFT knows the layer: that of the module that owns
+  /// the weight ("….q_proj.linear"); `name` for all other modules.
+  std::string peft_name;
+  Kind kind = kModule;
+  /// The name of a `kParameter` in `module`.
+  std::string parameter = {};
+
+  bool is_adaptable() const {
+    return layer || type;
+  }
+
+  /// Requires `is_adaptable`.
+  BaseWeight base_weight() const {
+    return layer ? layer->base_weight() : type->base_weight(*module);
+  }
+
+  /// What the names of all below the module begin with.
+  std::string prefix() const {
+    return kind == kParameter ? name.substr(0, name.size() - parameter.size())
+                              : name + ".";
+  }
+
+  std::string lora_name() const {
+    return is_adaptable() ? peft_name : name;
+  }
+};
+
+std::vector<TargetSite> target_sites(torch::nn::Module& model);
+
+/// The sites that are LoRA layers.
+std::vector<TargetSite> lora_sites(torch::nn::Module& model);
+
+/// Appends the sites of the parameters of `nn::StackedExperts` behind `site`,
+/// that of their module. `module` is the child in the tree, which may be a LoRA
+/// layer of a parameter.
+void visit_parameters(
+    const TargetSite& site,
+    const std::shared_ptr<torch::nn::Module>& module,
+    std::vector<TargetSite>& sites);
+
+/// Puts a LoRA layer's base layer back into the tree.
+void remove_layer(const TargetSite& site);
+
+} // namespace torchlora

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/sites.h"
+
+namespace torchlora {
+
+/// A tensor that shares memory with another.
+struct Tie {
+  std::string name;
+  /// The same tensor object.
+  bool is_same = false;
+  /// nullptr for the model's output head.
+  torch::nn::Module* module = nullptr;
+};
+
+/// Returns the weight of a layer if it is not its registered parameter: tied
+/// by `layer->weight = other->weight`.
+const at::Tensor* assigned_weight(torch::nn::Module& module);
+
+/// Whether the tensors share memory.
+bool overlap(const at::Tensor& a, const at::Tensor& b);
+
+/// Returns the tensors outside `module` that share memory with `tensor`; those
+/// that a layer has twice are there twice. "The model's output head" is one
+/// too.
+std::vector<Tie> ties_of(
+    torch::nn::Module& model,
+    torch::nn::Module& module,
+    const at::Tensor& tensor);
+
+/// Returns the first of `ties_of`.
+std::optional<Tie> tied_to(
+    torch::nn::Module& model,
+    torch::nn::Module& module,
+    const at::Tensor& tensor);
+
+/// What a change writes to: a layer's weight, or its bias.
+struct WrittenTensor {
+  TargetSite site;
+  bool is_bias = false;
+
+  at::Tensor tensor() const {
+    const auto base = site.base_weight();
+    return is_bias ? base.bias() : base.weight();
+  }
+};
+
+/// ValueError, naming both, if a tensor that `change` ("a merge") writes to is
+/// another module's too.
+void check_not_tied(
+    torch::nn::Module& model,
+    const std::vector<WrittenTensor>& written,
+    const std::string& change);
+
+} // namespace torchlora
