@@ -49,23 +49,28 @@ torchlora::LoraConfig config_of(const torchlora::InitLoraWeights& init) {
 
 void initialize(
     HolderImpl& model,
-    torchlora::LoraConfig config,
+    const torchlora::LoraConfig& config,
     const torch::Tensor& inputs) {
+  torchlora::InitStatistics statistics;
   const auto& init = config.init_lora_weights();
   if (init == "corda") {
-    torchlora::preprocess_corda(model, config, [&] {
+    statistics = torchlora::preprocess_corda(model, config, [&] {
       for (const auto& x : inputs.unbind()) {
         model.layer(x);
       }
     });
   } else if (init == "lora_ga") {
-    torchlora::preprocess_loraga(model, config, [&] {
+    statistics = torchlora::preprocess_loraga(model, config, [&] {
       for (const auto& x : inputs.unbind()) {
         model.layer(x).square().mean().backward();
       }
     });
   }
-  auto peft = torchlora::get_peft_model(model, config);
+  auto peft = torchlora::get_peft_model(
+      model,
+      config,
+      "default",
+      torchlora::InjectOptions().init_statistics(std::move(statistics)));
   if (init == "eva") {
     torchlora::initialize_lora_eva_weights(peft, [&, i = 0]() mutable {
       model.layer(inputs[i++ % 2]);

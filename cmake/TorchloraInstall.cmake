@@ -30,8 +30,8 @@ function(torchlora_install component)
     DESTINATION ${package_dir})
 endfunction()
 
-torchlora_install(core HEADERS error.h export.h model.h adapter_files/*.h config/*.h init/*.h
-                            io/*.h lora/*.h lora/layers/*.h model/*.h nn/*.h optim/*.h tools/*.h)
+torchlora_install(core HEADERS error.h export.h model.h adapter_files/*.h config/*.h detail/*.h init/*.h
+                            io/*.h lora/*.h lora/layers/*.h lora/variants/*.h model/*.h nn/*.h optim/*.h tools/*.h)
 torchlora_install(gemma4 HEADERS models/gemma4/*.h tokenizer/*.h)
 torchlora_install(train HEADERS train/*.h)
 torchlora_install(all HEADERS torchlora.h)

@@ -63,7 +63,6 @@ bool adapt(
     optimizer.zero_grad();
     loss().backward();
     optimizer.step();
-    peft.refresh_weights(); // for builds without the weight overlay
   }
   const auto after = loss().item<double>();
   std::cout << "loss " << before << " -> " << after << '\n';

@@ -117,7 +117,6 @@ int run(const std::string& output_dir) {
           .modules_to_save({"norm1", "norm2"}));
   peft.print_trainable_parameters();
   fit(net, peft.trainable_parameters(), Camera::kNew, [&] {
-    peft.refresh_weights(); // for builds without the weight overlay
   });
   const auto after = accuracy(net, new_photos);
   std::printf("new camera, with the adapter: %.3f\n", after);

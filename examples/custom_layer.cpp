@@ -107,7 +107,6 @@ int main() {
   torch::optim::AdamW optimizer(peft.trainable_parameters(), 0.01);
   double before = 0, after = 0;
   for (int step = 0; step < 200; ++step) {
-    peft.refresh_weights(); // for builds without the weight overlay
     const auto loss = torch::nn::functional::mse_loss(net(x), y);
     optimizer.zero_grad();
     loss.backward();
@@ -118,7 +117,6 @@ int main() {
 
   // Everything that reaches a weight by its accessor works, as merging.
   torch::NoGradGuard no_grad;
-  peft.refresh_weights();
   const auto adapted = net(x);
   peft.merge_and_unload();
   const auto difference = (net(x) - adapted).abs().max().item<double>();

@@ -341,7 +341,7 @@ tl::PeftModel
 adapt(LlamaForCausalLM& model, const std::string& model_dir, Options& options) {
   if (!options["adapter"].empty()) {
     return tl::PeftModel::from_pretrained(
-        *model, options["adapter"], "default", /*is_trainable=*/true);
+        *model, options["adapter"], "default", tl::LoadOptions().is_trainable(true));
   }
   std::vector<std::string> targets;
   std::istringstream names(options["targets"]);
@@ -376,7 +376,6 @@ void train(
     loss.backward();
     torch::nn::utils::clip_grad_norm_(parameters, 1.0);
     optimizer.step();
-    peft.refresh_weights(); // for builds without the weight overlay
     std::cout << "step " << step + 1 << " loss " << loss.item<double>() << '\n';
   }
   model->eval();

@@ -8,16 +8,21 @@
 #include <vector>
 
 #include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 #include <torch/ordered_dict.h>
 
+#include <torchlora/config/inject_options.h>
 #include <torchlora/config/lora_config.h>
 #include <torchlora/lora/combine.h>
+#include <torchlora/model/options.h>
 
 namespace torchlora {
 
 class DisableAdapterGuard;
 class LoraLayer;
 class MixedBatchGuard;
+class TunerLayer;
+struct PeftState;
 
 /// The handle that `get_peft_model` returns: what belongs to the whole model
 /// and not to a layer (configurations by adapter name, active adapters, the
@@ -26,11 +31,7 @@ class MixedBatchGuard;
 /// `forward`. PEFT's `PeftModel`.
 class TORCHLORA_API PeftModel {
  public:
-  struct State;
-  /// Of `get_peft_model`.
-  explicit PeftModel(std::shared_ptr<State> state) : state_(std::move(state)) {}
-
-  /// The user's module, adapted in place.
+  /// Returns the user's module, adapted in place.
   torch::nn::Module& base_model() const;
   /// @{
   /// In the order in which they were added, and in which they act.
@@ -38,15 +39,18 @@ class TORCHLORA_API PeftModel {
   const std::vector<std::string>& active_adapters() const;
   /// @}
 
-  /// The configuration of an adapter, its targets resolved.
+  /// Returns the configuration of an adapter, its targets resolved.
   const LoraConfig& peft_config(
       const std::string& adapter_name = "default") const;
-  /// The LoRA layers with the names of the modules they replaced.
+  /// Returns the LoRA layers with the names of the modules they replaced.
   std::vector<std::pair<std::string, std::shared_ptr<LoraLayer>>> layers()
       const;
 
   /// Adds a second adapter; it stays inactive and frozen until `set_adapter`.
-  void add_adapter(const std::string& adapter_name, const LoraConfig& config);
+  void add_adapter(
+      const std::string& adapter_name,
+      const LoraConfig& config,
+      const InjectOptions& options = {});
   /// Makes these adapters active (their updates add up) and, unless
   /// `inference_mode`, trainable; all others frozen. ValueError if two of them
   /// train the same module (`modules_to_save`), bias or row of a table
@@ -55,7 +59,7 @@ class TORCHLORA_API PeftModel {
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false);
   /// @{
-  /// The same of a list in place, and of one name.
+  /// The same for a list in place, and for one name.
   void set_adapter(
       std::initializer_list<std::string> adapter_names,
       bool inference_mode = false) {
@@ -73,7 +77,7 @@ class TORCHLORA_API PeftModel {
   /// frozen; weights may be negative. Its scaling is 1, its rank that of the
   /// configuration in every layer (padded with zeros). Biases of `lora_bias`
   /// add up. ValueError for a name that is taken, for DoRA adapters, for
-  /// adapters whose initialiser changed the base, and for combinations that
+  /// adapters whose initializer changed the base, and for combinations that
   /// cannot be (`CombinationOptions`).
   void add_weighted_adapter(
       const std::vector<std::string>& adapters,
@@ -93,59 +97,40 @@ class TORCHLORA_API PeftModel {
       const std::vector<std::string>& adapter_names) const;
 
   /// Adds the update to the base weights, in place, and puts the rows by
-  /// `trainable_token_indices` into theirs; the layers stay.
-  /// `safe_merge`: nothing is written if a merged value is not finite.
-  /// ValueError, and nothing is changed, if a weight or a bias it writes to is
-  /// another module's too; with `untie_weights` the adapted layer gets a copy
-  /// of its own first, for good, and the other keeps the base's. A head that
-  /// computes from an embedding's table (`nn::CausalLM::lm_head`) cannot be
-  /// untied.
-  void merge_adapter(
-      bool safe_merge = false,
-      const std::vector<std::string>& adapter_names = {},
-      bool untie_weights = false);
-  /// The names come second: a name alone would be a true `safe_merge`.
-  void merge_adapter(const char*) = delete;
+  /// `trainable_token_indices` into theirs; the layers stay. ValueError, and
+  /// nothing is changed, if a weight or a bias it writes to is another module's
+  /// too: give one of them a copy of its own before it is adapted (a new layer
+  /// by `replace_module`, and the values copied).
+  void merge_adapter(const MergeOptions& options = {});
   /// Takes all merged updates out again, last first.
   void unmerge_adapter();
-  /// Merges (the active adapters unless others are named) and puts the base
-  /// layers back into the tree. The handle is empty afterwards. ValueError as
-  /// of `merge_adapter`.
-  void merge_and_unload(
-      bool safe_merge = false,
-      const std::vector<std::string>& adapter_names = {},
-      bool untie_weights = false);
-  /// As of `merge_adapter`.
-  void merge_and_unload(const char*) = delete;
+  /// Merges and puts the base layers back into the tree. The handle is empty
+  /// afterwards. ValueError as for `merge_adapter`.
+  void merge_and_unload(const MergeOptions& options = {});
   /// Puts the base layers back without merging, and the base model's own
-  /// tensors in the place of trained ones. After an initialiser that took its
+  /// tensors in the place of trained ones. After an initializer that took its
   /// update out of the base weights (PiSSA, OLoRA) they stay without it: warns.
   void unload();
 
-  /// For unmodified layers where there is no weight overlay
-  /// (`lora/overlay.h`): call it before each forward once a factor has changed,
-  /// after each step of an optimizer. With the overlay it does nothing.
-  void refresh_weights();
-
-  /// (trainable, all) numbers of parameters.
+  /// Returns the (trainable, all) numbers of parameters.
   std::pair<int64_t, int64_t> get_nb_trainable_parameters() const;
-  /// PEFT's line "trainable params: 64 || all params: 324 || trainable%:
-  /// 19.7531".
+  /// Returns PEFT's line "trainable params: 64 || all params: 324 ||
+  /// trainable%: 19.7531".
   std::string trainable_parameters_line() const;
   /// Prints that line to the standard output.
   void print_trainable_parameters() const;
-  /// The parameters an optimizer takes: those that require a gradient.
+  /// Returns the parameters an optimizer takes: those that require a gradient.
   std::vector<torch::Tensor> trainable_parameters() const;
 
-  /// Tensors of an adapter under the names of PEFT's file
-  /// (`base_model.model.fc.lora_A.weight`). io/peft.h
+  /// Returns the tensors of an adapter under the names of PEFT's file
+  /// (`base_model.model.fc.lora_A.weight`).
   torch::OrderedDict<std::string, torch::Tensor> state_dict(
       const std::string& adapter_name = "default") const;
   /// Writes adapter_config.json and adapter_model.safetensors as PEFT does:
   /// "default" into `directory`, other adapters into a folder of their name
   /// below it. Empty `selected_adapters`: all.
   ///
-  /// An adapter whose initialiser changed the base weights (PiSSA, OLoRA) is
+  /// An adapter whose initializer changed the base weights (PiSSA, OLoRA) is
   /// one of the changed base. `path_initial_model_for_weight_conversion`, the
   /// folder in which it was saved before training, makes it a plain LoRA of
   /// the original base, of twice the rank.
@@ -155,43 +140,48 @@ class TORCHLORA_API PeftModel {
       const std::filesystem::path& path_initial_model_for_weight_conversion =
           {}) const;
   /// Loads a further adapter from a folder that PEFT or torchlora wrote.
-  /// DataError on missing, unexpected or mis-shaped tensors; unless `strict` a
-  /// warning, and what is missing is zero (after pissa and olora what they made
-  /// it).
+  /// DataError on missing, unexpected or mis-shaped tensors.
   void load_adapter(
       const std::filesystem::path& directory,
       const std::string& adapter_name,
-      bool is_trainable = false,
-      bool strict = true);
+      const LoadOptions& options = {});
   /// Adapts `model` with an adapter from a folder.
   static PeftModel from_pretrained(
       torch::nn::Module& model,
       const std::filesystem::path& directory,
       const std::string& adapter_name = "default",
-      bool is_trainable = false,
-      bool strict = true);
-
-  /// For the library's own functions.
-  State& state() const {
-    return *state_;
+      const LoadOptions& options = {});
+  /// The same for a module holder.
+  template <class Impl>
+  static PeftModel from_pretrained(
+      const torch::nn::ModuleHolder<Impl>& model,
+      const std::filesystem::path& directory,
+      const std::string& adapter_name = "default",
+      const LoadOptions& options = {}) {
+    return from_pretrained(*model, directory, adapter_name, options);
   }
 
  private:
-  std::shared_ptr<State> state_;
+  friend struct StateAccess;
+
+  explicit PeftModel(std::shared_ptr<PeftState> state)
+      : state_(std::move(state)) {}
+
+  std::shared_ptr<PeftState> state_;
 };
 
 /// Switches adapters off for its lifetime and restores what was before. Nests.
 class TORCHLORA_API DisableAdapterGuard {
  public:
-  /// `PeftModel::disable_adapter`.
+  /// See `PeftModel::disable_adapter`.
   explicit DisableAdapterGuard(const PeftModel& model);
   ~DisableAdapterGuard();
   DisableAdapterGuard(const DisableAdapterGuard&) = delete;
   DisableAdapterGuard& operator=(const DisableAdapterGuard&) = delete;
 
  private:
-  PeftModel model_;
-  std::vector<std::pair<std::shared_ptr<LoraLayer>, bool>> saved_;
+  /// What was on before.
+  std::vector<std::pair<std::shared_ptr<TunerLayer>, bool>> saved_;
 };
 
 /// `PeftModel::mixed_batch`, for its lifetime. Does not nest.
@@ -206,25 +196,36 @@ class TORCHLORA_API MixedBatchGuard {
   MixedBatchGuard& operator=(const MixedBatchGuard&) = delete;
 
  private:
-  PeftModel model_;
   std::vector<std::shared_ptr<LoraLayer>> layers_;
+  /// What has tensors of its own, and whether it was on before.
+  std::vector<std::pair<std::shared_ptr<TunerLayer>, bool>> saved_;
 };
 
 /// Freezes `model`, replaces its targeted layers by LoRA layers and returns
 /// the handle. `model` must be owned by a shared_ptr (every module holder
-/// is). `autocast_adapter_dtype`: adapters of bf16 and fp16 layers are fp32.
-/// Transactional: on any error the model is as before.
+/// is). On any error the model stays as it was.
 TORCHLORA_API PeftModel get_peft_model(
     torch::nn::Module& model,
     const LoraConfig& config,
     const std::string& adapter_name = "default",
-    bool autocast_adapter_dtype = true);
+    const InjectOptions& options = {});
+/// The same for a module holder.
+template <class Impl>
+PeftModel get_peft_model(
+    const torch::nn::ModuleHolder<Impl>& model,
+    const LoraConfig& config,
+    const std::string& adapter_name = "default",
+    const InjectOptions& options = {}) {
+  return get_peft_model(*model, config, adapter_name, options);
+}
 
-/// The same without a handle: adapters have the base layers' dtype. Returns
-/// the LoRA layers.
+/// Injects an adapter without making a handle and returns the LoRA layers.
+/// Without `options` adapters have the dtype of their base layer.
 TORCHLORA_API std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
     torch::nn::Module& model,
     const LoraConfig& config,
-    const std::string& adapter_name = "default");
+    const std::string& adapter_name = "default",
+    const InjectOptions& options =
+        InjectOptions().autocast_adapter_dtype(false));
 
 } // namespace torchlora

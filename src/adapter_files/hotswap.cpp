@@ -8,9 +8,8 @@
 #include <torchlora/adapter_files/adapter_config.h>
 
 #include "adapter_files/match_tensors.h"
-#include "config/names.h"
 #include "model/replicate.h"
-#include "model/state.h"
+#include "model/requirements.h"
 
 namespace torchlora {
 namespace {
@@ -37,31 +36,6 @@ void check_compatible(const LoraConfig& now, const LoraConfig& next) {
       "path_initial_model_for_weight_conversion");
 }
 
-void check_adapter(
-    PeftModel::State& state,
-    const std::string& adapter_name,
-    const std::vector<TargetSite>& sites) {
-  TORCH_CHECK_VALUE(
-      !state.has_own(adapter_name),
-      "[hotswap_adapter] adapter ",
-      adapter_name,
-      " has modules_to_save, biases or rows of tables of its own, which cannot "
-      "be swapped");
-  for (const auto& site : sites) {
-    const auto* adapter = site.layer->find_adapter(adapter_name);
-    TORCH_CHECK_VALUE(
-        !adapter || !adapter->changed_base,
-        "[hotswap_adapter] the initialiser of adapter ",
-        adapter_name,
-        " changed the base weights, which would stay without its update");
-    TORCH_CHECK_VALUE(
-        !contains(site.layer->merged_adapters(), adapter_name),
-        "[hotswap_adapter] adapter ",
-        adapter_name,
-        " is merged; call unmerge_adapter first");
-  }
-}
-
 /// Overwrites the adapter of a layer by tensors in the order of
 /// `LoraAdapter::tensors`.
 void replace(
@@ -78,7 +52,7 @@ void replace(
       use_rslora);
   auto targets = layer.find_adapter(adapter_name)->tensors();
   for (size_t i = 2; i < tensors.size(); ++i) {
-    targets[i].copy_(tensors[i]);
+    targets[i].second.copy_(tensors[i]);
   }
 }
 
@@ -88,13 +62,20 @@ void hotswap_adapter(
     PeftModel& model,
     const std::filesystem::path& directory,
     const std::string& adapter_name) {
-  auto& state = model.state();
+  auto& state = StateAccess::of(model);
   auto& config = state.at(adapter_name).config;
   const auto next = for_replicated(
       io::load_adapter_config(directory), state.layer_replication);
   const auto sites = lora_sites(*state.model);
   check_compatible(config, next);
-  check_adapter(state, adapter_name, sites);
+  const auto demand = [&](Requirement requirement, const char* hint) {
+    require(requirement, "hotswap_adapter", state, adapter_name, hint);
+  };
+  demand(Requirement::kNoOwnTensors, ", which cannot be swapped");
+  demand(
+      Requirement::kUnchangedBase,
+      ": they would stay without the adapter's update");
+  demand(Requirement::kUnmerged, "; call unmerge_adapter first");
   auto plan = plan_injection(*state.model, next, adapter_name);
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(
@@ -109,7 +90,7 @@ void hotswap_adapter(
         " does not");
   }
   const auto tensors =
-      io::match_tensors(io::read_adapter_file(directory), state.versions, plan);
+      io::match_tensors(io::read_adapter_file(directory), *state.saved, plan);
   TORCH_CHECK_VALUE(
       plan.saved.empty() && plan.tokens.empty(),
       "[hotswap_adapter] the adapter in ",

@@ -24,14 +24,14 @@ namespace {
 
 constexpr auto kWeightsFile = "adapter_model.safetensors";
 
-/// Adds the adapter of a folder, inactive and frozen, but for the tensors it
-/// owns; `state` is that of an adapted model.
+/// Adds the adapter of a folder, inactive and frozen, but for its saved
+/// tensors; `state` is that of an adapted model.
 InjectionPlan inject_from_folder(
     torch::nn::Module& model,
-    const PeftModel::State* state,
+    const PeftState* state,
     const fs::path& directory,
     const std::string& adapter_name,
-    bool autocast_adapter_dtype,
+    const InjectOptions& options,
     bool strict) {
   auto config = io::load_adapter_config(directory);
   const auto& init = config.init_lora_weights();
@@ -55,16 +55,17 @@ InjectionPlan inject_from_folder(
     replication.emplace(model, config);
   }
   const SavedModules none;
-  const auto& versions = state ? state->versions : none;
-  auto plan = plan_injection(model, config, adapter_name);
+  const auto& versions = state ? *state->saved : none;
+  auto plan = plan_injection(model, config, adapter_name, options);
   check_tables_are_base(versions, plan);
   plan.is_loaded = true;
   const auto tensors = io::match_tensors(file, versions, plan, strict);
-  const auto layers = inject(plan, adapter_name, autocast_adapter_dtype);
+  const auto layers = inject(plan, adapter_name);
   std::vector<at::Tensor> targets;
   for (const auto& layer : layers) {
-    const auto own = layer->find_adapter(adapter_name)->tensors();
-    targets.insert(targets.end(), own.begin(), own.end());
+    for (auto& [key, tensor] : layer->adapter_state(adapter_name)) {
+      targets.push_back(std::move(tensor));
+    }
   }
   for (const auto& target : plan.tokens) {
     targets.push_back(
@@ -86,26 +87,16 @@ InjectionPlan inject_from_folder(
 
 torch::OrderedDict<std::string, torch::Tensor> PeftModel::state_dict(
     const std::string& adapter_name) const {
-  const auto& config = state_->at(adapter_name).config;
+  state_->at(adapter_name);
   torch::OrderedDict<std::string, torch::Tensor> tensors;
-  for (const auto& site : lora_sites(*state_->model)) {
-    if (const auto* adapter = site.layer->find_adapter(adapter_name)) {
-      auto values = adapter->tensors();
-      auto next = values.begin();
-      for (const auto& spec : io::specs_of(site, adapter->r, config)) {
-        tensors.insert(io::file_key(site.peft_name, spec.key), *next++);
+  for (const auto& site : state_->tuner_layers()) {
+    if (site.layer->has(adapter_name)) {
+      const auto prefix = site.peft_name.empty() ? "" : site.peft_name + ".";
+      for (const auto& [key, tensor] :
+           site.layer->adapter_state(adapter_name)) {
+        tensors.insert(io::kFilePrefix + prefix + key, tensor);
       }
     }
-  }
-  for (const auto& [name, tokens] : token_adapters(*state_->model)) {
-    if (const auto* adapter = tokens->find_adapter(adapter_name)) {
-      tensors.insert(
-          io::kFilePrefix + TokenTarget{name, nullptr, {}}.key(),
-          adapter->delta);
-    }
-  }
-  for (const auto& [key, tensor] : state_->versions.tensors(adapter_name)) {
-    tensors.insert(io::kFilePrefix + key, tensor);
   }
   return tensors;
 }
@@ -167,8 +158,7 @@ void PeftModel::save_pretrained(
 void PeftModel::load_adapter(
     const fs::path& directory,
     const std::string& adapter_name,
-    bool is_trainable,
-    bool strict) {
+    const LoadOptions& options) {
   TORCH_CHECK_VALUE(
       !state_->find(adapter_name),
       "[load_adapter] Adapter with name '",
@@ -180,10 +170,10 @@ void PeftModel::load_adapter(
       state_.get(),
       directory,
       adapter_name,
-      state_->autocast_adapter_dtype,
-      strict);
-  plan.config.inference_mode(!is_trainable);
-  state_->versions.add(adapter_name, plan.saved);
+      InjectOptions().autocast_adapter_dtype(state_->autocast_adapter_dtype),
+      options.strict());
+  plan.config.inference_mode(!options.is_trainable());
+  state_->saved->add(adapter_name, plan.saved);
   state_->adapters.push_back({adapter_name, std::move(plan.config)});
 }
 
@@ -191,20 +181,20 @@ PeftModel PeftModel::from_pretrained(
     torch::nn::Module& model,
     const fs::path& directory,
     const std::string& adapter_name,
-    bool is_trainable,
-    bool strict) {
+    const LoadOptions& options) {
   auto peft = adapt(model, adapter_name, [&] {
     return inject_from_folder(
         model,
         /*state=*/nullptr,
         directory,
         adapter_name,
-        /*autocast_adapter_dtype=*/true,
-        strict);
+        InjectOptions(),
+        options.strict());
   });
-  peft.state_->adapters.back().config.inference_mode(!is_trainable);
-  peft.set_adapter({adapter_name}, /*inference_mode=*/!is_trainable);
-  model.train(is_trainable);
+  const bool is_frozen = !options.is_trainable();
+  peft.state_->adapters.back().config.inference_mode(is_frozen);
+  peft.set_adapter({adapter_name}, /*inference_mode=*/is_frozen);
+  model.train(options.is_trainable());
   return peft;
 }
 

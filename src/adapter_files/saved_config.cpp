@@ -118,7 +118,7 @@ void name_token_layers_in_full(
 
 LoraConfig saved_config(
     torch::nn::Module& model,
-    const PeftModel::State::Adapter& adapter) {
+    const PeftState::Adapter& adapter) {
   auto config = adapter.config;
   std::vector<std::string> names;
   LoraConfig::Pattern ranks, alphas;

@@ -13,6 +13,6 @@ namespace torchlora::io {
 /// names.
 LoraConfig saved_config(
     torch::nn::Module& model,
-    const PeftModel::State::Adapter& adapter);
+    const PeftState::Adapter& adapter);
 
 } // namespace torchlora::io

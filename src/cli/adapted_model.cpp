@@ -66,7 +66,7 @@ std::vector<std::string> left_aside(const nn::PretrainedModel& model) {
   return tops;
 }
 
-PeftModel adapt(gemma4::Gemma4ForCausalLM& model, LoraConfig config) {
+PeftModel adapt(gemma4::Gemma4ForCausalLM& model, const LoraConfig& config) {
   const std::vector<std::string> unloaded = model->unloaded_modules();
   const auto asked = std::find_if(
       unloaded.begin(), unloaded.end(), [&](const std::string& name) {
@@ -84,12 +84,12 @@ PeftModel adapt(gemma4::Gemma4ForCausalLM& model, LoraConfig config) {
         fmt::format("{}", fmt::join(towers, " ")));
   }
   Progress progress(isatty(STDERR_FILENO) == 1, "layer");
-  config.init_progress(
-      [&](size_t done, size_t total, const std::string& module) {
-        progress.activity("initialising " + module);
-        progress.step(static_cast<int64_t>(done), static_cast<int64_t>(total));
-      });
-  return get_peft_model(*model, config);
+  const auto report = [&](size_t done, size_t total, const std::string& name) {
+    progress.activity("initializing " + name);
+    progress.step(static_cast<int64_t>(done), static_cast<int64_t>(total));
+  };
+  return get_peft_model(
+      *model, config, "default", InjectOptions().init_progress(report));
 }
 
 } // namespace torchlora::cli

@@ -18,6 +18,6 @@ std::vector<std::string> left_aside(const nn::PretrainedModel& model);
 
 /// Adapts `model` by `config`. `c10::ValueError` if the configuration asks
 /// for modules that were left aside, with the flag that helps.
-PeftModel adapt(gemma4::Gemma4ForCausalLM& model, LoraConfig config);
+PeftModel adapt(gemma4::Gemma4ForCausalLM& model, const LoraConfig& config);
 
 } // namespace torchlora::cli

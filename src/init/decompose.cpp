@@ -128,7 +128,8 @@ const at::Tensor& statistics_for(
                                      : "none",
       "; run ",
       function,
-      " with this model and this configuration first");
+      " with this model and this configuration first, and pass on its result "
+      "(InjectOptions::init_statistics)");
   return arguments.statistics;
 }
 

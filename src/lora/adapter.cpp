@@ -1,27 +1,65 @@
 #include <torchlora/lora/adapter.h>
 
-#include "lora/variants/velora.h"
+#include <cmath>
+
+#include <torch/types.h>
+
+#include <torchlora/lora/variant.h>
 
 namespace torchlora {
+namespace {
+
+std::string suffix(const FactorNames& names) {
+  return names.are_modules ? ".weight" : "";
+}
+
+} // namespace
 
 LoraFactor::LoraFactor(at::Tensor value, at::Tensor bias_)
     : torch::nn::Module("torchlora::LoraFactor"),
-      weight(register_parameter("weight", std::move(value))) {
+      weight(register_parameter("weight", value, value.requires_grad())) {
   if (bias_.defined()) {
-    bias = register_parameter("bias", std::move(bias_));
+    bias = register_parameter("bias", bias_, bias_.requires_grad());
   }
 }
 
-std::vector<at::Tensor> LoraAdapter::tensors() const {
-  std::vector<at::Tensor> result{lora_A->weight, lora_B->weight};
+void LoraFactor::assign(const at::Tensor& matrix) const {
+  torch::NoGradGuard no_grad;
+  weight.zero_();
+  weight.flatten(1)
+      .narrow(0, 0, matrix.size(0))
+      .narrow(1, 0, matrix.size(1))
+      .copy_(matrix);
+}
+
+double LoraAdapter::default_scaling() const {
+  const auto rank = static_cast<double>(r);
+  return lora_alpha / (use_rslora ? std::sqrt(rank) : rank);
+}
+
+at::Tensor LoraAdapter::variant_tensor(const std::string& tensor_name) const {
+  if (variant) {
+    for (const auto& tensor : variant->tensors()) {
+      if (tensor.name == tensor_name) {
+        return tensor.value;
+      }
+    }
+  }
+  return {};
+}
+
+std::vector<std::pair<std::string, at::Tensor>> LoraAdapter::tensors(
+    const FactorNames& names) const {
+  std::vector<std::pair<std::string, at::Tensor>> result{
+      {names.A + suffix(names), lora_A->weight},
+      {names.B + suffix(names), lora_B->weight}};
   if (lora_B->bias.defined()) {
-    result.push_back(lora_B->bias);
+    result.emplace_back(std::string(names.B) + ".bias", lora_B->bias);
   }
-  if (lora_magnitude_vector) {
-    result.push_back(lora_magnitude_vector->weight);
-  }
-  if (velora) {
-    result.push_back(velora->embed);
+  if (variant) {
+    for (auto& tensor : variant->tensors()) {
+      result.emplace_back(std::move(tensor.name), std::move(tensor.value));
+    }
   }
   return result;
 }
@@ -31,30 +69,26 @@ std::vector<AdapterTensorSpec> adapter_tensor_specs(
     const BaseWeight& base_weight,
     int64_t r,
     const LoraConfig& config) {
-  const std::string suffix = names.are_modules ? ".weight" : "";
   std::vector<AdapterTensorSpec> specs{
-      {names.A + suffix, base_weight.A_sizes(r)},
-      {names.B + suffix, base_weight.B_sizes(r)}};
+      {names.A + suffix(names), base_weight.A_sizes(r)},
+      {names.B + suffix(names), base_weight.B_sizes(r)}};
   if (config.lora_bias()) {
     specs.push_back(
         {std::string(names.B) + ".bias", {base_weight.out_features()}});
   }
-  if (config.use_dora()) {
-    specs.push_back({"lora_magnitude_vector", base_weight.magnitude_sizes()});
-  }
-  if (const auto& velora = config.velora_config()) {
-    specs.push_back(
-        {kVeloraEmbed,
-         {velora_group_size(base_weight.in_features(), *velora)}});
+  if (const auto* variant = find_variant(config)) {
+    for (auto& spec : variant->specs(base_weight, r, config)) {
+      specs.push_back(std::move(spec));
+    }
   }
   return specs;
 }
 
 void AdapterDict::insert(
     const std::string& adapter_name,
-    const std::shared_ptr<LoraFactor>& factor) {
+    const std::shared_ptr<const LoraFactor>& factor) {
   if (are_modules_) {
-    register_module(adapter_name, factor);
+    register_module(adapter_name, std::const_pointer_cast<LoraFactor>(factor));
   } else {
     register_parameter(
         adapter_name, factor->weight, factor->weight.requires_grad());

@@ -7,7 +7,7 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
-#include "config/names.h"
+#include <torchlora/detail/names.h>
 
 namespace torchlora {
 namespace {
@@ -125,12 +125,12 @@ bool CombinationOptions::prunes() const {
 }
 
 bool CombinationOptions::is_by_factor() const {
-  return contains(kByFactor, combination_type_);
+  return detail::contains(kByFactor, combination_type_);
 }
 
 void CombinationOptions::validate() const {
   TORCH_CHECK_VALUE(
-      is_by_factor() || contains(kByUpdate, combination_type_),
+      is_by_factor() || detail::contains(kByUpdate, combination_type_),
       "[add_weighted_adapter] Invalid combination_type: ",
       combination_type_,
       "; it must be one of ",

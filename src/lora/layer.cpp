@@ -1,3 +1,12 @@
+// Construction and forward of a LoRA layer; adapters and merges are in
+// layer_adapters.cpp and layer_merge.cpp.
+//
+// A forward comes from the binding (`lora/binding.h`) as `run`: it collects the
+// updates that are active now, and computes the base layer's own function if
+// there are none. Otherwise `adapted_forward` puts as many updates as it can
+// into one `product` of the layer type: all up to the first whose variant
+// changes more than the sum. The variants of the rest change the output in
+// turn.
 #include <torchlora/lora/layer.h>
 
 #include <algorithm>
@@ -6,11 +15,40 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
-#include "lora/overlay/weight_overlay.h"
-#include "lora/row_norms.h"
-#include "lora/variants/velora.h"
+#include <torchlora/lora/variant.h>
+
+#include "lora/binding.h"
 
 namespace torchlora {
+namespace {
+
+std::unique_ptr<LayerBinding> make_binding(
+    torch::nn::Module& base_layer,
+    const BaseWeightAccessor& accessor,
+    nn::Redirectable* redirectable) {
+  if (!redirectable) {
+    redirectable = dynamic_cast<nn::Redirectable*>(&base_layer);
+  }
+  if (redirectable) {
+    return std::make_unique<RedirectBinding>(*redirectable);
+  }
+  auto* member = accessor(base_layer).member();
+  TORCH_CHECK_VALUE(
+      member,
+      "[LoraLayer] the base layer must be a torchlora::nn::Redirectable, or "
+      "its accessor name the member that is its weight "
+      "(BaseWeight::member); ",
+      base_layer.name(),
+      " is not, and it does not");
+  return std::make_unique<OverlayBinding>(base_layer, *member);
+}
+
+bool is_additive(const ActiveUpdate& update) {
+  const auto& variant = update.adapter->variant;
+  return !variant || variant->is_additive();
+}
+
+} // namespace
 
 LoraLayer::LoraLayer(
     std::shared_ptr<torch::nn::Module> base_layer,
@@ -19,29 +57,14 @@ LoraLayer::LoraLayer(
     nn::Redirectable* redirectable)
     : torch::nn::Module("torchlora::LoraLayer"),
       base_layer_(std::move(base_layer)),
-      redirectable_(
-          redirectable ? redirectable
-                       : dynamic_cast<nn::Redirectable*>(base_layer_.get())),
       accessor_(std::move(accessor)),
+      binding_(make_binding(*base_layer_, accessor_, redirectable)),
       factor_names_(factor_names) {
-  if (!redirectable_) {
-    auto* member = accessor_(*base_layer_).member();
-    TORCH_CHECK_VALUE(
-        member,
-        "[LoraLayer] the base layer must be a torchlora::nn::Redirectable, or "
-        "its accessor name the member that is its weight "
-        "(BaseWeight::member); ",
-        base_layer_->name(),
-        " is not, and it does not");
-    overlay_ = std::make_shared<WeightOverlay>(*base_layer_, *member);
-  }
   register_module("base_layer", base_layer_);
   lora_A_ = register_module(
       factor_names.A, std::make_shared<AdapterDict>(factor_names.are_modules));
   lora_B_ = register_module(
       factor_names.B, std::make_shared<AdapterDict>(factor_names.are_modules));
-  lora_magnitude_vector_ =
-      register_module("lora_magnitude_vector", std::make_shared<AdapterDict>());
   if (!base_layer_->is_training()) {
     eval();
   }
@@ -52,28 +75,69 @@ LoraLayer::~LoraLayer() {
 }
 
 BaseWeight LoraLayer::base_weight() const {
-  auto base = accessor_(*base_layer_);
-  return overlay_ ? std::move(base).with_weight(overlay_->weight()) : base;
+  return binding_->raw(accessor_(*base_layer_));
+}
+
+bool LoraLayer::is_unmodified() const {
+  return binding_->is_unmodified();
+}
+
+void LoraLayer::bind() {
+  binding_->bind(*this);
+}
+
+void LoraLayer::unbind() {
+  binding_->unbind(*this);
+}
+
+void LoraLayer::unload() {
+  unbind();
+}
+
+void LoraLayer::set_base_forward(
+    std::function<at::Tensor(torch::nn::Module&, const at::Tensor&)>
+        base_forward) {
+  binding_->set_base_forward(std::move(base_forward));
+}
+
+void LoraLayer::to(
+    torch::Device device,
+    torch::Dtype dtype,
+    bool non_blocking) {
+  torch::nn::Module::to(device, dtype, non_blocking);
+  binding_->follow();
+}
+
+void LoraLayer::to(torch::Dtype dtype, bool non_blocking) {
+  torch::nn::Module::to(dtype, non_blocking);
+  binding_->follow();
+}
+
+void LoraLayer::to(torch::Device device, bool non_blocking) {
+  torch::nn::Module::to(device, non_blocking);
+  binding_->follow();
+}
+
+std::shared_ptr<torch::nn::Module> LoraLayer::clone(
+    const std::optional<torch::Device>& /*device*/) const {
+  TORCH_CHECK(
+      false,
+      "[clone] an adapted model does not clone; merge and unload the adapter "
+      "first");
 }
 
 at::Tensor LoraLayer::forward(const at::Tensor& input) {
-  if (overlay_) { // which calls `run`
-    TORCH_CHECK_VALUE(
-        base_forward_,
-        "[LoraLayer] a ",
-        base_layer_->name(),
-        " does not take one tensor: call the layer itself");
-    return base_forward_(*base_layer_, input);
-  }
-  const auto now = start(input);
-  return is_base(now) ? redirectable_->base_forward(input)
-                      : adapted_forward(input, now);
+  return binding_->forward(*this, input);
 }
 
-std::vector<LoraLayer::Term> LoraLayer::start(const at::Tensor& input) const {
-  auto now = terms();
+at::Tensor LoraLayer::run(
+    const at::Tensor& input,
+    const WeightOperation* operation) {
+  const LayerCall call{
+      input, operation ? operation->bias : base_weight().bias(), operation};
+  auto updates = active_updates();
   TORCH_CHECK_VALUE(
-      !mixed_batch_ || now.empty() || input.size(0) == mixed_batch_->size,
+      !mixed_batch_ || updates.empty() || input.size(0) == mixed_batch_->size,
       "[LoraLayer] Length of `adapter_names` should be the same as the number "
       "of inputs, but got ",
       mixed_batch_ ? mixed_batch_->size : 0,
@@ -82,171 +146,169 @@ std::vector<LoraLayer::Term> LoraLayer::start(const at::Tensor& input) const {
       " respectively.");
   if (observer_) {
     torch::NoGradGuard no_grad;
-    observer_(weight_input(input));
+    observer_(weight_inputs(call));
   }
-  return now;
-}
-
-at::Tensor LoraLayer::delta_weight(const std::string& adapter_name) const {
-  const auto& adapter = at(adapter_name);
-  const auto& A = adapter.lora_A->weight;
-  const auto& B = adapter.lora_B->weight;
-  // Half-precision products are slow on many CPUs.
-  const bool upcast = A.is_cpu() && A.element_size() == 2;
-  const auto dtype = upcast ? at::kFloat : A.scalar_type();
-  // Scaled while it is small.
-  return base_weight()
-      .product(A.to(dtype), B.to(dtype) * adapter.scaling)
-      .to(A.scalar_type());
-}
-
-at::Tensor LoraLayer::weight_input(const at::Tensor& /*input*/) const {
+  if (is_base(updates)) {
+    return binding_->base_forward(input, operation);
+  }
   TORCH_CHECK_VALUE(
-      false,
-      "[observe] the LoRA layer of a ",
+      !operation || operation->rows < 0 || !*why_not_dense(),
+      "[LoraLayer] a ",
       base_layer_->name(),
-      " does not tell what its weight is multiplied by; override weight_input, "
-      "or leave the module out by exclude_modules");
+      " uses its weight in parts, which cannot have ",
+      why_not_dense(),
+      "; use the layer of the same name in torchlora::nn");
+  if (at::isIntegralType(input.scalar_type(), /*includeBool=*/true)) {
+    for (auto& update : updates) { // indices are not dropped
+      update.dropout = 0;
+    }
+  }
+  return adapted_forward(call, updates);
 }
 
-std::vector<LoraLayer::Term> LoraLayer::terms() const {
-  std::vector<Term> terms;
-  if (enabled_ && mixed_batch_) {
+std::vector<ActiveUpdate> LoraLayer::active_updates() const {
+  std::vector<ActiveUpdate> updates;
+  const auto add = [&](const LoraAdapter& adapter, double sign) -> auto& {
+    auto factors = adapter.variant
+        ? adapter.variant->factors(adapter)
+        : std::pair(adapter.lora_A->weight, adapter.lora_B->weight);
+    updates.push_back(
+        {&adapter,
+         std::move(factors.first),
+         std::move(factors.second),
+         sign * adapter.scaling});
+    return updates.back();
+  };
+  const auto& [active, merged_names, enabled] = states();
+  if (enabled && mixed_batch_) {
     for (const auto& [name, rows] : mixed_batch_->rows) {
       if (const auto* adapter = find_adapter(name)) {
-        terms.push_back({adapter, adapter->scaling, 0, {}, rows});
+        add(*adapter, 1).rows = rows;
       }
     }
-  } else if (enabled_ && !merged()) {
-    for (const auto& name : active_adapters_) {
-      const auto* adapter = find_adapter(name);
-      terms.push_back(
-          {adapter,
-           adapter->scaling,
-           is_training() ? adapter->lora_dropout : 0});
+  } else if (enabled && merged_names.empty()) {
+    for (const auto& name : active) {
+      const auto& adapter = adapters_.at(name);
+      auto& update = add(adapter, 1);
+      update.dropout = is_training() ? adapter.lora_dropout : 0;
+      update.compresses =
+          is_training() && adapter.variant && adapter.variant->compresses();
     }
-  } else if (!enabled_) {
-    for (size_t i = merged_adapters_.size(); i-- > 0;) {
-      const auto* adapter = find_adapter(merged_adapters_[i]);
-      terms.push_back({adapter, -adapter->scaling, 0, merged_scales_[i]});
+  } else if (!enabled) {
+    for (auto name = merged_names.rbegin(); name != merged_names.rend();
+         ++name) {
+      const auto& adapter = adapters_.at(*name);
+      add(adapter, -1).memory = adapter.memory;
     }
   }
-  return terms;
+  return updates;
 }
 
-/// ‖W + scaling · B A‖ of each row, [out_features].
-at::Tensor LoraLayer::norms(
-    const LoraAdapter& adapter,
-    const at::Tensor& weight) const {
-  return row_norms(
-      weight,
-      adapter.lora_A->weight.flatten(1),
-      adapter.lora_B->weight.flatten(1),
-      adapter.scaling);
+/// Whether the base layer's forward is the layer's now.
+bool LoraLayer::is_base(ActiveUpdates updates) const {
+  return updates.empty() && !(merged() && base_forward_writes());
 }
 
-/// DoRA's factor of each row, [out_features], differentiable by the magnitude.
-at::Tensor LoraLayer::scale(
-    const LoraAdapter& adapter,
-    const at::Tensor& weight) const {
-  return adapter.lora_magnitude_vector->weight.flatten() /
-      norms(adapter, weight);
-}
-
-at::Tensor LoraLayer::with_updates(
-    at::Tensor output,
-    const at::Tensor& input,
-    const std::vector<Term>& terms) {
-  const auto dtype = output.scalar_type();
-  for (const auto& term : terms) {
-    output = output + update(input, term);
-  }
-  return output.to(dtype);
-}
-
-/// `output` is without bias.
-at::Tensor LoraLayer::with_term(
-    const at::Tensor& output,
-    const at::Tensor& input,
-    const Term& term) {
-  if (term.merged_scale.defined()) {
-    return output / per_channel(term.merged_scale) + update(input, term);
-  }
-  if (!term.adapter->lora_magnitude_vector) {
-    return output + update(input, term);
-  }
-  const auto c = per_channel(scale(*term.adapter, base_weight().matrix()));
-  if (term.dropout == 0) {
-    return c * (output + update(input, term));
-  }
-  // The base product of the update sees the input that it sees.
-  const auto dropped = at::dropout(input, term.dropout, /*train=*/true);
-  const Term rest{term.adapter, term.scaling, 0};
-  return output + (c - 1) * product(dropped, {}, {}) +
-      c * update(dropped, rest);
-}
-
-/// One product for the whole batch, one update an adapter.
+/// Computes one product for the whole batch and one update per adapter.
 at::Tensor LoraLayer::mixed_forward(
-    const at::Tensor& input,
-    const std::vector<Term>& terms) {
-  const auto output = product(input, {}, bias());
-  std::vector<at::Tensor> rows, updates;
-  for (const auto& term : terms) {
-    rows.push_back(term.rows.to(input.device()));
-    auto change = update(input.index_select(0, rows.back()), term);
-    if (const auto& bias = term.adapter->lora_B->bias; bias.defined()) {
-      change = change + per_channel(bias * term.scaling);
+    const LayerCall& call,
+    ActiveUpdates updates) const {
+  const auto output = product(call, {});
+  std::vector<at::Tensor> rows, changes;
+  for (const auto& active : updates) {
+    rows.push_back(active.rows.to(call.input.device()));
+    auto change =
+        update(call.on(call.input.index_select(0, rows.back())), active);
+    if (const auto& bias = active.adapter->lora_B->bias; bias.defined()) {
+      change = change + per_channel(call, bias * active.scaling);
     }
-    updates.push_back(change.to(output.scalar_type()));
+    changes.push_back(change.to(output.scalar_type()));
   }
-  return output.index_add(0, at::cat(rows), at::cat(updates));
+  return output.index_add(0, at::cat(rows), at::cat(changes));
 }
 
 at::Tensor LoraLayer::adapted_forward(
-    const at::Tensor& input,
-    const std::vector<Term>& terms) {
-  if (!terms.empty() && terms.front().rows.defined()) {
-    return mixed_forward(input, terms);
+    const LayerCall& call,
+    ActiveUpdates updates) {
+  if (!updates.empty() && updates.front().rows.defined()) {
+    return mixed_forward(call, updates);
   }
-  auto bias = this->bias();
-  for (const auto& term : terms) {
-    if (const auto& b = term.adapter->lora_B->bias; b.defined()) {
-      bias = bias.defined() ? bias + b * term.scaling : b * term.scaling;
+  auto with_biases = call;
+  auto& bias = with_biases.bias;
+  for (const auto& update : updates) {
+    if (const auto& b = update.adapter->lora_B->bias; b.defined()) {
+      bias = bias.defined() ? bias + b * update.scaling : b * update.scaling;
     }
   }
-  // What goes into one product: all up to the first that scales its output.
-  const auto is_plain = [](const Term& term) {
-    return !term.adapter->lora_magnitude_vector;
-  };
-  auto next = std::find_if_not(terms.begin(), terms.end(), is_plain);
-  if (next == terms.end()) {
-    return product(input, terms, bias);
+  const auto* next =
+      std::find_if_not(updates.begin(), updates.end(), is_additive);
+  if (next == updates.end()) {
+    return product(with_biases, updates);
   }
-  const bool fuses = next->dropout == 0 && !next->merged_scale.defined();
-  const auto rest = fuses ? next + 1 : next;
-  auto output = product(input, {terms.begin(), rest}, {});
+  const auto scale = next->adapter->variant->output_scale(*this, *next);
+  const auto count =
+      static_cast<size_t>(next - updates.begin()) + scale.defined();
+  auto output = product(call.on(call.input), updates.slice(0, count));
   const auto dtype = output.scalar_type();
-  if (fuses) {
-    output =
-        output * per_channel(scale(*next->adapter, base_weight().matrix()));
+  if (scale.defined()) {
+    output = output * per_channel(call, scale);
   }
-  for (next = rest; next != terms.end(); ++next) {
-    output = with_term(output, input, *next);
+  for (const auto& update : updates.slice(count)) {
+    output = is_additive(update)
+        ? output + LoraLayer::update(call, update)
+        : update.adapter->variant->forward(*this, call, output, update);
   }
   if (bias.defined()) {
-    output = output + per_channel(bias);
+    output = output + per_channel(call, bias);
   }
   return output.to(dtype);
 }
 
+/// Why no dense weight can stand for the layer now, "" if one can.
+const char* LoraLayer::why_not_dense() const {
+  for (const auto& update : active_updates()) {
+    if (update.rows.defined()) {
+      return "a mixed batch";
+    }
+    if (update.adapter->lora_B->bias.defined()) {
+      return "lora_bias";
+    }
+  }
+  return "";
+}
+
+at::Tensor LoraLayer::adapted_weight() const {
+  const auto base = base_weight();
+  const auto updates = active_updates();
+  if (updates.empty()) {
+    return base.weight();
+  }
+  auto matrix = base.matrix();
+  for (const auto& update : updates) {
+    TORCH_CHECK_VALUE(
+        !update.rows.defined(),
+        "[adapted_weight] a mixed batch has no one weight");
+    const auto delta = base.product(update.A, update.B * update.scaling);
+    if (is_additive(update)) {
+      matrix = matrix + delta;
+    } else if (update.memory.defined()) {
+      matrix = update.adapter->variant->undo(matrix, -delta, update.memory);
+    } else {
+      matrix = update.adapter->variant
+                   ->apply(*update.adapter, matrix, base.matrix(), delta)
+                   .weight;
+    }
+  }
+  return base.from_matrix(matrix).to(base.weight().scalar_type());
+}
+
 void LoraLayer::pretty_print(std::ostream& stream) const {
-  std::vector<std::string> adapters;
-  for (const auto& adapter : adapters_) {
-    adapters.push_back(fmt::format(
+  std::vector<std::string> texts;
+  for (const auto& adapter : adapters()) {
+    texts.push_back(fmt::format(
         "{}: r={}, scaling={}", adapter.name, adapter.r, adapter.scaling));
   }
-  stream << fmt::format("torchlora::LoraLayer({})", fmt::join(adapters, "; "));
+  stream << fmt::format("torchlora::LoraLayer({})", fmt::join(texts, "; "));
 }
 
 } // namespace torchlora

@@ -1,15 +1,15 @@
+// The adapters of a LoRA layer: made in two steps, so that an injection into
+// many layers is all or nothing. `prepare_adapter` draws the factors, lets the
+// initializer and the variant work on copies, and may throw;
+// `commit_adapter` then writes what they want of the base weight.
 #include <torchlora/lora/layer.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
-#include <torch/nn/init.h>
 #include <torch/types.h>
 
-#include "config/names.h"
-#include "lora/changes_base.h"
-#include "lora/variants/velora.h"
+#include <torchlora/lora/variant.h>
 
 namespace torchlora {
 namespace {
@@ -28,39 +28,30 @@ at::Tensor as_parameter(
       : tensor;
 }
 
-double scaling_of(int64_t r, double lora_alpha, bool use_rslora) {
-  const auto rank = static_cast<double>(r);
-  return lora_alpha / (use_rslora ? std::sqrt(rank) : rank);
-}
-
-void train_factor(const std::shared_ptr<LoraFactor>& factor, bool trainable) {
-  if (factor) {
-    for (auto& parameter : factor->parameters()) {
-      parameter.set_requires_grad(trainable);
-    }
+void train_factor(const LoraFactor& factor, bool trainable) {
+  for (auto& parameter : factor.parameters()) {
+    parameter.set_requires_grad(trainable);
   }
 }
 
 std::shared_ptr<LoraFactor> make_factor(
-    at::Tensor value,
+    const at::Tensor& value,
     at::Tensor bias = {}) {
-  auto factor =
-      std::make_shared<LoraFactor>(value.contiguous(), std::move(bias));
-  train_factor(factor, false);
-  return factor;
+  return std::make_shared<LoraFactor>(value.contiguous(), std::move(bias));
 }
 
 } // namespace
 
-void check_is_first(const LoraLayer& layer, const LoraConfig& config) {
-  const auto& adapters = layer.adapters();
+/// ValueError if the layer has an adapter: an initializer that changes the base
+/// weight would change that adapter's too.
+void LoraLayer::check_base_may_change(const LoraConfig& config) const {
   const auto& init = config.init_lora_weights();
   TORCH_CHECK_VALUE(
-      adapters.empty(),
-      "[update_layer] the initialiser ",
+      adapters().empty(),
+      "[update_layer] the initializer ",
       init.is_name() ? init.name() : "",
       " changes the base weight, which adapter '",
-      adapters.empty() ? "" : adapters.front().name,
+      adapters().empty() ? "" : adapters().front().name,
       "' is one of: make its adapter the first, or load it converted to a "
       "plain LoRA (path_initial_model_for_weight_conversion)");
 }
@@ -99,36 +90,26 @@ void LoraLayer::prepare_adapter(
       "[update_layer] `lora_bias` is supported with init_lora_weights=true or "
       "false and without use_dora");
   TORCH_CHECK_VALUE(
-      !find_adapter(adapter_name),
+      !has(adapter_name),
       "[update_layer] adapter with name '",
       adapter_name,
       "' already exists");
-  check_overlay(config.lora_dropout() > 0, "lora_dropout");
-  check_overlay(config.lora_bias(), "lora_bias");
-  check_overlay(config.velora_config().has_value(), "velora_config");
   check_config(config);
   const auto initializer = find_initializer(config.init_lora_weights());
-  if (init::changes_the_base(config)) {
-    check_is_first(*this, config);
+  const auto* variant = find_variant(config);
+  if (variant) {
+    variant->check(*this, config);
   }
-  if (const auto& velora = config.velora_config()) {
-    velora->validate();
-    TORCH_CHECK_VALUE(
-        supports_velora(),
-        "[update_layer] velora_config is supported for linear layers, not for ",
-        base_layer_->name(),
-        "; leave it out by exclude_modules");
-    TORCH_CHECK_VALUE(
-        !config.use_dora() && initializer != init::mica_init,
-        "[update_layer] velora_config is not supported with use_dora or "
-        "init_lora_weights=mica");
+  if (init::changes_the_base(config) || (variant && variant->modifies_base)) {
+    check_base_may_change(config);
   }
 
   LoraAdapter adapter;
   adapter.name = adapter_name;
   adapter.r = r;
   adapter.lora_alpha = lora_alpha;
-  adapter.scaling = scaling_of(r, lora_alpha, config.use_rslora());
+  adapter.use_rslora = config.use_rslora();
+  adapter.scaling = adapter.default_scaling();
   adapter.lora_dropout = config.lora_dropout();
 
   torch::NoGradGuard no_grad;
@@ -138,73 +119,72 @@ void LoraLayer::prepare_adapter(
   initializer(
       factors,
       {config, r, adapter.scaling, base.matrix(), statistics, is_loaded});
-  adapter.trains_B = factors.trains_B;
-  adapter.changed_base = factors.subtract || factors.base_weight.defined();
-  if (adapter.changed_base) {
-    check_is_first(*this, config);
-  }
-  next_base_weight_ = factors.base_weight;
-  const auto parameter = [&](const at::Tensor& value) {
+  const std::function parameter = [&](const at::Tensor& value) {
     return as_parameter(value, base.weight(), autocast_adapter_dtype);
   };
+  adapter.trains_B = factors.trains_B;
   adapter.lora_A = make_factor(parameter(factors.A.reshape(base.A_sizes(r))));
   adapter.lora_B = make_factor(
       parameter(factors.B.reshape(base.B_sizes(r))), parameter(factors.bias));
-  if (config.use_dora()) {
-    const auto dtype = adapter.lora_A->weight.scalar_type();
-    adapter.lora_magnitude_vector = make_factor(at::empty(
-        base.magnitude_sizes(),
-        base.weight().options().dtype(dtype).requires_grad(false)));
-    lora_magnitude_vector_->insert(adapter_name, adapter.lora_magnitude_vector);
+  next_base_weight_ = factors.base_weight;
+  if (variant) {
+    adapter.variant = variant->create(
+        {config, base, adapter, parameter, is_loaded}, next_base_weight_);
   }
-  if (const auto& velora = config.velora_config()) {
-    adapter.velora = std::make_shared<LoraVelora>(LoraVelora{
-        *velora,
-        parameter(initial_velora_embed(
-            velora_group_size(base.in_features(), *velora),
-            *velora,
-            base.weight().options().requires_grad(false)))});
+  adapter.changed_base = factors.subtract || next_base_weight_.defined();
+  if (adapter.changed_base) {
+    check_base_may_change(config);
   }
   lora_A_->insert(adapter_name, adapter.lora_A);
   lora_B_->insert(adapter_name, adapter.lora_B);
-  adapters_.push_back(std::move(adapter));
-  register_velora();
+  adapters_.add(std::move(adapter));
+  register_variants();
 }
 
-/// NOTE: rebuilds the module, as LibTorch's cannot give up a single buffer.
-void LoraLayer::register_velora() {
-  if (named_children().contains(kVeloraEmbed)) {
-    unregister_module(kVeloraEmbed);
+/// Registers the variants' tensors in the module tree. NOTE: rebuilds their
+/// modules, as LibTorch cannot unregister a single buffer.
+void LoraLayer::register_variants() {
+  for (const auto& child : named_children().keys()) {
+    if (child != "base_layer" && child != factor_names_.A &&
+        child != factor_names_.B) {
+      unregister_module(child);
+    }
   }
-  std::shared_ptr<torch::nn::Module> embeds;
-  for (const auto& adapter : adapters_) {
-    if (adapter.velora) {
-      if (!embeds) {
-        embeds = register_module(kVeloraEmbed, std::make_shared<AdapterDict>());
+  for (const auto& adapter : adapters()) {
+    if (!adapter.variant) {
+      continue;
+    }
+    for (const auto& [name, value, kind] : adapter.variant->tensors()) {
+      const auto children = named_children();
+      const auto* found = children.find(name);
+      const bool are_modules = kind == LoraVariant::Tensor::kModule;
+      const auto dict = found
+          ? std::static_pointer_cast<AdapterDict>(*found)
+          : register_module(name, std::make_shared<AdapterDict>(are_modules));
+      if (kind == LoraVariant::Tensor::kBuffer) {
+        dict->register_buffer(adapter.name, value);
+      } else {
+        dict->insert(adapter.name, make_factor(value));
       }
-      embeds->register_buffer(adapter.name, adapter.velora->embed);
     }
   }
 }
 
 void LoraLayer::commit_adapter(const std::string& adapter_name) {
   torch::NoGradGuard no_grad;
-  const auto& adapter = at(adapter_name);
+  const auto& adapter = adapters_.at(adapter_name);
   const auto base = base_weight();
   if (next_base_weight_.defined()) {
     base.copy_(std::exchange(next_base_weight_, at::Tensor()));
   } else if (adapter.changed_base) {
-    base.add_(delta_weight(adapter_name), -1);
+    base.add_(delta(adapter), -1);
   }
-  reset_magnitude(adapter);
-  refresh_weight();
+  reset_variant(adapter);
 }
 
-void LoraLayer::reset_magnitude(const LoraAdapter& adapter) {
-  if (adapter.lora_magnitude_vector) {
-    auto& magnitude = adapter.lora_magnitude_vector->weight;
-    magnitude.copy_(
-        norms(adapter, unmerged_matrix()).reshape(magnitude.sizes()));
+void LoraLayer::reset_variant(const LoraAdapter& adapter) {
+  if (adapter.variant) {
+    adapter.variant->reset(adapter, unmerged_matrix());
   }
 }
 
@@ -215,14 +195,13 @@ void LoraLayer::replace_factors(
     double lora_alpha,
     bool use_rslora) {
   torch::NoGradGuard no_grad;
-  check_not_merged(adapter_name, "replace_factors");
-  at(adapter_name);
-  auto& adapter =
-      *std::ranges::find(adapters_, adapter_name, &LoraAdapter::name);
+  adapters_.check_not_merged(adapter_name, "replace_factors");
+  auto& adapter = adapters_.at(adapter_name);
   const auto base = base_weight();
   adapter.r = A.size(0) / std::max<int64_t>(base.experts(), 1);
   adapter.lora_alpha = lora_alpha;
-  adapter.scaling = scaling_of(adapter.r, lora_alpha, use_rslora);
+  adapter.use_rslora = use_rslora;
+  adapter.scaling = adapter.default_scaling();
   const auto replace = [&](auto& factor,
                            AdapterDict& dict,
                            const at::Tensor& value,
@@ -231,86 +210,101 @@ void LoraLayer::replace_factors(
       factor->weight.copy_(value.reshape(sizes));
       return;
     }
-    const bool trains = factor->weight.requires_grad();
-    auto replacement = make_factor(
+    const auto replacement = make_factor(
         value
             .to(factor->weight.options().requires_grad(false),
                 /*non_blocking=*/false,
                 /*copy=*/true)
             .reshape(sizes),
         factor->bias);
-    train_factor(replacement, trains);
+    train_factor(*replacement, factor->weight.requires_grad());
     dict.erase(adapter_name);
     dict.insert(adapter_name, replacement);
     factor = replacement;
   };
   replace(adapter.lora_A, *lora_A_, A, base.A_sizes(adapter.r));
   replace(adapter.lora_B, *lora_B_, B, base.B_sizes(adapter.r));
-  reset_magnitude(adapter);
-  refresh_weight();
-}
-
-void LoraLayer::check_not_merged(
-    const std::string& adapter_name,
-    const char* function) const {
-  TORCH_CHECK_VALUE(
-      !contains(merged_adapters_, adapter_name),
-      "[",
-      function,
-      "] cannot change adapter '",
-      adapter_name,
-      "' while it is merged. Please unmerge it first");
+  reset_variant(adapter);
 }
 
 void LoraLayer::delete_adapter(const std::string& adapter_name) {
-  if (!find_adapter(adapter_name)) {
+  if (!has(adapter_name)) {
     return;
   }
-  check_not_merged(adapter_name, "delete_adapter");
+  adapters_.check_not_merged(adapter_name, "delete_adapter");
   lora_A_->erase(adapter_name);
   lora_B_->erase(adapter_name);
-  if (find_adapter(adapter_name)->lora_magnitude_vector) {
-    lora_magnitude_vector_->erase(adapter_name);
-  }
   next_base_weight_ = at::Tensor();
-  std::erase(active_adapters_, adapter_name);
-  std::erase_if(adapters_, [&](const LoraAdapter& adapter) {
-    return adapter.name == adapter_name;
-  });
-  register_velora();
-  refresh_weight();
+  adapters_.remove(adapter_name);
+  register_variants();
 }
 
-const LoraAdapter* LoraLayer::find_adapter(
-    const std::string& adapter_name) const {
-  for (const auto& adapter : adapters_) {
-    if (adapter.name == adapter_name) {
-      return &adapter;
-    }
+bool LoraLayer::has(const std::string& adapter_name) const {
+  return adapters_.find(adapter_name) != nullptr;
+}
+
+std::vector<std::string> LoraLayer::adapter_names() const {
+  std::vector<std::string> names;
+  for (const auto& adapter : adapters()) {
+    names.push_back(adapter.name);
   }
-  return nullptr;
+  return names;
+}
+
+std::vector<std::pair<std::string, at::Tensor>> LoraLayer::adapter_state(
+    const std::string& adapter_name) const {
+  return adapters_.at(adapter_name).tensors(factor_names_);
 }
 
 void LoraLayer::set_adapter(
     const std::vector<std::string>& adapter_names,
     bool inference_mode) {
-  active_adapters_ = each_once(
-      adapter_names, [&](const auto& name) { return find_adapter(name); });
-  for (const auto& adapter : adapters_) {
-    const bool trainable =
-        !inference_mode && contains(active_adapters_, adapter.name);
-    train_factor(adapter.lora_A, trainable);
-    train_factor(adapter.lora_B, trainable && adapter.trains_B);
-    train_factor(adapter.lora_magnitude_vector, trainable);
+  adapters_.set_active(adapter_names);
+  for (const auto& adapter : adapters()) {
+    const bool trainable = !inference_mode && states().is_active(adapter.name);
+    train_factor(*adapter.lora_A, trainable);
+    train_factor(*adapter.lora_B, trainable && adapter.trains_B);
+    if (adapter.variant) {
+      for (const auto& tensor : adapter.variant->tensors()) {
+        if (tensor.kind != LoraVariant::Tensor::kBuffer) {
+          tensor.value.set_requires_grad(trainable);
+        }
+      }
+    }
   }
-  refresh_weight();
 }
 
-const LoraAdapter& LoraLayer::at(const std::string& adapter_name) const {
-  const auto* adapter = find_adapter(adapter_name);
-  TORCH_CHECK_VALUE(
-      adapter, "[LoraLayer] there is no adapter \"", adapter_name, "\"");
-  return *adapter;
+void LoraLayer::enable_adapters(bool enabled) {
+  adapters_.set_enabled(enabled);
+}
+
+void LoraLayer::set_lora_dropout(double probability) {
+  for (auto& adapter : adapters_.all()) {
+    adapter.lora_dropout = probability;
+  }
+}
+
+void LoraLayer::set_scale(const std::string& adapter_name, double scale) {
+  adapters_.check_not_merged(adapter_name, "set_scale");
+  if (auto* adapter = adapters_.find(adapter_name)) { // as PEFT: else nothing
+    adapter->scaling = scale * adapter->default_scaling();
+  }
+}
+
+void LoraLayer::scale_layer(double scale) {
+  for (const auto& name : active_adapters()) {
+    adapters_.check_not_merged(name, "scale_layer");
+    adapters_.at(name).scaling *= scale;
+  }
+}
+
+void LoraLayer::unscale_layer(std::optional<double> scale) {
+  for (const auto& name : active_adapters()) {
+    adapters_.check_not_merged(name, "unscale_layer");
+    auto& adapter = adapters_.at(name);
+    adapter.scaling =
+        scale ? adapter.scaling / *scale : adapter.default_scaling();
+  }
 }
 
 init::Factors LoraLayer::zero_factors(const LoraConfig& config, int64_t r)
@@ -320,27 +314,6 @@ init::Factors LoraLayer::zero_factors(const LoraConfig& config, int64_t r)
       at::zeros(base.A_sizes(r)).flatten(1),
       at::zeros(base.B_sizes(r)).flatten(1),
       config.lora_bias() ? at::zeros({base.out_features()}) : at::Tensor()};
-}
-
-init::Factors LoraLayer::construct_factors(const LoraConfig& config, int64_t r)
-    const {
-  const auto matrix = base_weight().matrix();
-  init::Factors factors{
-      at::empty({r, matrix.size(1)}, at::kFloat),
-      at::empty({matrix.size(0), r}, at::kFloat)};
-  torch::nn::init::kaiming_uniform_(factors.A, std::sqrt(5.0));
-  torch::nn::init::kaiming_uniform_(factors.B, std::sqrt(5.0));
-  if (config.lora_bias()) {
-    const double bound = 1 / std::sqrt(static_cast<double>(r));
-    factors.bias = at::empty({matrix.size(0)}, at::kFloat);
-    torch::nn::init::uniform_(factors.bias, -bound, bound);
-  }
-  return factors;
-}
-
-init::Initializer LoraLayer::find_initializer(
-    const InitLoraWeights& value) const {
-  return init::find_initializer(value);
 }
 
 } // namespace torchlora

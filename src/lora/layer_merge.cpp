@@ -1,13 +1,9 @@
-#include <algorithm>
-
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <torch/types.h>
 
 #include <torchlora/lora/layer.h>
+#include <torchlora/lora/variant.h>
 
-#include "config/names.h"
-#include "lora/overlay/weight_overlay.h"
+#include "lora/binding.h"
 
 namespace torchlora {
 namespace {
@@ -20,39 +16,59 @@ at::Tensor wide_copy(const at::Tensor& matrix) {
       /*copy=*/true);
 }
 
-/// Takes a merged update out of a matrix, in place; `scale` may be undefined.
-void undo_update(
-    at::Tensor& matrix,
-    const at::Tensor& scale,
-    const at::Tensor& delta) {
-  if (scale.defined()) {
-    matrix.div_(scale.unsqueeze(1));
-  }
-  matrix.sub_(delta);
+bool is_additive(const LoraAdapter& adapter) {
+  return !adapter.variant || adapter.variant->is_additive();
 }
 
 } // namespace
 
-std::vector<std::string> LoraLayer::not_merged(
-    const std::vector<std::string>& adapter_names) const {
-  return each_once(
-      adapter_names.empty() ? active_adapters_ : adapter_names,
-      [&](const auto& name) {
-        return find_adapter(name) && !contains(merged_adapters_, name);
-      });
+/// scaling · B A, shaped like `base_weight().matrix()`.
+at::Tensor LoraLayer::delta(const LoraAdapter& adapter) const {
+  const auto [A, B] = adapter.variant
+      ? adapter.variant->factors(adapter)
+      : std::pair(adapter.lora_A->weight, adapter.lora_B->weight);
+  // Half-precision products are slow on many CPUs.
+  const bool upcast = A.is_cpu() && A.element_size() == 2;
+  const auto dtype = upcast ? at::kFloat : A.scalar_type();
+  // Scaled while it is small.
+  return base_weight()
+      .product(A.to(dtype), B.to(dtype) * adapter.scaling)
+      .to(A.scalar_type());
+}
+
+at::Tensor LoraLayer::get_delta_weight(const std::string& adapter_name) const {
+  return delta(adapters_.at(adapter_name));
+}
+
+at::Tensor LoraLayer::unmerged_matrix() const {
+  auto matrix = base_weight().matrix();
+  if (merged()) {
+    matrix = wide_copy(matrix);
+  }
+  const auto& names = merged_adapters();
+  for (auto name = names.rbegin(); name != names.rend(); ++name) {
+    const auto& adapter = adapters_.at(*name);
+    matrix = is_additive(adapter)
+        ? matrix.sub_(delta(adapter))
+        : adapter.variant->undo(matrix, delta(adapter), adapter.memory);
+  }
+  return matrix;
 }
 
 void LoraLayer::check_mergeable(
     const std::vector<std::string>& adapter_names,
     bool safe_merge) const {
-  if (overlay_ && !adapter_names.empty()) {
-    overlay_->check_in_place(base_layer_->name());
+  torch::NoGradGuard no_grad;
+  const auto names = not_merged(adapter_names);
+  if (names.empty()) {
+    return;
   }
+  binding_->check_in_place();
   const auto base = base_weight();
   const auto unmerged = safe_merge ? unmerged_matrix() : at::Tensor();
   auto weight = safe_merge ? base.matrix().clone() : at::Tensor();
-  for (const auto& name : adapter_names) {
-    const auto& adapter = at(name);
+  for (const auto& name : names) {
+    const auto& adapter = adapters_.at(name);
     const auto& bias = adapter.lora_B->bias;
     TORCH_CHECK_VALUE(
         !bias.defined() || base.bias().defined(),
@@ -62,10 +78,10 @@ void LoraLayer::check_mergeable(
     if (!safe_merge) {
       continue;
     }
-    weight.add_(delta_weight(name));
-    if (adapter.lora_magnitude_vector) {
-      weight.mul_(scale(adapter, unmerged).unsqueeze(1));
-    }
+    weight = is_additive(adapter)
+        ? weight.add_(delta(adapter))
+        : adapter.variant->apply(adapter, weight, unmerged, delta(adapter))
+              .weight;
     const bool finite = at::isfinite(weight).all().item<bool>() &&
         (!bias.defined() || at::isfinite(bias).all().item<bool>());
     TORCH_CHECK_VALUE(
@@ -76,98 +92,42 @@ void LoraLayer::check_mergeable(
   }
 }
 
-void LoraLayer::merge_adapter(const LoraAdapter& adapter) {
+void LoraLayer::merge(const std::vector<std::string>& adapter_names) {
+  torch::NoGradGuard no_grad;
   const auto base = base_weight();
-  at::Tensor factor;
-  if (adapter.lora_magnitude_vector) {
-    factor = scale(adapter, unmerged_matrix());
-    base.copy_(wide_copy(base.matrix())
-                   .add_(delta_weight(adapter.name))
-                   .mul_(factor.unsqueeze(1)));
-  } else {
-    base.add_(delta_weight(adapter.name));
+  for (const auto& name : not_merged(adapter_names)) {
+    auto& adapter = adapters_.at(name);
+    if (is_additive(adapter)) { // in place: no copy of the weight
+      base.add_(delta(adapter));
+    } else {
+      auto applied = adapter.variant->apply(
+          adapter, wide_copy(base.matrix()), unmerged_matrix(), delta(adapter));
+      base.copy_(applied.weight);
+      adapter.memory = std::move(applied.memory);
+    }
+    if (const auto& bias = adapter.lora_B->bias; bias.defined()) {
+      base.bias().add_(bias, adapter.scaling);
+    }
+    adapters_.push_merged(name);
   }
-  if (adapter.lora_B->bias.defined()) {
-    base.bias().add_(adapter.lora_B->bias, adapter.scaling);
-  }
-  merged_adapters_.push_back(adapter.name);
-  merged_scales_.push_back(factor);
-}
-
-at::Tensor LoraLayer::unmerged_matrix() const {
-  const auto matrix = base_weight().matrix();
-  if (!merged()) {
-    return matrix;
-  }
-  auto result = wide_copy(matrix);
-  for (size_t i = merged_adapters_.size(); i-- > 0;) {
-    undo_update(result, merged_scales_[i], delta_weight(merged_adapters_[i]));
-  }
-  return result;
-}
-
-void LoraLayer::merge(
-    bool safe_merge,
-    const std::vector<std::string>& adapter_names) {
-  merge_layers({this}, safe_merge, adapter_names);
 }
 
 void LoraLayer::unmerge() {
-  if (!merged()) {
-    TORCH_WARN("Already unmerged. Nothing to do.");
-    return;
-  }
   torch::NoGradGuard no_grad;
   const auto base = base_weight();
-  for (; merged(); merged_adapters_.pop_back(), merged_scales_.pop_back()) {
-    const auto& adapter = at(merged_adapters_.back());
-    const auto& factor = merged_scales_.back();
-    if (factor.defined()) {
-      auto matrix = wide_copy(base.matrix());
-      undo_update(matrix, factor, delta_weight(adapter.name));
-      base.copy_(matrix);
-    } else { // in place: no copy of the weight
-      base.add_(delta_weight(adapter.name), -1);
+  for (; merged(); adapters_.pop_merged()) {
+    auto& adapter = adapters_.at(merged_adapters().back());
+    if (is_additive(adapter)) {
+      base.add_(delta(adapter), -1);
+    } else {
+      base.copy_(adapter.variant->undo(
+          wide_copy(base.matrix()),
+          delta(adapter),
+          std::exchange(adapter.memory, at::Tensor())));
     }
-    if (adapter.lora_B->bias.defined()) {
-      base.bias().add_(adapter.lora_B->bias, -adapter.scaling);
+    if (const auto& bias = adapter.lora_B->bias; bias.defined()) {
+      base.bias().add_(bias, -adapter.scaling);
     }
-  }
-  refresh_weight();
-}
-
-void merge_layers(
-    const std::vector<LoraLayer*>& layers,
-    bool safe_merge,
-    const std::vector<std::string>& adapter_names) {
-  torch::NoGradGuard no_grad;
-  const LoraLayer* merged = nullptr;
-  std::vector<std::string> additional;
-  for (const auto* layer : layers) {
-    if (layer->merged()) {
-      merged = layer;
-      for (auto& name : layer->not_merged(adapter_names)) {
-        if (!contains(additional, name)) {
-          additional.push_back(std::move(name));
-        }
-      }
-    }
-    layer->check_mergeable(layer->not_merged(adapter_names), safe_merge);
-  }
-  if (merged && additional.empty()) {
-    TORCH_WARN("All adapters are already merged, nothing to do.");
-  } else if (merged) {
-    TORCH_WARN(fmt::format(
-        "Already following adapters were merged {}. You are now additionally "
-        "merging {}.",
-        fmt::join(merged->merged_adapters(), ","),
-        fmt::join(additional, ",")));
-  }
-  for (auto* layer : layers) {
-    for (const auto& name : layer->not_merged(adapter_names)) {
-      layer->merge_adapter(layer->at(name));
-    }
-    layer->refresh_weight();
   }
 }
 

@@ -1,4 +1,4 @@
-#include "lora/low_rank.h"
+#include <torchlora/detail/low_rank.h>
 
 #include <limits>
 #include <mutex>
@@ -7,11 +7,10 @@
 #include <torch/autograd.h>
 #include <torch/types.h>
 
+#include <torchlora/lora/variant.h>
 #include <torchlora/nn/compute.h>
 
-#include "lora/variants/velora.h"
-
-namespace torchlora {
+namespace torchlora::detail {
 namespace {
 
 using torch::autograd::AutogradContext;
@@ -21,8 +20,14 @@ using torch::autograd::variable_list;
 /// of each term.
 enum { kInput, kWeight, kFactors };
 
-/// What is saved of each term, behind the input and the weight.
-enum { kA, kB, kAx, kCompressed, kEmbed, kSavedOfTerm };
+/// What is saved of each term, behind the input and the weight; what its
+/// variant made of the input follows.
+enum { kA, kB, kAx, kCompressed };
+
+/// The variants of the terms that compress the input, for backward.
+struct Variants : torch::CustomClassHolder {
+  std::vector<std::shared_ptr<LoraVariant>> of_terms;
+};
 
 // NOTE: drawn on the CPU on every device, so that nothing waits for a GPU and
 // re-computation under activation checkpointing draws the same one.
@@ -63,9 +68,9 @@ at::ScalarType accumulation_dtype(
   return dtype;
 }
 
-std::vector<LowRankTerm> without_velora(std::vector<LowRankTerm> terms) {
+std::vector<LowRankTerm> without_variants(std::vector<LowRankTerm> terms) {
   for (auto& term : terms) {
-    term.velora = nullptr;
+    term.variant = nullptr;
   }
   return terms;
 }
@@ -87,8 +92,10 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     bool keeps_input = weight.requires_grad();
     variable_list saved{input, weight};
     std::vector<int64_t> seeds;
-    std::vector<double> scalings, dropouts, velora_scales;
-    for (const auto& [A, B, scaling, dropout, velora] : terms) {
+    std::vector<int64_t> compressed_counts;
+    std::vector<double> scalings, dropouts;
+    auto variants = c10::make_intrusive<Variants>();
+    for (const auto& [A, B, scaling, dropout, variant] : terms) {
       scalings.push_back(scaling);
       dropouts.push_back(dropout);
       seeds.push_back(dropout > 0 ? draw_seed() : 0);
@@ -97,16 +104,14 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
           drop(dropout_mask(xi.size(0), A, dropout, seeds.back()), xi);
       auto h = at::mm(dropped, A.t());
       sum.addmm_(h.to(dtype), B.t().to(dtype), /*beta=*/1, scaling);
-      at::Tensor compressed, embed;
-      if (A.requires_grad() && velora) {
-        embed = velora_embed(*velora, dropped);
-        compressed = velora_compress(dropped, embed, velora->config);
-      }
-      keeps_input |= A.requires_grad() && !velora;
-      velora_scales.push_back(velora ? velora->config.scale() : 0);
-      saved.insert(
-          saved.end(),
-          {A, B, std::move(h), std::move(compressed), std::move(embed)});
+      const auto compressed = A.requires_grad() && variant
+          ? variant->compress(dropped)
+          : std::vector<at::Tensor>();
+      keeps_input |= A.requires_grad() && !variant;
+      compressed_counts.push_back(static_cast<int64_t>(compressed.size()));
+      variants->of_terms.push_back(variant);
+      saved.insert(saved.end(), {A, B, std::move(h)});
+      saved.insert(saved.end(), compressed.begin(), compressed.end());
     }
     ctx->saved_data["sizes"] = input.sizes().vec();
     ctx->saved_data["dtype"] = static_cast<int64_t>(input.scalar_type());
@@ -118,7 +123,9 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     ctx->saved_data["scalings"] = scalings;
     ctx->saved_data["dropouts"] = dropouts;
     ctx->saved_data["seeds"] = seeds;
-    ctx->saved_data["velora_scales"] = velora_scales;
+    ctx->saved_data["compressed_counts"] = compressed_counts;
+    ctx->saved_data["variants"] =
+        c10::IValue::make_capsule(std::move(variants));
     // NOTE: no view of the rows, as in nn::linear.
     return at::_unsafe_view(sum.to(output.scalar_type()), output.sizes());
   }
@@ -135,8 +142,10 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     const auto scalings = ctx->saved_data["scalings"].toDoubleVector();
     const auto dropouts = ctx->saved_data["dropouts"].toDoubleVector();
     const auto seeds = ctx->saved_data["seeds"].toIntVector();
-    const auto velora_scales =
-        ctx->saved_data["velora_scales"].toDoubleVector();
+    const auto compressed_counts =
+        ctx->saved_data["compressed_counts"].toIntVector();
+    const auto variants = ctx->saved_data["variants"].toCapsule();
+    const auto& of_terms = static_cast<Variants&>(*variants).of_terms;
     const auto terms = scalings.size();
 
     // NOTE: behind the tensors come the bias and, without a gradient, the
@@ -156,8 +165,9 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
         ctx->needs_input_grad(bias_edge)) {
       result[bias_edge] = grad.sum(0);
     }
-    for (size_t i = 0; i < terms; ++i) {
-      const auto* of_term = &saved[kFactors + kSavedOfTerm * i];
+    auto of_term = saved.begin() + kFactors;
+    for (size_t i = 0; i < terms;
+         of_term += kCompressed + compressed_counts[i++]) {
       const auto& A = of_term[kA];
       const auto& B = of_term[kB];
       const auto& h = of_term[kAx];
@@ -171,19 +181,18 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
         continue;
       }
       const auto grad_h = at::mm(g, B).mul_(scalings[i]);
-      const auto& compressed = of_term[kCompressed];
-      const bool needs_mask = grad_x.defined() || !compressed.defined();
+      const bool is_compressed = compressed_counts[i] > 0;
+      const bool needs_mask = grad_x.defined() || !is_compressed;
       const auto mask = needs_mask
           ? dropout_mask(grad.size(0), A, dropouts[i], seeds[i])
           : at::Tensor();
       if (ctx->needs_input_grad(edge)) {
-        result[edge] = compressed.defined()
-            ? velora_grad_A(
+        result[edge] = is_compressed
+            ? of_terms[i]->grad_A(
                   grad_h,
-                  compressed,
-                  of_term[kEmbed],
-                  A.size(1),
-                  velora_scales[i])
+                  {of_term + kCompressed,
+                   of_term + kCompressed + compressed_counts[i]},
+                  A.size(1))
             : at::mm(grad_h.t(), drop(mask, x.to(A.scalar_type())));
       }
       if (grad_x.defined()) {
@@ -221,7 +230,7 @@ at::Tensor low_rank_linear(
   return LowRankLinear::apply(
       at::TensorList(tensors),
       bias.defined() ? std::make_optional(bias) : std::nullopt,
-      at::GradMode::is_enabled() ? terms : without_velora(terms));
+      at::GradMode::is_enabled() ? terms : without_variants(terms));
 }
 
-} // namespace torchlora
+} // namespace torchlora::detail

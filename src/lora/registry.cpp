@@ -16,11 +16,41 @@
 #include <torchlora/lora/layers/conv.h>
 #include <torchlora/lora/layers/conv_transpose.h>
 #include <torchlora/lora/layers/embedding.h>
+#include <torchlora/lora/layers/embedding_bag.h>
 #include <torchlora/lora/layers/linear.h>
 #include <torchlora/lora/layers/multihead_attention.h>
+#include <torchlora/lora/overlay.h>
 #include <torchlora/nn/clippable_linear.h>
 
 namespace torchlora {
+namespace {
+
+/// Without the overlay a layer that does not know torchlora is refused.
+void check_can_be_bound(
+    const std::string& module_name,
+    torch::nn::Module& module,
+    const LoraLayerType& type) {
+  if (dynamic_cast<nn::Redirectable*>(&module) || has_weight_overlay()) {
+    return;
+  }
+  const bool has_counterpart = type.name.starts_with("torch::nn::") &&
+      type.name.find("Bilinear") == std::string::npos &&
+      type.name.find("Transpose") == std::string::npos &&
+      type.name.find("Bag") == std::string::npos;
+  TORCH_CHECK_VALUE(
+      false,
+      "[get_peft_model] target module \"",
+      module_name,
+      "\" is a ",
+      type.name,
+      ", which only the weight overlay can adapt, and it is not there "
+      "(torchlora/lora/overlay.h); ",
+      has_counterpart ? "use the layer of the same name in torchlora::nn"
+                      : "derive the layer from torchlora::nn::Redirectable",
+      ", or leave it out by exclude_modules");
+}
+
+} // namespace
 
 LoraRegistry& LoraRegistry::global() {
   static LoraRegistry registry;
@@ -33,17 +63,19 @@ LoraRegistry::LoraRegistry() {
   const auto kernel = []<class Impl>(Impl& module) {
     return BaseWeight(module.weight, module.bias).member(module.weight);
   };
+  const auto table = []<class Impl>(Impl& module) {
+    return BaseWeight(module.weight, {}, "", WeightLayout::kInOut)
+        .member(module.weight);
+  };
   const auto transposed_kernel = []<class Impl>(Impl& module) {
     return BaseWeight(module.weight, module.bias, "", WeightLayout::kInOut)
         .member(module.weight);
   };
   add<torch::nn::LinearImpl, LoraLinear>("torch::nn::Linear", kernel);
   add<torch::nn::BilinearImpl, LoraBilinear>("torch::nn::Bilinear", kernel);
-  add<torch::nn::EmbeddingImpl, LoraEmbedding>(
-      "torch::nn::Embedding", [](torch::nn::EmbeddingImpl& module) {
-        return BaseWeight(module.weight, {}, "", WeightLayout::kInOut)
-            .member(module.weight);
-      });
+  add<torch::nn::EmbeddingImpl, LoraEmbedding>("torch::nn::Embedding", table);
+  add<torch::nn::EmbeddingBagImpl, LoraEmbeddingBag>(
+      "torch::nn::EmbeddingBag", table);
   add<torch::nn::Conv1dImpl, LoraConv>("torch::nn::Conv1d", kernel);
   add<torch::nn::Conv2dImpl, LoraConv>("torch::nn::Conv2d", kernel);
   add<torch::nn::Conv3dImpl, LoraConv>("torch::nn::Conv3d", kernel);
@@ -58,26 +90,10 @@ LoraRegistry::LoraRegistry() {
       [](torch::nn::MultiheadAttentionImpl& module) {
         return BaseWeight(module.in_proj_weight, module.in_proj_bias)
             .member(module.in_proj_weight);
-      },
-      [](torch::nn::MultiheadAttentionImpl& module,
-         const at::Tensor& from,
-         const at::Tensor& to) -> std::string {
-        const bool is_weight = module.in_proj_weight.is_same(from);
-        if (!is_weight && !module.in_proj_bias.is_same(from)) {
-          return "";
-        }
-        (is_weight ? module.in_proj_weight : module.in_proj_bias) = to;
-        return is_weight ? "in_proj_weight" : "in_proj_bias";
       });
   add<nn::ClippableLinearImpl, LoraClippableLinear>(
-      "torchlora::nn::ClippableLinear",
-      [](nn::ClippableLinearImpl& module) {
+      "torchlora::nn::ClippableLinear", [](nn::ClippableLinearImpl& module) {
         return BaseWeight(module.linear->weight, {}, "linear");
-      },
-      [](nn::ClippableLinearImpl& module,
-         const at::Tensor& from,
-         const at::Tensor& to) {
-        return rebind_member(*module.linear, from, to);
       });
 }
 
@@ -102,6 +118,7 @@ std::shared_ptr<LoraLayer> LoraRegistry::create(
     const std::string& module_name,
     const std::shared_ptr<torch::nn::Module>& module) const {
   if (const auto type = find(*module)) {
+    check_can_be_bound(module_name, *module, *type);
     return type->create(module, type->base_weight);
   }
   const auto type = module->name();

@@ -1,10 +1,10 @@
-#include "lora/row_norms.h"
+#include <torchlora/detail/row_norms.h>
 
 #include <torch/types.h>
 
 #include <torchlora/nn/compute.h>
 
-namespace torchlora {
+namespace torchlora::detail {
 
 at::Tensor row_norms(
     const at::Tensor& weight,
@@ -25,4 +25,4 @@ at::Tensor row_norms(
   return norm.square().add_(inner).clamp_min_(0).sqrt_();
 }
 
-} // namespace torchlora
+} // namespace torchlora::detail

@@ -4,15 +4,13 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
-#include "lora/put.h"
-#include "model/sites.h"
-#include "model/state.h"
+#include "model/requirements.h"
 
 namespace torchlora {
 namespace {
 
 void check_sources(
-    PeftModel::State& state,
+    PeftState& state,
     const std::vector<std::string>& adapters,
     const std::vector<double>& weights,
     const std::string& adapter_name) {
@@ -29,18 +27,16 @@ void check_sources(
       adapter_name,
       "' already exists.");
   for (const auto& name : adapters) {
-    TORCH_CHECK_VALUE(
-        !state.at(name).config.use_dora(),
-        "[add_weighted_adapter] adapter ",
-        name,
-        " is a DoRA, whose update is not a sum; merge it instead");
-    TORCH_CHECK_VALUE(
-        !state.has_own(name),
-        "[add_weighted_adapter] adapter ",
-        name,
-        " has modules_to_save, biases or rows of tables of its own, for which "
-        "there is no "
-        "combination");
+    const auto demand = [&](Requirement requirement, const char* hint) {
+      require(requirement, "add_weighted_adapter", state, name, hint);
+    };
+    demand(Requirement::kSum, "; merge it instead");
+    demand(Requirement::kNoOwnTensors, ", for which there is no combination");
+    demand(Requirement::kNoParameters, ", which cannot be combined");
+    demand(
+        Requirement::kUnchangedBase,
+        "; save it with path_initial_model_for_weight_conversion and load "
+        "that");
   }
 }
 
@@ -57,19 +53,6 @@ bool check_layer(
     if (!adapter) {
       continue;
     }
-    TORCH_CHECK_VALUE(
-        site.kind != TargetSite::kParameter,
-        "[add_weighted_adapter] adapter ",
-        name,
-        " has target_parameters (\"",
-        site.name,
-        "\"), which cannot be combined");
-    TORCH_CHECK_VALUE(
-        !adapter->changed_base,
-        "[add_weighted_adapter] the initialiser of adapter ",
-        name,
-        " changed the base weights; save it with "
-        "path_initial_model_for_weight_conversion and load that");
     first_rank = first_rank ? first_rank : adapter->r;
     TORCH_CHECK_VALUE(
         !options.is_by_factor() || adapter->r == first_rank,
@@ -122,8 +105,8 @@ void combine_layer(
   }
   const auto [A, B] =
       combine_updates(updates, options, rank, layer.base_weight().layout());
-  put(result->lora_A->weight, A);
-  put(result->lora_B->weight, B);
+  result->lora_A->assign(A);
+  result->lora_B->assign(B);
 }
 
 int64_t rank_of(const LoraConfig& config) {
@@ -187,7 +170,10 @@ void PeftModel::add_weighted_adapter(
       .layers_to_transform({})
       .layers_pattern({});
   // NOTE: draws, as peft does, before DARE does.
-  add_adapter(adapter_name, config);
+  add_adapter(
+      adapter_name,
+      config,
+      InjectOptions().autocast_adapter_dtype(state_->autocast_adapter_dtype));
   try {
     for (const auto& site : sites) {
       combine_layer(

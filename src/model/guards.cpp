@@ -6,9 +6,8 @@
 #include <torch/nn/modules/transformerlayer.h>
 #include <torch/types.h>
 
-#include "config/names.h"
-#include "model/sites.h"
-#include "model/state.h"
+#include <torchlora/detail/names.h>
+#include "model/requirements.h"
 #include "model/token_rows.h"
 
 namespace torchlora {
@@ -38,28 +37,27 @@ torch::nn::Module* transformer_above(
 }
 
 void check_mixed_batch(
-    PeftModel::State& state,
+    PeftState& state,
     const Rows& rows,
     const std::vector<TargetSite>& sites) {
   std::vector<std::string> unknown;
   for (const auto& [name, indices] : rows) {
-    const auto* adapter = state.find(name);
-    if (!adapter) {
+    if (!state.find(name)) {
       unknown.push_back(name);
       continue;
     }
-    TORCH_CHECK_VALUE(
-        !adapter->config.use_dora(),
-        "[mixed_batch] Cannot pass `adapter_names` when DoRA is enabled, as "
-        "for adapter ",
-        name);
-    TORCH_CHECK_VALUE(
-        !state.has_own(name),
-        "[mixed_batch] adapter ",
+    require(
+        Requirement::kSum,
+        "mixed_batch",
+        state,
         name,
-        " has modules_to_save, biases or rows of tables of its own, which the "
-        "elements of one "
-        "batch cannot differ in");
+        ": Cannot pass `adapter_names` when DoRA is enabled");
+    require(
+        Requirement::kNoOwnTensors,
+        "mixed_batch",
+        state,
+        name,
+        ", which the elements of one batch cannot differ in");
   }
   TORCH_CHECK_VALUE(
       unknown.empty(),
@@ -75,17 +73,10 @@ void check_mixed_batch(
         !site.layer->merged(),
         "[mixed_batch] Cannot pass `adapter_names` when there are merged "
         "adapters, please call `unmerge_adapter` first");
+    const bool has_one = std::ranges::any_of(
+        rows, [&](const auto& row) { return site.layer->has(row.first); });
     TORCH_CHECK_VALUE(
-        !site.layer->has_dense_weight(),
-        "[mixed_batch] \"",
-        site.name,
-        "\" is adapted without the weight overlay (torchlora/lora/overlay.h), "
-        "by one dense weight for the whole batch");
-    const bool has_one = std::ranges::any_of(rows, [&](const auto& row) {
-      return site.layer->find_adapter(row.first) != nullptr;
-    });
-    TORCH_CHECK_VALUE(
-        !has_one || (site.kind == TargetSite::kModule),
+        !has_one || site.kind == TargetSite::kModule,
         "[mixed_batch] MultiheadAttention and target_parameters, as at \"",
         site.name,
         "\", are not supported: the first dimension of their input is not the "
@@ -102,97 +93,61 @@ void check_mixed_batch(
   }
 }
 
-/// Until `--disabled`; or throws and leaves all as it was.
-void show_base(PeftModel::State& state) {
-  ++state.disabled;
+using Saved = std::vector<std::pair<std::shared_ptr<TunerLayer>, bool>>;
+
+void restore(const Saved& saved) {
+  for (const auto& [layer, enabled] : saved) {
+    layer->enable_adapters(enabled);
+  }
+}
+
+/// Switches the layer off and appends what it was to `saved`; leaves all of
+/// `saved` as it was if that throws.
+void switch_off(const std::shared_ptr<TunerLayer>& layer, Saved& saved) {
+  saved.emplace_back(layer, layer->adapters_enabled());
   try {
-    state.select_versions();
+    layer->enable_adapters(false);
   } catch (...) {
-    --state.disabled;
+    restore(saved);
     throw;
   }
 }
 
 } // namespace
 
-void PeftModel::State::select_versions() {
-  versions.select(
-      disabled > 0 ? std::vector<std::string>() : active, trainable);
-  const bool has_tokens = std::ranges::any_of(adapters, [](const auto& item) {
-    return !item.config.trainable_token_indices().is_none();
-  });
-  if (has_tokens) { // else every guard would walk through the model for them
-    for (const auto& [name, tokens] : token_adapters(*model)) {
-      tokens->enable_adapters(disabled == 0);
-    }
-  }
-}
-
-bool PeftModel::State::has_own(const std::string& adapter_name) const {
-  return versions.has(adapter_name) ||
-      std::ranges::any_of(token_adapters(*model), [&](const auto& item) {
-           return item.second->find_adapter(adapter_name) != nullptr;
-         });
-}
-
-PeftModel::State::Adapter* PeftModel::State::find(
-    const std::string& adapter_name) {
-  for (auto& adapter : adapters) {
-    if (adapter.name == adapter_name) {
-      return &adapter;
-    }
-  }
-  return nullptr;
-}
-
-PeftModel::State::Adapter& PeftModel::State::at(
-    const std::string& adapter_name) {
-  auto* adapter = find(adapter_name);
-  TORCH_CHECK_VALUE(
-      adapter, "[PeftModel] Adapter ", adapter_name, " not found.");
-  return *adapter;
-}
-
-DisableAdapterGuard::DisableAdapterGuard(const PeftModel& model)
-    : model_(model) {
-  for (const auto& site : lora_sites(model_.base_model())) {
-    saved_.emplace_back(site.layer, site.layer->adapters_enabled());
-  }
-  show_base(model_.state());
-  for (const auto& [layer, enabled] : saved_) {
-    layer->enable_adapters(false);
+DisableAdapterGuard::DisableAdapterGuard(const PeftModel& model) {
+  for (const auto& site : StateAccess::of(model).tuner_layers()) {
+    switch_off(site.layer, saved_);
   }
 }
 
 DisableAdapterGuard::~DisableAdapterGuard() {
-  for (const auto& [layer, enabled] : saved_) {
-    layer->enable_adapters(enabled);
-  }
-  --model_.state().disabled;
-  model_.state().select_versions();
+  restore(saved_);
 }
 
 MixedBatchGuard::MixedBatchGuard(
     const PeftModel& model,
-    const std::vector<std::string>& adapter_names)
-    : model_(model) {
+    const std::vector<std::string>& adapter_names) {
   Rows rows;
   for (size_t i = 0; i < adapter_names.size(); ++i) {
     if (adapter_names[i] != kBase) {
       rows[adapter_names[i]].push_back(static_cast<int64_t>(i));
     }
   }
-  const auto sites = lora_sites(model.base_model());
-  check_mixed_batch(model.state(), rows, sites);
+  auto& state = StateAccess::of(model);
+  check_mixed_batch(state, rows, lora_sites(*state.model));
   auto batch = std::make_shared<MixedBatch>();
   batch->size = static_cast<int64_t>(adapter_names.size());
   for (const auto& [name, indices] : rows) {
     batch->rows.emplace_back(name, torch::tensor(indices, at::kLong));
   }
-  for (const auto& site : sites) {
-    layers_.push_back(site.layer);
+  for (const auto& site : state.tuner_layers()) {
+    if (auto layer = std::dynamic_pointer_cast<LoraLayer>(site.layer)) {
+      layers_.push_back(std::move(layer));
+    } else {
+      switch_off(site.layer, saved_);
+    }
   }
-  show_base(model_.state());
   for (const auto& layer : layers_) {
     layer->set_mixed_batch(batch);
   }
@@ -202,8 +157,7 @@ MixedBatchGuard::~MixedBatchGuard() {
   for (const auto& layer : layers_) {
     layer->set_mixed_batch(nullptr);
   }
-  --model_.state().disabled;
-  model_.state().select_versions();
+  restore(saved_);
 }
 
 DisableAdapterGuard PeftModel::disable_adapter() const {

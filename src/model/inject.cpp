@@ -6,8 +6,8 @@
 #include <fmt/ranges.h>
 
 #include <torchlora/config/targets.h>
+#include <torchlora/lora/variant.h>
 
-#include "lora/changes_base.h"
 #include "lora/overlay/weight_overlay.h"
 #include "model/inject.h"
 #include "model/targets.h"
@@ -34,13 +34,12 @@ double lookup(
   return value ? *value : table.find(site.lora_name()).value_or(default_value);
 }
 
-at::Tensor statistics_of(const LoraConfig& config, const TargetSite& site) {
-  if (!config.init_statistics()) {
-    return {};
-  }
-  const auto found = config.init_statistics()->find(site.name);
-  return found == config.init_statistics()->end() ? at::Tensor()
-                                                  : found->second;
+at::Tensor statistics_of(
+    const InjectionPlan& plan,
+    const std::string& module_name) {
+  const auto& statistics = plan.options.init_statistics();
+  const auto found = statistics.find(module_name);
+  return found == statistics.end() ? at::Tensor() : found->second;
 }
 
 /// A layer of two models is adapted by one of them.
@@ -61,17 +60,19 @@ void check_is_free(const TargetSite& site) {
 /// ValueError if the plan's initializer would change a base weight that is
 /// another module's or another adapter's too: before anything is decomposed.
 void check_base_may_change(const InjectionPlan& plan) {
-  if (!init::changes_the_base(plan.config)) {
+  const auto* variant = find_variant(plan.config);
+  if (!init::changes_the_base(plan.config) &&
+      !(variant && variant->modifies_base)) {
     return;
   }
   std::vector<WrittenTensor> changed;
   for (const auto& target : plan.targets) {
     if (target.site.layer) {
-      check_is_first(*target.site.layer, plan.config);
+      target.site.layer->check_base_may_change(plan.config);
     }
     changed.push_back({target.site});
   }
-  check_not_tied(*plan.model, changed, "the initialiser");
+  check_not_tied(*plan.model, changed, "the initializer");
 }
 
 } // namespace
@@ -79,7 +80,8 @@ void check_base_may_change(const InjectionPlan& plan) {
 InjectionPlan plan_injection(
     torch::nn::Module& model,
     const LoraConfig& config,
-    const std::string& adapter_name) {
+    const std::string& adapter_name,
+    const InjectOptions& options) {
   TORCH_CHECK_VALUE(
       !adapter_name.empty() && adapter_name.find('.') == std::string::npos,
       "[get_peft_model] an adapter name must not be empty or contain a dot, "
@@ -91,8 +93,7 @@ InjectionPlan plan_injection(
   InjectionPlan plan;
   plan.model = &model;
   plan.config = config;
-  plan.config.init_statistics(nullptr).init_progress(nullptr);
-  plan.progress = config.init_progress();
+  plan.options = options;
   plan.config.target_modules(resolve_targets(model, sites, config));
   add_task_heads(model, plan.config);
 
@@ -119,8 +120,7 @@ InjectionPlan plan_injection(
     if (site.kind == TargetSite::kPart) {
       if (with_parts) {
         const auto& whole = plan.targets.back();
-        plan.targets.push_back(
-            {site, whole.r, whole.lora_alpha, statistics_of(config, site)});
+        plan.targets.push_back({site, whole.r, whole.lora_alpha});
       }
       continue;
     }
@@ -138,10 +138,7 @@ InjectionPlan plan_injection(
       }
       with_parts = true;
       plan.targets.push_back(
-          {site,
-           rank_of(site),
-           lookup(alphas, site, config.lora_alpha()),
-           statistics_of(config, site)});
+          {site, rank_of(site), lookup(alphas, site, config.lora_alpha())});
       adapted.push_back(site);
     } else {
       any_unmatched = true;
@@ -219,8 +216,7 @@ InjectionPlan plan_injection(
 
 std::vector<std::shared_ptr<LoraLayer>> inject(
     const InjectionPlan& plan,
-    const std::string& adapter_name,
-    bool autocast_adapter_dtype) {
+    const std::string& adapter_name) {
   check_base_may_change(plan);
   std::vector<std::shared_ptr<LoraLayer>> layers;
   try {
@@ -245,19 +241,19 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
             target.r,
             target.lora_alpha,
             plan.config,
-            autocast_adapter_dtype,
-            target.statistics,
+            plan.options.autocast_adapter_dtype(),
+            statistics_of(plan, site.name),
             plan.is_loaded);
       } catch (c10::Error& e) {
         e.add_context("module " + site.name);
         throw;
       }
       layers.push_back(std::move(layer));
-      if (plan.progress) {
-        plan.progress(layers.size(), plan.targets.size(), site.name);
+      if (const auto& progress = plan.options.init_progress()) {
+        progress(layers.size(), plan.targets.size(), site.name);
       }
     }
-    // By what a layer type's own initialiser did.
+    // By what a layer type's own initializer did.
     std::vector<WrittenTensor> changed;
     for (size_t i = 0; i < layers.size(); ++i) {
       if (layers[i]->find_adapter(adapter_name)->changed_base) {
@@ -265,8 +261,8 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
         changed.back().site.layer = layers[i];
       }
     }
-    check_not_tied(*plan.model, changed, "the initialiser");
-    inject_tokens(plan, adapter_name, autocast_adapter_dtype);
+    check_not_tied(*plan.model, changed, "the initializer");
+    inject_tokens(plan, adapter_name);
   } catch (...) {
     for (const auto& layer : layers) {
       layer->delete_adapter(adapter_name);

@@ -25,16 +25,14 @@ struct InjectionPlan {
     TargetSite site;
     int64_t r;
     double lora_alpha;
-    /// The module's part of the configuration's statistics.
-    at::Tensor statistics = {};
   };
   torch::nn::Module* model = nullptr;
-  /// With the targets resolved, and without what is for one injection only.
+  /// With the targets resolved.
   LoraConfig config;
+  InjectOptions options;
   std::vector<Target> targets;
   std::vector<SavedTensor> saved;
   std::vector<TokenTarget> tokens;
-  InitProgress progress = {};
   /// Whether the factors will be overwritten.
   bool is_loaded = false;
 };
@@ -44,13 +42,13 @@ struct InjectionPlan {
 InjectionPlan plan_injection(
     torch::nn::Module& model,
     const LoraConfig& config,
-    const std::string& adapter_name);
+    const std::string& adapter_name,
+    const InjectOptions& options = {});
 
 /// Adds the adapter, inactive and frozen, or leaves the model as it was.
 std::vector<std::shared_ptr<LoraLayer>> inject(
     const InjectionPlan& plan,
-    const std::string& adapter_name,
-    bool autocast_adapter_dtype);
+    const std::string& adapter_name);
 
 /// Returns the handle of a model whose first adapter `inject_first` adds:
 /// freezes the base and makes the adapter active.

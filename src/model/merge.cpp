@@ -1,34 +1,19 @@
 #include <torchlora/model.h>
 
 #include <algorithm>
-#include <optional>
 
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
-#include "config/names.h"
+#include <torchlora/detail/names.h>
 #include "model/merge.h"
 #include "model/state.h"
 #include "model/ties.h"
 #include "model/token_rows.h"
-#include "model/untie.h"
 
 namespace torchlora {
 namespace {
-
-/// Puts the base layers back into the tree, out of nested ones too.
-void remove_layers(torch::nn::Module& model) {
-  for (const auto& site : lora_sites(model)) {
-    remove_layer(site);
-  }
-}
-
-std::vector<LoraLayer*> raw(const std::vector<TargetSite>& sites) {
-  std::vector<LoraLayer*> layers;
-  for (const auto& site : sites) {
-    layers.push_back(site.layer.get());
-  }
-  return layers;
-}
 
 /// What a merge of these adapters (empty: the active ones) writes to.
 std::vector<WrittenTensor> written_by_merge(
@@ -50,27 +35,55 @@ std::vector<WrittenTensor> written_by_merge(
   return written;
 }
 
-/// All or nothing.
-void merge_written(
-    PeftModel::State& state,
-    const std::vector<WrittenTensor>& written,
-    bool safe_merge,
-    const std::vector<std::string>& adapter_names,
-    bool untie_weights) {
-  std::optional<Untied> untied;
-  if (untie_weights) {
-    untied.emplace(*state.model, written);
-  } else {
-    TORCH_CHECK_VALUE(
-        state.layer_replication.empty(),
-        "[PeftModel] Cannot merge LORA layers when base model layers are "
-        "replicated: they share their weights; merge with untie_weights to "
-        "give each its own");
-    check_not_tied(*state.model, written, "a merge");
+/// Warns, as PEFT does, of adapters that are merged already.
+void warn_of_merged(
+    const std::vector<TunerSite>& sites,
+    const std::vector<std::string>& adapter_names) {
+  const TunerLayer* merged = nullptr;
+  std::vector<std::string> additional;
+  for (const auto& site : sites) {
+    const auto* layer = dynamic_cast<LoraLayer*>(site.layer.get());
+    if (layer && layer->merged()) {
+      merged = layer;
+      for (auto& name : layer->not_merged(adapter_names)) {
+        if (!detail::contains(additional, name)) {
+          additional.push_back(std::move(name));
+        }
+      }
+    }
   }
-  merge_layers(raw(lora_sites(*state.model)), safe_merge, adapter_names);
-  if (untied) {
-    untied->keep();
+  if (merged && additional.empty()) {
+    TORCH_WARN("All adapters are already merged, nothing to do.");
+  } else if (merged) {
+    TORCH_WARN(fmt::format(
+        "Already following adapters were merged {}. You are now additionally "
+        "merging {}.",
+        fmt::join(merged->merged_adapters(), ","),
+        fmt::join(additional, ",")));
+  }
+}
+
+/// Merges into what the model's tensors are now: checks all first, then writes.
+void merge_all(
+    const PeftModel& model,
+    const std::vector<WrittenTensor>& written,
+    const MergeOptions& options,
+    bool warns = true) {
+  const auto& state = StateAccess::of(model);
+  TORCH_CHECK_VALUE(
+      state.layer_replication.empty() || written.empty(),
+      "[PeftModel] Cannot merge LORA layers when base model layers are "
+      "replicated: they share their weights");
+  check_not_tied(*state.model, written, "a merge");
+  const auto sites = tuner_layers(*state.model);
+  for (const auto& site : sites) {
+    site.layer->check_mergeable(options.adapter_names(), options.safe_merge());
+  }
+  if (warns) {
+    warn_of_merged(sites, options.adapter_names());
+  }
+  for (const auto& site : sites) {
+    site.layer->merge(options.adapter_names());
   }
 }
 
@@ -83,11 +96,11 @@ void warn_of_residual(
   for (const auto& site : sites) {
     for (const auto& adapter : site.layer->adapters()) {
       if (adapter.changed_base && is_lost(adapter.name) &&
-          !contains(site.layer->merged_adapters(), adapter.name)) {
+          !detail::contains(site.layer->merged_adapters(), adapter.name)) {
         TORCH_WARN(
             "[",
             function,
-            "] the initialiser of adapter ",
+            "] the initializer of adapter ",
             adapter.name,
             " took its update out of the base weights, which stay without it; "
             "merge_and_unload keeps the model whole");
@@ -97,99 +110,75 @@ void warn_of_residual(
   }
 }
 
-void PeftModel::merge_adapter(
-    bool safe_merge,
-    const std::vector<std::string>& adapter_names,
-    bool untie_weights) {
-  for (const auto& name : adapter_names) {
+void PeftModel::merge_adapter(const MergeOptions& options) {
+  for (const auto& name : options.adapter_names()) {
     state_->at(name);
-    TORCH_CHECK_VALUE(
-        !state_->versions.has(name) || contains(state_->active, name),
-        "[merge_adapter] adapter ",
-        name,
-        " has modules_to_save or biases of its own; make it active first");
   }
-  const auto written = written_by_merge(*state_->model, adapter_names);
+  state_->saved->check_mergeable(options.adapter_names(), options.safe_merge());
+  const auto written =
+      written_by_merge(*state_->model, options.adapter_names());
   for (const auto& item : written) {
     TORCH_CHECK_VALUE(
-        !state_->versions.holds(item.tensor()),
+        !state_->saved->holds(item.tensor()),
         "[merge_adapter] \"",
         item.site.name,
         "\" computes with a weight or a bias that is an adapter's own; only "
         "merge_and_unload can merge into it");
   }
-  const auto tokens = token_adapters(*state_->model);
-  for (const auto& [name, rows] : tokens) {
+  for (const auto& [name, rows] : token_adapters(*state_->model)) {
     TORCH_CHECK_VALUE(
-        !state_->versions.holds(rows->weight()),
+        !state_->saved->holds(rows->weight()),
         "[merge_adapter] the table of \"",
         name,
         "\" is an adapter's own; only merge_and_unload can merge into it");
-    rows->check_mergeable(adapter_names, safe_merge);
   }
-  merge_written(*state_, written, safe_merge, adapter_names, untie_weights);
-  for (const auto& [name, rows] : tokens) {
-    rows->merge(adapter_names);
-  }
+  merge_all(*this, written, options);
 }
 
 void PeftModel::unmerge_adapter() {
   bool any = false;
-  for (const auto& site : lora_sites(*state_->model)) {
-    if (site.layer->merged()) {
-      site.layer->unmerge();
-      any = true;
-    }
-  }
-  for (const auto& [name, rows] : token_adapters(*state_->model)) {
-    any |= !rows->merged_adapters().empty();
-    rows->unmerge();
+  for (const auto& site : state_->tuner_layers()) {
+    any |= site.layer->merged();
+    site.layer->unmerge();
   }
   if (!any) {
     TORCH_WARN("Already unmerged. Nothing to do.");
   }
 }
 
-void PeftModel::merge_and_unload(
-    bool safe_merge,
-    const std::vector<std::string>& adapter_names,
-    bool untie_weights) {
-  auto& versions = state_->versions;
-  for (const auto& name : adapter_names) {
+void PeftModel::merge_and_unload(const MergeOptions& options) {
+  auto& saved = *state_->saved;
+  for (const auto& name : options.adapter_names()) {
     state_->at(name);
   }
-  versions.check_active(adapter_names);
-  const auto names = adapter_names.empty() ? state_->active : adapter_names;
-  const auto tokens = token_adapters(*state_->model);
-  for (const auto& [name, rows] : tokens) {
-    rows->check_mergeable(names, safe_merge);
+  saved.check_set_adapter(options.adapter_names());
+  const auto names = options.adapter_names().empty() ? state_->active
+                                                     : options.adapter_names();
+  saved.show(names);
+  try {
+    const auto written = written_by_merge(*state_->model, names);
+    merge_all(
+        *this,
+        written,
+        MergeOptions(options).adapter_names(names),
+        /*warns=*/!written.empty());
+  } catch (...) {
+    saved.show();
+    throw;
   }
-  versions.select(names, state_->trainable);
-  // Nothing to do, and nothing to warn of, where every update is merged.
-  if (const auto written = written_by_merge(*state_->model, names);
-      !written.empty()) {
-    try {
-      merge_written(*state_, written, safe_merge, names, untie_weights);
-    } catch (...) {
-      state_->select_versions();
-      throw;
-    }
-  }
-  for (const auto& [name, rows] : tokens) {
-    rows->merge(names);
-  }
-  versions.select(names, /*trainable=*/false);
-  versions.release();
+  saved.keep(names);
   unload();
 }
 
 void PeftModel::unload() {
-  state_->versions.select({}, /*trainable=*/false);
-  state_->versions.release();
   warn_of_residual(
       lora_sites(*state_->model), [](const auto&) { return true; }, "unload");
-  remove_layers(*state_->model);
-  remove_tokens(*state_->model);
+  for (const auto& site : state_->tuner_layers()) {
+    site.layer->unload();
+  }
+  for (const auto& site : lora_sites(*state_->model)) { // nested ones too
+    remove_layer(site);
+  }
   state_->adapters.clear();
   state_->active.clear();
 }

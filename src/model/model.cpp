@@ -12,8 +12,7 @@
 #include <torchlora/nn/inspect.h>
 #include <torchlora/nn/pretrained.h>
 
-#include "config/names.h"
-#include "lora/overlay/weight_overlay.h"
+#include <torchlora/detail/names.h>
 #include "model/inject.h"
 #include "model/merge.h"
 #include "model/replicate.h"
@@ -37,7 +36,7 @@ void check_is_base(const SavedModules& versions, const InjectionPlan& plan) {
     TORCH_CHECK_VALUE(
         !init::changes_the_base(plan.config) ||
             !versions.holds(target.site.base_weight().weight()),
-        "[add_adapter] the initialiser would change the weight of \"",
+        "[add_adapter] the initializer would change the weight of \"",
         target.site.name,
         "\", of which another adapter has a version of its own");
   }
@@ -60,10 +59,10 @@ PeftModel adapt(
       "[get_peft_model] module \"",
       adapted.empty() ? "" : adapted.front().name,
       "\" is adapted already; use add_adapter of its PeftModel, or unload it");
-  auto state = std::make_shared<PeftModel::State>();
+  auto state = std::make_shared<PeftState>();
   state->model = shared;
   auto plan = inject_first();
-  state->versions.add(adapter_name, plan.saved);
+  state->saved->add(adapter_name, plan.saved);
   state->layer_replication = plan.config.layer_replication();
   state->adapters.push_back({adapter_name, std::move(plan.config)});
   auto& config = state->adapters.back().config;
@@ -73,7 +72,7 @@ PeftModel adapt(
   for (const auto& item : model.named_parameters()) {
     item.value().set_requires_grad(false);
   }
-  PeftModel peft(std::move(state));
+  auto peft = StateAccess::make(std::move(state));
   peft.set_adapter({adapter_name}, config.inference_mode());
   return peft;
 }
@@ -82,42 +81,41 @@ PeftModel get_peft_model(
     torch::nn::Module& model,
     const LoraConfig& config,
     const std::string& adapter_name,
-    bool autocast_adapter_dtype) {
+    const InjectOptions& options) {
   auto peft = adapt(model, adapter_name, [&] {
-    Replication replication(model, config);
-    auto plan = plan_injection(model, config, adapter_name);
-    inject(plan, adapter_name, autocast_adapter_dtype);
+    Replication replication(model, config, options);
+    auto plan = plan_injection(model, config, adapter_name, options);
+    inject(plan, adapter_name);
     replication.keep();
     return plan;
   });
-  peft.state().autocast_adapter_dtype = autocast_adapter_dtype;
+  StateAccess::of(peft).autocast_adapter_dtype =
+      options.autocast_adapter_dtype();
   return peft;
 }
 
 std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
     torch::nn::Module& model,
     const LoraConfig& config,
-    const std::string& adapter_name) {
-  Replication replication(model, config);
-  const auto plan = plan_injection(model, config, adapter_name);
+    const std::string& adapter_name,
+    const InjectOptions& options) {
+  Replication replication(model, config, options);
+  const auto plan = plan_injection(model, config, adapter_name, options);
   TORCH_CHECK_VALUE(
       plan.saved.empty(),
       "[inject_adapter] modules_to_save and bias need get_peft_model, whose "
       "handle keeps the base model's own tensors");
   const bool is_first = lora_sites(model).empty();
-  auto layers = inject(plan, adapter_name, /*autocast_adapter_dtype=*/false);
+  auto layers = inject(plan, adapter_name);
   replication.keep();
   if (is_first) {
     for (auto& parameter : model.parameters()) {
       parameter.set_requires_grad(false);
     }
   }
-  for (const auto& layer : layers) {
-    layer->set_adapter({adapter_name}, config.inference_mode());
-  }
-  for (const auto& [name, tokens] : token_adapters(model)) {
-    if (tokens->find_adapter(adapter_name)) {
-      tokens->set_adapter({adapter_name}, config.inference_mode());
+  for (const auto& site : tuner_layers(model)) {
+    if (site.layer->has(adapter_name)) {
+      site.layer->set_adapter({adapter_name}, config.inference_mode());
     }
   }
   return layers;
@@ -155,7 +153,8 @@ PeftModel::layers() const {
 
 void PeftModel::add_adapter(
     const std::string& adapter_name,
-    const LoraConfig& config) {
+    const LoraConfig& config,
+    const InjectOptions& options) {
   TORCH_CHECK_VALUE(
       !state_->find(adapter_name),
       "[add_adapter] Adapter with name '",
@@ -165,11 +164,12 @@ void PeftModel::add_adapter(
   auto plan = plan_injection(
       *state_->model,
       for_replicated(config, state_->layer_replication),
-      adapter_name);
-  check_is_base(state_->versions, plan);
-  check_tables_are_base(state_->versions, plan);
-  inject(plan, adapter_name, state_->autocast_adapter_dtype);
-  state_->versions.add(adapter_name, plan.saved);
+      adapter_name,
+      options);
+  check_is_base(*state_->saved, plan);
+  check_tables_are_base(*state_->saved, plan);
+  inject(plan, adapter_name);
+  state_->saved->add(adapter_name, plan.saved);
   plan.config.base_model_name_or_path(
       state_->adapters.empty()
           ? config.base_model_name_or_path()
@@ -183,15 +183,12 @@ void PeftModel::set_adapter(
   for (const auto& name : adapter_names) {
     state_->at(name);
   }
-  state_->versions.check_active(adapter_names);
-  const auto tokens = token_adapters(*state_->model);
-  for (const auto& [name, rows] : tokens) {
-    rows->check_disjoint(adapter_names, "set_adapter");
+  const auto sites = state_->tuner_layers();
+  for (const auto& site : sites) {
+    site.layer->check_set_adapter(adapter_names);
   }
-  const auto sites = lora_sites(*state_->model);
-  if (std::any_of(sites.begin(), sites.end(), [](const auto& site) {
-        return site.layer->merged();
-      })) {
+  if (std::ranges::any_of(
+          sites, [](const auto& site) { return site.layer->merged(); })) {
     TORCH_WARN(
         "Adapter cannot be set when the model is merged. Unmerging the model "
         "first.");
@@ -200,12 +197,8 @@ void PeftModel::set_adapter(
   for (const auto& site : sites) {
     site.layer->set_adapter(adapter_names, inference_mode);
   }
-  for (const auto& [name, rows] : tokens) {
-    rows->set_adapter(adapter_names, inference_mode);
-  }
-  state_->active = each_once(adapter_names, [](const auto&) { return true; });
-  state_->trainable = !inference_mode;
-  state_->select_versions();
+  state_->active =
+      detail::each_once(adapter_names, [](const auto&) { return true; });
 }
 
 void PeftModel::delete_adapter(const std::string& adapter_name) {
@@ -214,43 +207,36 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
       "[delete_adapter] Adapter ",
       adapter_name,
       " does not exist");
-  const auto sites = lora_sites(*state_->model);
-  for (const auto& site : sites) {
+  const auto layers = state_->tuner_layers();
+  for (const auto& site : layers) {
     TORCH_CHECK_VALUE(
-        !contains(site.layer->merged_adapters(), adapter_name),
+        !site.layer->states().is_merged(adapter_name),
         "[delete_adapter] Cannot delete adapter(s) ['",
         adapter_name,
         "'] while they are merged. Please unmerge them first.");
   }
-  for (const auto& [name, tokens] : token_adapters(*state_->model)) {
-    TORCH_CHECK_VALUE(
-        !contains(tokens->merged_adapters(), adapter_name),
-        "[delete_adapter] Cannot delete adapter(s) ['",
-        adapter_name,
-        "'] while their rows are merged. Please unmerge them first.");
-  }
+  const auto sites = lora_sites(*state_->model);
   warn_of_residual(
       sites,
       [&](const auto& name) { return name == adapter_name; },
       "delete_adapter");
-  for (const auto& site : sites) {
+  for (const auto& site : layers) {
     site.layer->delete_adapter(adapter_name);
   }
+  remove_empty_token_rows(*state_->model);
   // Files tell the parameters of a module by their nesting.
   for (const auto& site : sites) {
     if (site.kind == TargetSite::kParameter && site.layer->adapters().empty()) {
       remove_layer(site);
     }
   }
-  state_->versions.remove(adapter_name);
-  delete_tokens(*state_->model, adapter_name);
   std::erase_if(state_->adapters, [&](const auto& adapter) {
     return adapter.name == adapter_name;
   });
   if (std::erase(state_->active, adapter_name) && state_->active.empty() &&
       !state_->adapters.empty()) {
-    auto names = adapter_names();
-    const auto& next = *std::min_element(names.begin(), names.end());
+    const auto names = adapter_names();
+    const auto& next = *std::ranges::min_element(names);
     TORCH_WARN(
         "Adapter ",
         adapter_name,
@@ -258,15 +244,6 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
         next,
         ".");
     set_adapter(next);
-  }
-}
-
-void PeftModel::refresh_weights() {
-  if (!WeightOverlay::any_is_dense()) {
-    return;
-  }
-  for (const auto& site : lora_sites(base_model())) {
-    site.layer->refresh_weight();
   }
 }
 

@@ -127,7 +127,10 @@ class GeneratorGuard {
 
 } // namespace
 
-Replication::Replication(torch::nn::Module& model, const LoraConfig& config) {
+Replication::Replication(
+    torch::nn::Module& model,
+    const LoraConfig& config,
+    const InjectOptions& options) {
   if (config.layer_replication().empty()) {
     return;
   }
@@ -136,8 +139,8 @@ Replication::Replication(torch::nn::Module& model, const LoraConfig& config) {
       "[layer_replication] the model is adapted already; its first adapter "
       "tells how it is built");
   TORCH_CHECK_VALUE(
-      !config.init_statistics(),
-      "[layer_replication] the statistics of the initialiser are of the model "
+      options.init_statistics().empty(),
+      "[layer_replication] the statistics of the initializer are of the model "
       "as it was");
   const auto list = find_layers(model);
   const Layers original(list->begin(), list->end());

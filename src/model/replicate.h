@@ -5,6 +5,7 @@
 
 #include <torch/nn/modules/container/modulelist.h>
 
+#include <torchlora/config/inject_options.h>
 #include <torchlora/config/lora_config.h>
 
 namespace torchlora {
@@ -15,7 +16,10 @@ namespace torchlora {
 /// are copies. ValueError where the model does not allow it.
 class Replication {
  public:
-  Replication(torch::nn::Module& model, const LoraConfig& config);
+  Replication(
+      torch::nn::Module& model,
+      const LoraConfig& config,
+      const InjectOptions& options = {});
   ~Replication();
   Replication(const Replication&) = delete;
   Replication& operator=(const Replication&) = delete;

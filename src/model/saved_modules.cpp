@@ -1,6 +1,7 @@
 #include "model/saved_modules.h"
 
 #include <algorithm>
+#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -56,7 +57,7 @@ void SavedModules::add(
   }
 }
 
-void SavedModules::remove(const std::string& adapter) {
+void SavedModules::delete_adapter(const std::string& adapter) {
   for (auto& slot : slots_) {
     if (const auto index = slot.find(adapter)) {
       if (slot.current == index) {
@@ -66,6 +67,7 @@ void SavedModules::remove(const std::string& adapter) {
       slot.current -= slot.current > index ? 1 : 0;
     }
   }
+  std::erase(states_.active, adapter);
   std::erase_if(
       slots_, [](const Slot& slot) { return slot.versions.size() == 1; });
 }
@@ -89,7 +91,7 @@ at::Tensor SavedModules::base(const at::Tensor& tensor) const {
   return tensor.detach();
 }
 
-void SavedModules::check_active(
+void SavedModules::check_set_adapter(
     const std::vector<std::string>& adapters) const {
   for (const auto& slot : slots_) {
     std::vector<std::string> owners;
@@ -120,11 +122,57 @@ void SavedModules::select(
   }
 }
 
-void SavedModules::release() {
-  slots_.clear();
+void SavedModules::show(const std::vector<std::string>& adapters) {
+  select(adapters, trainable_);
 }
 
-std::vector<std::pair<std::string, at::Tensor>> SavedModules::tensors(
+void SavedModules::show() {
+  show(states_.enabled ? states_.active : std::vector<std::string>());
+}
+
+void SavedModules::keep(const std::vector<std::string>& adapters) {
+  select(adapters, /*trainable=*/false);
+  slots_.clear();
+  states_ = {};
+}
+
+void SavedModules::set_adapter(
+    const std::vector<std::string>& adapters,
+    bool inference_mode) {
+  states_.active = adapters;
+  trainable_ = !inference_mode;
+  show();
+}
+
+void SavedModules::enable_adapters(bool enabled) {
+  states_.enabled = enabled;
+  show();
+}
+
+void SavedModules::check_mergeable(
+    const std::vector<std::string>& adapters,
+    bool /*safe_merge*/) const {
+  for (const auto& name : adapters) {
+    TORCH_CHECK_VALUE(
+        !has(name) || states_.is_active(name),
+        "[merge_adapter] adapter ",
+        name,
+        " has modules_to_save or biases of its own; make it active first");
+  }
+}
+
+std::vector<std::string> SavedModules::adapter_names() const {
+  std::set<std::string> names;
+  for (const auto& slot : slots_) {
+    for (const auto& version : slot.versions) {
+      names.insert(version.adapter);
+    }
+  }
+  names.erase(""); // the base model's
+  return {names.begin(), names.end()};
+}
+
+std::vector<std::pair<std::string, at::Tensor>> SavedModules::adapter_state(
     const std::string& adapter) const {
   std::vector<std::pair<std::string, at::Tensor>> result;
   for (const auto& slot : slots_) {

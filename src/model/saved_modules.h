@@ -6,6 +6,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <torchlora/lora/tuner_layer.h>
+
 #include "model/sites.h"
 
 namespace torchlora {
@@ -26,28 +28,52 @@ struct SavedTensor {
 /// The versions of base tensors, by adapter. A tensor stays the model's own
 /// object, which all handles and optimizers see; it is given the data (and the
 /// gradient) of the active adapter's version. So a module of any type can be
-/// trained whole, and disabling an adapter gives the base back.
-class SavedModules {
+/// trained whole, and disabling an adapter gives the base back. PEFT's
+/// `ModulesToSaveWrapper`.
+class SavedModules : public TunerLayer {
  public:
   /// Adds an adapter's versions, inactive.
   void add(const std::string& adapter, const std::vector<SavedTensor>& tensors);
-  void remove(const std::string& adapter);
-  bool has(const std::string& adapter) const;
   /// Whether some adapter has a version of the tensor.
   bool holds(const at::Tensor& tensor) const;
-  /// The base model's version of a tensor.
+  /// Returns the base model's version of a tensor.
   at::Tensor base(const at::Tensor& tensor) const;
+  /// Shows the versions of these adapters; `show()` those that should be.
+  void show(const std::vector<std::string>& adapters);
+  void show();
+  /// Forgets all versions but what these adapters show.
+  void keep(const std::vector<std::string>& adapters);
+
+  bool has(const std::string& adapter) const override;
+  const AdapterStates& states() const override {
+    return states_;
+  }
+  /// By full keys.
+  std::vector<std::pair<std::string, at::Tensor>> adapter_state(
+      const std::string& adapter) const override;
   /// ValueError, with the keys, if two of the adapters have versions of one
   /// tensor.
-  void check_active(const std::vector<std::string>& adapters) const;
-  /// Makes every tensor the version of the one of `adapters` that has one, the
-  /// base model's where none has. Only an adapter's version is `trainable`.
-  void select(const std::vector<std::string>& adapters, bool trainable);
-  /// Forgets all versions and leaves the tensors as they are.
-  void release();
-  /// Keys and current values of an adapter's versions.
-  std::vector<std::pair<std::string, at::Tensor>> tensors(
-      const std::string& adapter) const;
+  void check_set_adapter(
+      const std::vector<std::string>& adapters) const override;
+  void set_adapter(
+      const std::vector<std::string>& adapters,
+      bool inference_mode = false) override;
+  void enable_adapters(bool enabled) override;
+  void delete_adapter(const std::string& adapter) override;
+  /// ValueError for an adapter with versions that is not active.
+  void check_mergeable(
+      const std::vector<std::string>& adapters,
+      bool safe_merge) const override;
+  /// Does nothing: the active versions are the model's tensors.
+  void merge(const std::vector<std::string>& /*adapters*/ = {}) override {}
+  void unmerge() override {}
+  /// Gives the base model's versions back and forgets all others.
+  void unload() override {
+    keep({});
+  }
+
+ protected:
+  std::vector<std::string> adapter_names() const override;
 
  private:
   struct Version {
@@ -67,7 +93,15 @@ class SavedModules {
     size_t find(const std::string& adapter) const;
     void make_current(size_t index, bool trainable);
   };
+
+  /// Makes every tensor the version of the one of `adapters` that has one, the
+  /// base model's where none has. Only an adapter's version is `trainable`.
+  void select(const std::vector<std::string>& adapters, bool trainable);
+
   std::vector<Slot> slots_;
+  AdapterStates states_;
+  /// Whether the active adapters train.
+  bool trainable_ = false;
 };
 
 /// Enters the heads that the configuration's task type trains, as PEFT does,

@@ -5,6 +5,7 @@
 #include <torchlora/lora/layers/experts.h>
 
 #include "model/sites.h"
+#include "model/token_rows.h"
 
 namespace torchlora {
 namespace {
@@ -108,6 +109,17 @@ std::vector<TargetSite> lora_sites(torch::nn::Module& model) {
   auto sites = target_sites(model);
   std::erase_if(sites, [](const auto& site) { return !site.layer; });
   return sites;
+}
+
+std::vector<TunerSite> tuner_layers(torch::nn::Module& model) {
+  std::vector<TunerSite> result;
+  for (const auto& site : lora_sites(model)) {
+    result.push_back({site.name, site.peft_name, site.layer});
+  }
+  for (const auto& [name, tokens] : token_adapters(model)) {
+    result.push_back({name + "." + TrainableTokens::kName, name, tokens});
+  }
+  return result;
 }
 
 } // namespace torchlora

@@ -64,6 +64,18 @@ std::vector<TargetSite> target_sites(torch::nn::Module& model);
 /// The sites that are LoRA layers.
 std::vector<TargetSite> lora_sites(torch::nn::Module& model);
 
+/// Something in the model that has adapters.
+struct TunerSite {
+  /// For token rows "….token_adapter".
+  std::string name;
+  /// What the keys of its tensors in files begin with; may be empty.
+  std::string peft_name;
+  std::shared_ptr<TunerLayer> layer;
+};
+
+/// Returns the LoRA layers, then the token rows.
+std::vector<TunerSite> tuner_layers(torch::nn::Module& model);
+
 /// Appends the sites of the parameters of `nn::StackedExperts` behind `site`,
 /// that of their module. `module` is the child in the tree, which may be a LoRA
 /// layer of a parameter.

@@ -7,11 +7,12 @@
 #include <torchlora/model.h>
 
 #include "model/saved_modules.h"
+#include "model/sites.h"
 
 namespace torchlora {
 
 /// What the copies of a handle share.
-struct PeftModel::State {
+struct PeftState {
   struct Adapter {
     std::string name;
     /// With the targets resolved.
@@ -22,21 +23,27 @@ struct PeftModel::State {
   bool autocast_adapter_dtype = true;
   std::vector<Adapter> adapters;
   std::vector<std::string> active;
-  /// Whether the active adapters train.
-  bool trainable = false;
   /// The first adapter's: how the model was built.
   LoraConfig::LayerRanges layer_replication;
-  SavedModules versions;
-  int disabled = 0;
+  std::shared_ptr<SavedModules> saved = std::make_shared<SavedModules>();
 
-  /// Gives the base tensors the active adapters' versions, or the base's own
-  /// while adapters are disabled, and their rows.
-  void select_versions();
+  /// Returns all that has adapters: LoRA layers, token rows, the saved modules.
+  std::vector<TunerSite> tuner_layers() const;
   /// Whether an adapter has tensors or rows of the base model of its own.
   bool has_own(const std::string& adapter_name) const;
   Adapter* find(const std::string& adapter_name);
   /// ValueError if there is none of that name.
   Adapter& at(const std::string& adapter_name);
+};
+
+/// The library's own way to a handle's state.
+struct StateAccess {
+  static PeftState& of(const PeftModel& model) {
+    return *model.state_;
+  }
+  static PeftModel make(std::shared_ptr<PeftState> state) {
+    return PeftModel(std::move(state));
+  }
 };
 
 } // namespace torchlora

@@ -2,59 +2,20 @@
 
 #include <algorithm>
 #include <set>
-#include <typeinfo>
 
-#include <c10/core/DeviceType.h>
 #include <c10/util/Exception.h>
-#include <c10/util/Type.h>
 
-#include "config/names.h"
+#include <torchlora/detail/names.h>
 #include "model/sites.h"
-#include "model/token_rows.h"
 
 namespace torchlora {
 namespace {
 
 using Names = std::vector<std::string>;
 
-Consistency consistency(bool all, bool any) {
-  return all ? Consistency::kTrue
-      : any  ? Consistency::kIrregular
-             : Consistency::kFalse;
-}
-
 /// Of two parts and of both together.
 Consistency both(Consistency a, Consistency b) {
   return a == b ? a : Consistency::kIrregular;
-}
-
-void add_adapter(
-    TunerLayerStatus& status,
-    const std::string& name,
-    const std::vector<at::Tensor>& tensors) {
-  bool all = true, any = false;
-  std::set<std::string> devices;
-  for (const auto& tensor : tensors) {
-    all = all && tensor.requires_grad();
-    any = any || tensor.requires_grad();
-    devices.insert(
-        c10::DeviceTypeName(tensor.device().type(), /*lower_case=*/true));
-  }
-  status.requires_grad[name] = consistency(all, any);
-  status.devices[name] = Names(devices.begin(), devices.end());
-  status.available_adapters.push_back(name);
-}
-
-/// Of a `LoraLayer` or `TrainableTokens`, but for its adapters.
-template <class Layer>
-TunerLayerStatus status_of(const std::string& name, const Layer& layer) {
-  TunerLayerStatus status;
-  status.name = name;
-  status.module_type = c10::demangle(typeid(layer).name());
-  status.enabled = layer.adapters_enabled();
-  status.active_adapters = layer.active_adapters();
-  status.merged_adapters = layer.merged_adapters();
-  return status;
 }
 
 /// The active adapters, if every layer has those of them that it can have.
@@ -64,7 +25,7 @@ std::optional<Names> common_active(
   for (const auto& layer : layers) {
     Names expected;
     for (const auto& name : active) {
-      if (contains(layer.available_adapters, name)) {
+      if (detail::contains(layer.available_adapters, name)) {
         expected.push_back(name);
       }
     }
@@ -84,7 +45,8 @@ std::optional<Names> common_merged(
   }
   for (const auto& layer : layers) {
     for (const auto& name : layer.available_adapters) {
-      if (merged.contains(name) && !contains(layer.merged_adapters, name)) {
+      if (merged.contains(name) &&
+          !detail::contains(layer.merged_adapters, name)) {
         return std::nullopt;
       }
     }
@@ -96,22 +58,9 @@ std::optional<Names> common_merged(
 
 std::vector<TunerLayerStatus> get_layer_status(torch::nn::Module& model) {
   std::vector<TunerLayerStatus> result;
-  for (const auto& site : lora_sites(model)) {
-    auto status = status_of(site.name, *site.layer);
-    for (const auto& adapter : site.layer->adapters()) {
-      add_adapter(status, adapter.name, adapter.tensors());
-    }
-    result.push_back(std::move(status));
-  }
-  for (const auto& [name, tokens] : token_adapters(model)) {
-    auto status = status_of(name + "." + TrainableTokens::kName, *tokens);
-    for (const auto& adapter : tokens->adapters()) {
-      add_adapter(status, adapter.name, {adapter.delta});
-    }
-    result.push_back(std::move(status));
-  }
-  for (auto& status : result) {
-    std::ranges::sort(status.available_adapters);
+  for (const auto& site : tuner_layers(model)) {
+    site.layer->fill(result.emplace_back());
+    result.back().name = site.name;
   }
   TORCH_CHECK_VALUE(
       !result.empty(),
@@ -152,7 +101,7 @@ TunerModelStatus get_model_status(const PeftModel& model) {
     for (const auto& [name, devices] : layer.devices) {
       auto& all = status.devices[name];
       for (const auto& device : devices) {
-        if (!contains(all, device)) {
+        if (!detail::contains(all, device)) {
           all.push_back(device);
         }
       }

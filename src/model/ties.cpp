@@ -115,8 +115,10 @@ void check_not_tied(
         ties.empty() ? "" : ties.front().name,
         "\", which ",
         change,
-        " would change too; give one of them a copy of its own first",
-        change == "a merge" ? ", or merge with untie_weights" : "");
+        " would change too; give one of them a copy of its own first: before "
+        "it "
+        "is adapted, put a new layer in its place "
+        "(torch::nn::Module::replace_module) and copy the values");
   }
 }
 

@@ -250,10 +250,8 @@ void check_tables_are_base(
   }
 }
 
-void inject_tokens(
-    const InjectionPlan& plan,
-    const std::string& adapter_name,
-    bool autocast_adapter_dtype) {
+void inject_tokens(const InjectionPlan& plan, const std::string& adapter_name) {
+  const bool autocast_adapter_dtype = plan.options.autocast_adapter_dtype();
   try {
     for (const auto& target : plan.tokens) {
       auto tokens = tokens_of(*target.layer);
@@ -272,23 +270,19 @@ void inject_tokens(
       check_head(*plan.model, *tokens, target, adapter_name);
     }
   } catch (...) {
-    delete_tokens(*plan.model, adapter_name);
+    for (const auto& [name, tokens] : token_adapters(*plan.model)) {
+      tokens->delete_adapter(adapter_name);
+    }
+    remove_empty_token_rows(*plan.model);
     throw;
   }
 }
 
-void delete_tokens(torch::nn::Module& model, const std::string& adapter_name) {
+void remove_empty_token_rows(torch::nn::Module& model) {
   for (const auto& [name, tokens] : token_adapters(model)) {
-    tokens->delete_adapter(adapter_name);
     if (tokens->adapters().empty()) {
       tokens->unload();
     }
-  }
-}
-
-void remove_tokens(torch::nn::Module& model) {
-  for (const auto& [name, tokens] : token_adapters(model)) {
-    tokens->unload();
   }
 }
 

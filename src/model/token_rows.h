@@ -55,15 +55,9 @@ void check_tables_are_base(
     const InjectionPlan& plan);
 
 /// Adds the plan's rows, inactive and frozen, or leaves the model as it was.
-void inject_tokens(
-    const InjectionPlan& plan,
-    const std::string& adapter_name,
-    bool autocast_adapter_dtype);
+void inject_tokens(const InjectionPlan& plan, const std::string& adapter_name);
 
-/// Deletes the rows of one adapter; merged ones stay in the weight.
-void delete_tokens(torch::nn::Module& model, const std::string& adapter_name);
-
-/// Takes the rows of all adapters out of the tree.
-void remove_tokens(torch::nn::Module& model);
+/// Takes what has no adapter any more out of the tree.
+void remove_empty_token_rows(torch::nn::Module& model);
 
 } // namespace torchlora

@@ -9,7 +9,6 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
-#include "config/names.h"
 #include "nn/weight_member.h"
 
 namespace torchlora {
@@ -92,7 +91,7 @@ at::Tensor TrainableTokens::base_rows(
     const std::vector<int64_t>& indices) const {
   const auto table = weight().detach();
   auto rows = table.index_select(0, to_tensor(indices).to(table.device()));
-  for (const auto& name : merged_adapters_) {
+  for (const auto& name : merged_adapters()) {
     const auto& merged = *find_adapter(name);
     for (size_t i = 0; i < indices.size(); ++i) {
       const auto found = std::ranges::find(merged.indices, indices[i]);
@@ -142,33 +141,32 @@ void TrainableTokens::add_adapter(
     delta = delta.to(at::kFloat);
   }
   const auto factor = std::make_shared<LoraFactor>(delta);
-  factor->weight.set_requires_grad(false);
   deltas_->insert(adapter_name, factor);
-  adapters_.push_back({adapter_name, indices, factor->weight});
+  adapters_.add({adapter_name, indices, factor->weight});
 }
 
 void TrainableTokens::delete_adapter(const std::string& adapter_name) {
-  if (!find_adapter(adapter_name)) {
+  if (!has(adapter_name)) {
     return;
   }
-  TORCH_CHECK_VALUE(
-      !contains(merged_adapters_, adapter_name),
-      "[delete_adapter] adapter ",
-      adapter_name,
-      " is merged into \"",
-      layer_name_,
-      "\"; unmerge it first");
+  adapters_.check_not_merged(adapter_name, "delete_adapter", layer_name_);
   deltas_->erase(adapter_name);
-  std::erase(active_adapters_, adapter_name);
-  std::erase_if(
-      adapters_, [&](const Adapter& a) { return a.name == adapter_name; });
+  adapters_.remove(adapter_name);
   update_shown();
 }
 
-const TrainableTokens::Adapter* TrainableTokens::find_adapter(
+std::vector<std::string> TrainableTokens::adapter_names() const {
+  std::vector<std::string> names;
+  for (const auto& adapter : adapters()) {
+    names.push_back(adapter.name);
+  }
+  return names;
+}
+
+std::vector<std::pair<std::string, at::Tensor>> TrainableTokens::adapter_state(
     const std::string& adapter_name) const {
-  const auto found = std::ranges::find(adapters_, adapter_name, &Adapter::name);
-  return found == adapters_.end() ? nullptr : &*found;
+  return {
+      {std::string(kName) + "." + kDelta, adapters_.at(adapter_name).delta}};
 }
 
 void TrainableTokens::check_disjoint(
@@ -199,38 +197,33 @@ void TrainableTokens::check_disjoint(
   }
 }
 
+void TrainableTokens::check_set_adapter(
+    const std::vector<std::string>& adapter_names) const {
+  check_disjoint(adapter_names, "set_adapter");
+}
+
 void TrainableTokens::set_adapter(
     const std::vector<std::string>& adapter_names,
     bool inference_mode) {
-  check_disjoint(adapter_names, "set_adapter");
-  active_adapters_ = each_once(
-      adapter_names, [&](const auto& name) { return find_adapter(name); });
-  for (auto& adapter : adapters_) {
+  check_set_adapter(adapter_names);
+  adapters_.set_active(adapter_names);
+  for (const auto& adapter : adapters()) {
     adapter.delta.set_requires_grad(
-        !inference_mode && contains(active_adapters_, adapter.name));
+        !inference_mode && states().is_active(adapter.name));
   }
   update_shown();
 }
 
 void TrainableTokens::enable_adapters(bool enabled) {
-  enabled_ = enabled;
+  adapters_.set_enabled(enabled);
   update_shown();
-}
-
-std::vector<std::string> TrainableTokens::not_merged(
-    const std::vector<std::string>& adapter_names) const {
-  return each_once(
-      adapter_names.empty() ? active_adapters_ : adapter_names,
-      [&](const auto& name) {
-        return find_adapter(name) && !contains(merged_adapters_, name);
-      });
 }
 
 void TrainableTokens::check_mergeable(
     const std::vector<std::string>& adapter_names,
     bool safe_merge) const {
-  const auto names = not_merged(adapter_names);
-  auto together = merged_adapters_;
+  const auto names = adapters_.not_merged(adapter_names);
+  auto together = merged_adapters();
   together.insert(together.end(), names.begin(), names.end());
   check_disjoint(together, "merge_adapter");
   for (const auto& name : names) {
@@ -262,20 +255,19 @@ void TrainableTokens::write(
 
 void TrainableTokens::merge(const std::vector<std::string>& adapter_names) {
   const torch::NoGradGuard no_grad;
-  for (const auto& name : not_merged(adapter_names)) {
-    auto& adapter = *std::ranges::find(adapters_, name, &Adapter::name);
+  for (const auto& name : adapters_.not_merged(adapter_names)) {
+    auto& adapter = adapters_.at(name);
     adapter.original = base_rows(adapter.indices);
     write(adapter.indices, adapter.delta);
-    merged_adapters_.push_back(name);
+    adapters_.push_merged(name);
   }
   update_shown();
 }
 
 void TrainableTokens::unmerge() {
   const torch::NoGradGuard no_grad;
-  for (; !merged_adapters_.empty(); merged_adapters_.pop_back()) {
-    auto& adapter =
-        *std::ranges::find(adapters_, merged_adapters_.back(), &Adapter::name);
+  for (; merged(); adapters_.pop_merged()) {
+    auto& adapter = adapters_.at(merged_adapters().back());
     write(adapter.indices, adapter.original);
     adapter.original = at::Tensor();
   }
@@ -284,9 +276,9 @@ void TrainableTokens::unmerge() {
 
 void TrainableTokens::update_shown() {
   const c10::InferenceMode no_inference(false); // a later backward needs them
-  shown_ = !enabled_             ? merged_adapters_
-      : merged_adapters_.empty() ? active_adapters_
-                                 : std::vector<std::string>();
+  shown_ = !adapters_enabled() ? merged_adapters()
+      : merged()               ? std::vector<std::string>()
+                               : active_adapters();
   std::vector<int64_t> all;
   for (const auto& name : shown_) {
     const auto& indices = find_adapter(name)->indices;
@@ -311,7 +303,8 @@ std::optional<nn::ReplacedRows> TrainableTokens::replaced_rows() const {
   std::vector<at::Tensor> parts;
   for (const auto& name : shown_) {
     const auto& adapter = *find_adapter(name);
-    parts.push_back((enabled_ ? adapter.delta : adapter.original).to(options));
+    parts.push_back(
+        (adapters_enabled() ? adapter.delta : adapter.original).to(options));
   }
   auto values = parts.size() == 1 ? parts[0] : at::cat(parts);
   if (order_.defined()) {
@@ -322,7 +315,7 @@ std::optional<nn::ReplacedRows> TrainableTokens::replaced_rows() const {
 
 bool TrainableTokens::changes_something() const {
   const torch::NoGradGuard no_grad;
-  return std::ranges::any_of(active_adapters_, [&](const auto& name) {
+  return std::ranges::any_of(active_adapters(), [&](const auto& name) {
     const auto& adapter = *find_adapter(name);
     const auto base = base_rows(adapter.indices);
     return !at::equal(adapter.delta.to(base.options()), base);

@@ -8,7 +8,7 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
-#include "nn/max_norm.h"
+#include <torchlora/detail/max_norm.h>
 
 namespace torchlora::nn {
 
@@ -55,7 +55,7 @@ at::Tensor forward_with_rows(
   if (options.max_norm()) {
     // The gradient is that of the row that at::embedding_renorm_ would write.
     const auto own = result.detach();
-    result = result + own * (max_norm_scale(own, options) - 1);
+    result = result + own * (detail::max_norm_scale(own, options) - 1);
   }
   return layer.embed_scale == 1 ? result : result * layer.embed_scale;
 }

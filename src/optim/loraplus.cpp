@@ -11,6 +11,7 @@
 
 #include <torchlora/lora/layer.h>
 #include <torchlora/lora/layers/embedding.h>
+#include <torchlora/lora/variant.h>
 #include <torchlora/optim/weight_decay.h>
 
 namespace torchlora {
@@ -27,7 +28,7 @@ struct Place {
 using Places = std::unordered_map<const at::TensorImpl*, Place>;
 
 void place_adapters(const LoraLayer& layer, Places& places) {
-  const bool is_embedding = dynamic_cast<const LoraEmbedding*>(&layer);
+  const bool is_embedding = dynamic_cast<const LoraTable*>(&layer);
   const auto place = [&](const at::Tensor& tensor, Speed speed, bool decays) {
     if (tensor.defined()) {
       places[tensor.unsafeGetTensorImpl()] = {speed, decays, true};
@@ -37,8 +38,10 @@ void place_adapters(const LoraLayer& layer, Places& places) {
     place(adapter.lora_A->weight, is_embedding ? kEmbedding : kSlow, true);
     place(adapter.lora_B->weight, is_embedding ? kEmbedding : kFast, true);
     place(adapter.lora_B->bias, kFast, false);
-    if (adapter.lora_magnitude_vector) {
-      place(adapter.lora_magnitude_vector->weight, kFast, true);
+    if (adapter.variant) {
+      for (const auto& tensor : adapter.variant->tensors()) {
+        place(tensor.value, kFast, true);
+      }
     }
   }
 }

@@ -7,7 +7,7 @@
 #include <torchlora/tools/preprocess.h>
 
 #include "init/incremental_pca.h"
-#include "model/state.h"
+#include "model/requirements.h"
 #include "tools/observe.h"
 
 namespace torchlora {
@@ -260,19 +260,18 @@ void initialize_lora_eva_weights(
     const std::function<bool()>& run_batch,
     const std::string& adapter_name,
     const PrepareLayerInputs& prepare_layer_inputs) {
-  auto& config = peft.state().at(adapter_name).config;
+  auto& config = StateAccess::of(peft).at(adapter_name).config;
   TORCH_CHECK_VALUE(
       config.init_lora_weights() == InitLoraWeights("eva"),
       "[initialize_lora_eva_weights] can only be used with "
       "init_lora_weights=\"eva\"");
+  require(
+      Requirement::kNothingMerged,
+      "initialize_lora_eva_weights",
+      StateAccess::of(peft),
+      adapter_name,
+      "; call unmerge_adapter first");
   Eva eva(peft, adapter_name, prepare_layer_inputs);
-  for (const auto& layer : eva.layers()) {
-    TORCH_CHECK_VALUE(
-        !layer.site.layer->merged(),
-        "[initialize_lora_eva_weights] needs an unmerged model, ",
-        layer.site.name,
-        " is merged; call unmerge_adapter first");
-  }
   std::vector<at::Tensor> factors;
   {
     const TrainingModeGuard mode(peft.base_model(), /*training=*/false);

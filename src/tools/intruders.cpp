@@ -5,52 +5,27 @@
 #include <torch/types.h>
 
 #include "init/decompose.h"
-#include "lora/put.h"
-#include "model/sites.h"
-#include "model/state.h"
+#include "model/requirements.h"
 
 namespace torchlora {
 namespace {
 
 void check_adapter(
-    PeftModel::State& state,
-    const std::vector<TargetSite>& sites,
+    PeftState& state,
     const std::string& adapter_name,
     int64_t top_k) {
   TORCH_CHECK_VALUE(
       top_k > 0, "[intruder_dimensions] top_k must be positive, found ", top_k);
-  TORCH_CHECK_VALUE(
-      !state.at(adapter_name).config.use_dora(),
-      "[intruder_dimensions] adapter ",
-      adapter_name,
-      " is a DoRA, whose update is not a sum; convert or merge it instead");
-  TORCH_CHECK_VALUE(
-      !state.has_own(adapter_name),
-      "[intruder_dimensions] adapter ",
-      adapter_name,
-      " has modules_to_save, biases or rows of tables of its own, which would "
-      "not follow");
-  for (const auto& site : sites) {
-    const auto* adapter = site.layer->find_adapter(adapter_name);
-    TORCH_CHECK_VALUE(
-        !adapter || site.kind != TargetSite::kParameter,
-        "[intruder_dimensions] adapter ",
-        adapter_name,
-        " has target_parameters (\"",
-        site.name,
-        "\"), which are one weight an expert");
-    TORCH_CHECK_VALUE(
-        !site.layer->merged(),
-        "[intruder_dimensions] module \"",
-        site.name,
-        "\" has merged adapters; call unmerge_adapter first");
-    TORCH_CHECK_VALUE(
-        !adapter || !adapter->changed_base,
-        "[intruder_dimensions] the initialiser of adapter ",
-        adapter_name,
-        " changed the base weights; save it with "
-        "path_initial_model_for_weight_conversion and load that");
-  }
+  const auto demand = [&](Requirement requirement, const char* hint) {
+    require(requirement, "intruder_dimensions", state, adapter_name, hint);
+  };
+  demand(Requirement::kSum, "; convert or merge it instead");
+  demand(Requirement::kNoOwnTensors, ", which would not follow");
+  demand(Requirement::kNoParameters, ", which are one weight per expert");
+  demand(Requirement::kNothingMerged, "; call unmerge_adapter first");
+  demand(
+      Requirement::kUnchangedBase,
+      "; save it with path_initial_model_for_weight_conversion and load that");
 }
 
 /// The largest |cosine| of each column of `vectors` to a left singular vector
@@ -90,7 +65,7 @@ Analysis analyse(
   const auto weight =
       matrix.to(c10::promoteTypes(matrix.scalar_type(), at::kFloat));
   const auto merged =
-      weight + layer.delta_weight(adapter_name).to(weight.scalar_type());
+      weight + layer.get_delta_weight(adapter_name).to(weight.scalar_type());
   const auto rank = std::min({top_k, weight.size(0), weight.size(1)});
   const auto [U, S, V] = init::leading_triplets(merged, rank);
   const auto cosines =
@@ -115,7 +90,7 @@ Analysis analyse(
 void copy_adapter(const LoraAdapter& from, const LoraAdapter& to) {
   auto sources = from.tensors(), targets = to.tensors();
   for (size_t i = 0; i < sources.size(); ++i) {
-    targets[i].copy_(sources[i]);
+    targets[i].second.copy_(sources[i].second);
   }
 }
 
@@ -137,8 +112,8 @@ void mitigate(
       from.r);
   // B carries the singular values.
   const auto roots = B.norm(2, {0}).sqrt();
-  put(to.lora_A->weight, A * roots.unsqueeze(1));
-  put(to.lora_B->weight, B / at::where(roots > 0, roots, 1.0));
+  to.lora_A->assign(A * roots.unsqueeze(1));
+  to.lora_B->assign(B / at::where(roots > 0, roots, 1.0));
 }
 
 } // namespace
@@ -149,7 +124,7 @@ std::vector<LayerIntruders> intruder_dimensions(
     int64_t top_k,
     double threshold_epsilon) {
   const auto sites = lora_sites(peft.base_model());
-  check_adapter(peft.state(), sites, adapter_name, top_k);
+  check_adapter(StateAccess::of(peft), adapter_name, top_k);
   torch::NoGradGuard no_grad;
   std::vector<LayerIntruders> report;
   for (const auto& site : sites) {
@@ -171,7 +146,7 @@ std::vector<LayerIntruders> reduce_intruder_dimension(
     double threshold_epsilon,
     double mitigation_lambda) {
   const auto sites = lora_sites(peft.base_model());
-  check_adapter(peft.state(), sites, old_adapter_name, top_k);
+  check_adapter(StateAccess::of(peft), old_adapter_name, top_k);
   auto config = peft.peft_config(old_adapter_name);
   // NOTE: the factors are overwritten; an initialiser must not change the base
   // or freeze B.

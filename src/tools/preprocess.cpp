@@ -114,19 +114,19 @@ ObservedModule::ObservedModule(
     : layer_(
           site.layer ? site.layer
                      : LoraRegistry::global().create(site.name, site.module)) {
-  layer_->observe(std::move(observer));
+  layer_->set_input_observer(std::move(observer));
   layer_->bind();
 }
 
 ObservedModule::~ObservedModule() {
   if (layer_) { // Not moved from; a layer of the tree is somebody else's too.
-    layer_->observe({});
+    layer_->set_input_observer({});
   }
 }
 
-void preprocess_corda(
+InitStatistics preprocess_corda(
     torch::nn::Module& model,
-    LoraConfig& config,
+    const LoraConfig& config,
     const std::function<void()>& run_model) {
   const auto plan = plan_injection(model, config, "default");
   std::vector<Covariance> covariances(plan.targets.size());
@@ -141,7 +141,7 @@ void preprocess_corda(
     torch::NoGradGuard no_grad;
     run_model();
   }
-  auto statistics = std::make_shared<InitStatistics>();
+  InitStatistics statistics;
   for (size_t i = 0; i < plan.targets.size(); ++i) {
     const auto& name = plan.targets[i].site.name;
     const auto& [sum, count] = covariances[i];
@@ -155,14 +155,14 @@ void preprocess_corda(
         "[preprocess_corda] the input of module ",
         name,
         " must be finite and its largest element not 0; look at the data");
-    (*statistics)[name] = sum / count;
+    statistics[name] = sum / count;
   }
-  config.init_statistics(std::move(statistics));
+  return statistics;
 }
 
-void preprocess_loraga(
+InitStatistics preprocess_loraga(
     torch::nn::Module& model,
-    LoraConfig& config,
+    const LoraConfig& config,
     const std::function<void()>& train_step) {
   TORCH_CHECK_VALUE(
       config.lora_ga_config(),
@@ -182,7 +182,7 @@ void preprocess_loraga(
         " cannot be adapted; leave it out by exclude_modules");
     weights.push_back(target.site.base_weight().weight());
   }
-  auto statistics = std::make_shared<InitStatistics>();
+  InitStatistics statistics;
   const TrainingModeGuard mode(model, /*training=*/true);
   const GradientGuard gradients(model, weights);
   std::list<GradientSum> sums;
@@ -202,10 +202,10 @@ void preprocess_loraga(
         "targeted module, the weight of ",
         target.site.name,
         " got no gradient; leave it out by exclude_modules");
-    (*statistics)[target.site.name] =
+    statistics[target.site.name] =
         BaseWeight(mean, {}, "", target.site.base_weight().layout()).matrix();
   }
-  config.init_statistics(std::move(statistics));
+  return statistics;
 }
 
 } // namespace torchlora

@@ -199,7 +199,6 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
     }
     const auto begin = window.begin() + i * batch_size;
     const auto size = std::min<size_t>(batch_size, window.end() - begin);
-    peft_model_.refresh_weights();
     const auto loss =
         compute_loss({begin, begin + size}, /*training=*/true, run.metrics) /
         num_micro_steps;
@@ -225,7 +224,6 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
   run.learning_rate = args_.learning_rate * factor;
   scale_learning_rates(*run.optimizer, run.peak_learning_rates, factor);
   run.optimizer->step();
-  peft_model_.refresh_weights();
   model_.module().zero_grad();
   return true;
 }
@@ -300,7 +298,6 @@ LogRecord Trainer::finish(Run& run) {
 LogRecord Trainer::evaluate() {
   TORCH_CHECK_VALUE(
       num_eval_examples_ > 0, "[evaluate] there are no evaluation examples");
-  peft_model_.refresh_weights();
   auto& module = model_.module();
   const bool was_training = module.is_training();
   module.eval();

@@ -116,9 +116,7 @@ TYPED_TEST(Hotswap, WhatDoesNotFitIsRefusedAndNothingChanges) {
   if (TypeParam::kHasDora) {
     others.push_back(this->config(4).use_dora(true));
   }
-  if (TypeParam::kOverlay) {
-    others.push_back(this->config(4).lora_dropout(0.1));
-  }
+  others.push_back(this->config(4).lora_dropout(0.1));
   for (const auto& other : others) {
     auto peft = get_peft_model(*this->model_, other);
     this->model_->eval();

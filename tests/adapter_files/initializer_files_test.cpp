@@ -47,8 +47,14 @@ class InitializerFiles : public testing::Test {
         .init_lora_weights(name);
   }
   /// Adapts and saves the model, and trains it.
-  PeftModel train(const LoraConfig& config) {
-    auto peft = get_peft_model(*model_, config);
+  PeftModel train(
+      const LoraConfig& config,
+      const InitStatistics& statistics = {}) {
+    auto peft = get_peft_model(
+        *model_,
+        config,
+        "default",
+        InjectOptions().init_statistics(statistics));
     peft.save_pretrained(folder_ / "initial");
     torch::NoGradGuard no_grad;
     for (auto& parameter : peft.trainable_parameters()) {
@@ -60,14 +66,14 @@ class InitializerFiles : public testing::Test {
     torch::NoGradGuard no_grad;
     return model.forward(x_);
   }
-  void preprocess(LoraConfig& config) {
+  InitStatistics preprocess(LoraConfig& config) {
     if (config.init_lora_weights().name() == "corda") {
-      preprocess_corda(*model_, config, [&] { model_->forward(x_); });
-    } else {
-      preprocess_loraga(*model_, config.lora_ga_config(LoraGAConfig()), [&] {
-        model_->forward(x_).square().mean().backward();
-      });
+      return preprocess_corda(*model_, config, [&] { model_->forward(x_); });
     }
+    config.lora_ga_config(LoraGAConfig());
+    return preprocess_loraga(*model_, config, [&] {
+      model_->forward(x_).square().mean().backward();
+    });
   }
 
   fs::path folder_ = fs::path(testing::TempDir()) / "initializer_files";
@@ -80,9 +86,9 @@ TEST_F(InitializerFiles, OfAChangedBaseFitItsOriginalOnceConverted) {
     model_ = copy_of_base();
     original_ = copy_of_base();
     auto config = this->config(name);
-    preprocess(config);
+    const auto statistics = preprocess(config);
     Warnings warnings;
-    auto peft = train(config);
+    auto peft = train(config, statistics);
     peft.save_pretrained(folder_ / "raw");
     EXPECT_NE(warnings.text.find("path_initial_model"), std::string::npos);
     EXPECT_THROW(
@@ -137,7 +143,7 @@ TEST_F(InitializerFiles, LoadingDrawsNothing) {
     torch::manual_seed(1);
     const auto expected = torch::randn({3});
     torch::manual_seed(1);
-    auto loaded = PeftModel::from_pretrained(*base, folder_, "default", true);
+    auto loaded = PeftModel::from_pretrained(*base, folder_, "default", LoadOptions().is_trainable(true));
     EXPECT_TRUE(torch::equal(torch::randn({3}), expected));
     EXPECT_LT(difference(run(*base), run(*model_)), 1e-6);
     const auto* adapter = loaded.layers()[0].second->find_adapter("default");

@@ -149,7 +149,7 @@ TEST(PeftGolden, Gemma4VisionAttentionEqualsPeftOnTheInnerLinears) {
   const auto model = std::make_shared<VisionAttentionImpl>(
       checkpoint, "model.vision_tower.encoder.layers.0.self_attn.");
   auto peft = PeftModel::from_pretrained(
-      *model, folder / "adapter", "default", /*is_trainable=*/true);
+      *model, folder / "adapter", "default", LoadOptions().is_trainable(true));
   const auto output = model->forward(
       golden.tensor("hidden"), golden.tensor("cos"), golden.tensor("sin"));
   expect_relative(output, golden.tensor("output"), "output");
@@ -162,7 +162,7 @@ TEST(PeftGolden, LinearLayersWithRsloraAndPatternsEqualPeft) {
   const io::SafetensorsFile golden(folder / "golden.safetensors");
   const auto model = std::make_shared<MlpImpl>(golden);
   auto peft = PeftModel::from_pretrained(
-      *model, folder / "adapter", "default", /*is_trainable=*/true);
+      *model, folder / "adapter", "default", LoadOptions().is_trainable(true));
   const auto layers = peft.layers();
   EXPECT_DOUBLE_EQ(
       layers[0].second->find_adapter("default")->scaling, 5 / std::sqrt(4.0));

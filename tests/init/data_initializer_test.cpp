@@ -42,9 +42,13 @@ class DataInitializerGoldens : public testing::Test {
     case_ = name;
     return std::make_shared<HolderImpl>(golden("weight"));
   }
-  void compare(HolderImpl& model, const LoraConfig& config) {
+  void compare(
+      HolderImpl& model,
+      const LoraConfig& config,
+      const InitStatistics& statistics = {}) {
     torch::manual_seed(5);
-    const auto peft = get_peft_model(model, config);
+    const auto peft = get_peft_model(
+        model, config, "default", InjectOptions().init_statistics(statistics));
     const auto layer = peft.layers().at(0).second;
     const auto* adapter = layer->find_adapter("default");
     const auto A = adapter->lora_A->weight.detach();
@@ -69,12 +73,12 @@ TEST_F(DataInitializerGoldens, CordaIsThatOfPeft) {
     auto model = start("corda_" + method);
     auto config =
         config_of("corda").corda_config(CordaConfig().corda_method(method));
-    preprocess_corda(*model, config, [&] {
+    const auto statistics = preprocess_corda(*model, config, [&] {
       for (const auto& x : golden("inputs").unbind()) {
         model->layer(x);
       }
     });
-    compare(*model, config);
+    compare(*model, config, statistics);
   }
 }
 
@@ -88,7 +92,7 @@ TEST_F(DataInitializerGoldens, LoraGaIsThatOfPeft) {
     auto model = start("lora_ga_" + direction + "_" + scale);
     auto config = config_of("lora_ga").lora_ga_config(
         LoraGAConfig().direction(direction).scale(scale).stable_gamma(9));
-    preprocess_loraga(*model, config, [&] {
+    const auto statistics = preprocess_loraga(*model, config, [&] {
       for (int i = 0; i < 3; ++i) {
         // Zeroed between the passes, which must not matter.
         model->zero_grad();
@@ -98,7 +102,7 @@ TEST_F(DataInitializerGoldens, LoraGaIsThatOfPeft) {
             .backward();
       }
     });
-    compare(*model, config);
+    compare(*model, config, statistics);
   }
 }
 
@@ -141,9 +145,8 @@ TEST(Preprocess, LeavesNothingOnTheModelAlsoAfterAnError) {
     EXPECT_FALSE(model->a->bias.requires_grad());
     model->forward(x).square().mean().backward();
   };
-  preprocess_loraga(*model, config, step);
+  EXPECT_EQ(preprocess_loraga(*model, config, step).size(), 2U);
   check();
-  EXPECT_EQ(config.init_statistics()->size(), 2U);
   const auto fail = [&] {
     step();
     TORCH_CHECK(false, "stop");
@@ -154,7 +157,7 @@ TEST(Preprocess, LeavesNothingOnTheModelAlsoAfterAnError) {
   check();
 
   config.init_lora_weights("corda").lora_ga_config(std::nullopt);
-  preprocess_corda(*model, config, [&] {
+  const auto statistics = preprocess_corda(*model, config, [&] {
     EXPECT_FALSE(model->c->is_training());
     EXPECT_NE(model->a->redirect_target(), nullptr);
     EXPECT_EQ(model->b->redirect_target(), nullptr);
@@ -174,8 +177,8 @@ TEST(Preprocess, LeavesNothingOnTheModelAlsoAfterAnError) {
           *model, config, [&] { model->forward(torch::zeros({2, 36})); }),
       c10::ValueError);
   check();
-  const auto peft = get_peft_model(*model, config);
-  EXPECT_EQ(peft.peft_config().init_statistics(), nullptr);
+  EXPECT_NO_THROW(get_peft_model(
+      *model, config, "default", InjectOptions().init_statistics(statistics)));
 }
 
 TEST(Preprocess, ASecondAdapterIsInitialisedOnAnAdaptedModel) {
@@ -183,9 +186,10 @@ TEST(Preprocess, ASecondAdapterIsInitialisedOnAnAdaptedModel) {
   const auto x = torch::randn({40, 36});
   auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"a"}));
   auto config = LoraConfig(2).target_modules({"c"}).init_lora_weights("corda");
-  preprocess_corda(*model, config, [&] { model->forward(x); });
+  const auto options = InjectOptions().init_statistics(
+      preprocess_corda(*model, config, [&] { model->forward(x); }));
   const auto before = model->forward(x);
-  peft.add_adapter("second", config);
+  peft.add_adapter("second", config, options);
   peft.set_adapter("second");
   EXPECT_LT(difference(model->forward(x), before), 1e-5);
   // The first one is of the weight that this would change.
@@ -239,10 +243,12 @@ TEST(DataInitializers, WhatTheyNeedIsSaid) {
                     .target_modules({"c"})
                     .init_lora_weights("lora_ga")
                     .lora_ga_config(LoraGAConfig());
-  preprocess_loraga(*model, config, [&] {
-    model->forward(torch::randn({3, 36})).sum().backward();
-  });
-  has(refusal([&] { get_peft_model(*model, config); }), "2 r <=");
+  const auto options =
+      InjectOptions().init_statistics(preprocess_loraga(*model, config, [&] {
+        model->forward(torch::randn({3, 36})).sum().backward();
+      }));
+  has(refusal([&] { get_peft_model(*model, config, "default", options); }),
+      "2 r <=");
   auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"c"}));
   has(refusal([&] { initialize_lora_eva_weights(peft, [] { return false; }); }),
       "init_lora_weights=\"eva\"");
@@ -253,14 +259,13 @@ TEST(DataInitializers, ProgressIsTold) {
   std::vector<std::string> told;
   const auto peft = get_peft_model(
       *model,
-      LoraConfig(2)
-          .target_modules({"a", "c", "d"})
-          .init_lora_weights("olora")
-          .init_progress([&](size_t done, size_t total, const auto& name) {
+      LoraConfig(2).target_modules({"a", "c", "d"}).init_lora_weights("olora"),
+      "default",
+      InjectOptions().init_progress(
+          [&](size_t done, size_t total, const auto& name) {
             told.push_back(fmt::format("{}/{} {}", done, total, name));
           }));
   EXPECT_EQ(told, (std::vector<std::string>{"1/3 a", "2/3 c", "3/3 d"}));
-  EXPECT_FALSE(peft.peft_config().init_progress());
 }
 
 } // namespace

@@ -95,7 +95,7 @@ TYPED_TEST(InitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
               .init_lora_weights(name));
       EXPECT_LT(difference(model->forward(x), before), 1e-5) << name;
       for (const auto& [unused, layer] : peft.layers()) {
-        layer->base_weight().add_(layer->delta_weight("default"));
+        layer->base_weight().add_(layer->get_delta_weight("default"));
       }
       peft.unload();
       size_t i = 0;

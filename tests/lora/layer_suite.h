@@ -4,7 +4,7 @@
 
 namespace torchlora::test {
 
-/// The layer types of one matrix, which have all initialisers, and others. A
+/// The layer types of one matrix, which have all initializers, and others. A
 /// new one joins here.
 template <class... Others>
 using MatrixLayersAnd = testing::Types<
@@ -24,25 +24,10 @@ using MatrixLayersAnd = testing::Types<
     UnmodifiedAttentionType,
     ConvTransposeType,
     BilinearType,
-    DenseType<UnmodifiedLinearType>,
-    DenseType<UnmodifiedEmbeddingType>,
-    DenseType<UnmodifiedConv2dType>,
-    DenseType<UnmodifiedAttentionType>,
-    DenseType<ConvTransposeType>,
-    DenseType<BilinearType>,
     Others...>;
 using MatrixLayerTypes = MatrixLayersAnd<>;
 /// Every adaptable layer type.
 using LayerTypes = MatrixLayersAnd<ExpertsType<false>, ExpertsType<true>>;
-
-/// `PeftModel::refresh_weights`.
-inline void refresh_weights(torch::nn::Module& model) {
-  for (const auto& module : model.modules()) {
-    if (auto* layer = dynamic_cast<LoraLayer*>(module.get())) {
-      layer->refresh_weight();
-    }
-  }
-}
 
 /// A model with two layers of a type, one of them below another module.
 template <class Type>
@@ -54,9 +39,6 @@ struct PairImpl : torch::nn::Module {
     other = block->register_module("other", Type::make());
   }
   at::Tensor forward(const at::Tensor& x) {
-    if (!Type::kOverlay) {
-      refresh_weights(*this);
-    }
     return target(x) - other(x).sin();
   }
   typename Type::Layer target{nullptr}, other{nullptr};
@@ -67,19 +49,15 @@ template <class Type>
 class LayerSuite : public testing::Test {
  protected:
   explicit LayerSuite(uint64_t seed) {
-    set_weight_overlay(Type::kOverlay);
     torch::manual_seed(seed);
     model_ = std::make_shared<PairImpl<Type>>();
     x_ = Type::input();
-  }
-  ~LayerSuite() override {
-    set_weight_overlay(true);
   }
   void SetUp() override {
     constexpr bool kIsUnmodified =
         !std::
             is_base_of_v<nn::Redirectable, typename Type::Layer::ContainedType>;
-    if (kIsUnmodified && Type::kOverlay && !has_weight_overlay()) {
+    if (kIsUnmodified && !has_weight_overlay()) {
       GTEST_SKIP() << "no weight overlay";
     }
   }

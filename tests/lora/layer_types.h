@@ -34,8 +34,6 @@ struct LayerType {
   /// Whether LibTorch's operation gives the same bits for frozen factors.
   static constexpr bool kRepeats = true;
   static constexpr bool kHasLoraBias = true;
-  /// Unmodified layers: whether they have the weight overlay.
-  static constexpr bool kOverlay = true;
   static constexpr size_t kFactorsOfALayer = 2;
   static constexpr const char* kA = "lora_A.default.weight";
   static constexpr const char* kB = "lora_B.default.weight";

@@ -20,7 +20,7 @@ inline void fill_update(
     found->lora_B->weight.normal_();
     const auto weight = layer->base_weight().weight();
     found->lora_B->weight.mul_(
-        0.1 * weight.norm() / layer->delta_weight(adapter).norm());
+        0.1 * weight.norm() / layer->get_delta_weight(adapter).norm());
   }
 }
 

@@ -49,7 +49,7 @@ class WeightedAdapter : public testing::Test {
   }
   Tensor update(const std::string& name, size_t layer) {
     torch::NoGradGuard no_grad;
-    return peft_.layers()[layer].second->delta_weight(name);
+    return peft_.layers()[layer].second->get_delta_weight(name);
   }
   std::string refusal(
       const std::vector<std::string>& adapters,

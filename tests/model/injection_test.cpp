@@ -151,7 +151,7 @@ TEST_F(Injection, UnloadingMergesWhatIsActiveAndNotMergedYet) {
   fill(peft, "second");
   peft.set_adapter(std::vector<std::string>{"default", "second"});
   const auto both = run();
-  peft.merge_adapter(/*safe_merge=*/false, {"default"});
+  peft.merge_adapter(MergeOptions().adapter_names({"default"}));
   peft.merge_and_unload();
   EXPECT_LT((run() - both).abs().max().item<double>(), 1e-5);
 }

@@ -118,7 +118,7 @@ TEST_F(Interplay, AMergeTakesTheHeadOfItsAdapter) {
   disturb(peft, "b");
   peft.set_adapter("b");
   EXPECT_THROW(
-      peft.merge_adapter(/*safe_merge=*/false, {"a"}), c10::ValueError);
+      peft.merge_adapter(MergeOptions().adapter_names({"a"})), c10::ValueError);
   peft.set_adapter("a");
   peft.merge_and_unload();
   EXPECT_LT(difference(run(), a), 1e-5);
@@ -148,7 +148,7 @@ TEST_F(Interplay, AMergeThatFailsLosesNothing) {
         peft.layers()[0].second->find_adapter("default")->lora_B->weight;
     const auto value = bias[0][0].item<float>();
     bias[0][0] = NAN;
-    EXPECT_THROW(peft.merge_and_unload(/*safe_merge=*/true), c10::ValueError);
+    EXPECT_THROW(peft.merge_and_unload(MergeOptions().safe_merge(true)), c10::ValueError);
     bias[0][0] = value;
   }
   EXPECT_LT(difference(run(), adapted), 1e-6);
@@ -312,13 +312,13 @@ TEST_F(Interplay, AWeightThatNoConfigurationAsksForIsUnexpected) {
   io::save_safetensors(weights, tensors);
   EXPECT_THROW(PeftModel::from_pretrained(*model_, folder_), DataError);
   auto loaded = PeftModel::from_pretrained(
-      *model_, folder_, "default", /*is_trainable=*/false, /*strict=*/false);
+      *model_, folder_, "default", LoadOptions().strict(false));
   EXPECT_LT(difference(run(), adapted), 1e-6);
   loaded.unload();
   tensors.erase(tensors.begin()); // lora_A: no update
   io::save_safetensors(weights, tensors);
   PeftModel::from_pretrained(
-      *model_, folder_, "default", /*is_trainable=*/false, /*strict=*/false);
+      *model_, folder_, "default", LoadOptions().strict(false));
   EXPECT_LT(difference(run(), base_), 1e-6);
 }
 

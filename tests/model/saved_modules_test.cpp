@@ -78,7 +78,7 @@ TEST_P(OwnedTensorGoldens, AreThoseOfPeft) {
   const std::string name = GetParam();
   EXPECT_LT(difference(base_, reference_.tensor("base.output")), 1e-6);
   auto peft = PeftModel::from_pretrained(
-      *model_, folder_ / name, "default", /*is_trainable=*/true);
+      *model_, folder_ / name, "default", LoadOptions().is_trainable(true));
   const auto output = model_->forward(ids_);
   const auto expected = reference_.tensor(name + ".output");
   EXPECT_LT(difference(output, expected), 1e-5);

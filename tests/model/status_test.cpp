@@ -59,7 +59,7 @@ TEST_F(Status, LayersThatLackAnAdapterAreRegular) {
   peft_.set_adapter({"default", "second"});
   EXPECT_EQ(
       get_model_status(peft_).active_adapters, (Names{"default", "second"}));
-  peft_.merge_adapter(/*safe_merge=*/false, {"second"});
+  peft_.merge_adapter(MergeOptions().adapter_names({"second"}));
   EXPECT_EQ(get_model_status(peft_).merged_adapters, Names{"second"});
 }
 

@@ -28,7 +28,7 @@ TEST_P(TokenGoldens, AreThoseOfPeft) {
   model->embed_tokens->embed_scale = embed_scale;
   const auto untouched = model->embed_tokens->weight.detach().clone();
   auto peft = PeftModel::from_pretrained(
-      *model, folder_ / name, "default", /*is_trainable=*/true);
+      *model, folder_ / name, "default", LoadOptions().is_trainable(true));
   const auto output = model->forward(ids_);
   const auto expected = reference_.tensor(name + ".output");
   EXPECT_LT(difference(output, expected), 1e-5);
@@ -183,7 +183,7 @@ TEST_F(Tokens, MergeAndUnmergeRestoreTheRowsExactly) {
       const auto guard = peft.disable_adapter();
       EXPECT_LT(difference(run(*model), base), 1e-6);
     }
-    peft.merge_adapter(/*safe_merge=*/true);
+    peft.merge_adapter(MergeOptions().safe_merge(true));
     EXPECT_FALSE(torch::equal(model->embed_tokens->weight, table));
     EXPECT_LT(difference(run(*model), adapted), 1e-5);
     {
@@ -193,7 +193,7 @@ TEST_F(Tokens, MergeAndUnmergeRestoreTheRowsExactly) {
     }
     EXPECT_TRUE(torch::equal(delta(peft, "second")[0], table[1]));
     EXPECT_LT(difference(run(*model), adapted), 1e-5);
-    EXPECT_THROW(peft.merge_adapter(false, {"second"}), c10::ValueError);
+    EXPECT_THROW(peft.merge_adapter(MergeOptions().adapter_names({"second"})), c10::ValueError);
     EXPECT_THROW(peft.delete_adapter("default"), c10::ValueError);
     peft.unmerge_adapter();
     EXPECT_TRUE(torch::equal(model->embed_tokens->weight, table));
@@ -222,8 +222,8 @@ TEST_F(Tokens, ASafeMergeOfBrokenRowsWritesNothing) {
   torch::NoGradGuard no_grad;
   delta(peft)[1][2].fill_(NAN);
   const auto up = model->up->weight.clone();
-  EXPECT_THROW(peft.merge_adapter(/*safe_merge=*/true), c10::ValueError);
-  EXPECT_THROW(peft.merge_and_unload(/*safe_merge=*/true), c10::ValueError);
+  EXPECT_THROW(peft.merge_adapter(MergeOptions().safe_merge(true)), c10::ValueError);
+  EXPECT_THROW(peft.merge_and_unload(MergeOptions().safe_merge(true)), c10::ValueError);
   EXPECT_TRUE(torch::equal(model->up->weight, up));
   EXPECT_TRUE(torch::equal(
       model->embed_tokens->weight,
@@ -248,7 +248,10 @@ TEST_F(Tokens, HalfPrecisionTablesHaveFp32Rows) {
   auto other = make();
   other->to(torch::kBFloat16);
   auto same = get_peft_model(
-      *other, config({5}), "default", /*autocast_adapter_dtype=*/false);
+      *other,
+      config({5}),
+      "default",
+      InjectOptions().autocast_adapter_dtype(false));
   EXPECT_EQ(delta(same).scalar_type(), torch::kBFloat16);
 }
 

@@ -140,7 +140,7 @@ TEST(LoraFATest, BiasesMagnitudesAndOtherAdaptersDoNotDisturbThePairs) {
     const auto A = adapter->lora_A->weight.clone();
     const auto other_B = other->lora_B->weight.clone();
     const auto& extra =
-        dora ? adapter->lora_magnitude_vector->weight : adapter->lora_B->bias;
+        dora ? adapter->variant_tensor("lora_magnitude_vector") : adapter->lora_B->bias;
     const auto extra_before = extra.detach().clone();
     model->forward(torch::arange(20)).square().sum().backward();
     optimizer->step();

@@ -29,8 +29,11 @@ TEST(Riemannian, SgdTrainsAsPeftDoes) {
 TEST(Riemannian, Bf16GradientsAreComputedInFp32) {
   auto model = std::make_shared<GoldenNetImpl>();
   model->to(at::kBFloat16);
-  auto peft =
-      get_peft_model(*model, config().target_modules({"up"}), "default", false);
+  auto peft = get_peft_model(
+      *model,
+      config().target_modules({"up"}),
+      "default",
+      InjectOptions().autocast_adapter_dtype(false));
   const auto* adapter = peft.layers()[0].second->find_adapter("default");
   const auto& A = adapter->lora_A->weight;
   const auto& B = adapter->lora_B->weight;

@@ -138,10 +138,9 @@ void load(
   torch::NoGradGuard no_grad;
   auto peft = torchlora::PeftModel::from_pretrained(*net, adapter);
   const auto unmerged = net(ids);
-  peft.merge_and_unload(
-      /*safe_merge=*/false,
-      /*adapter_names=*/{},
-      /*untie_weights=*/!peft.peft_config().layer_replication().empty());
+  if (peft.peft_config().layer_replication().empty()) { // else refused
+    peft.merge_and_unload();
+  }
   torchlora::io::save_safetensors(
       output, {{"output", unmerged}, {"merged", net(ids)}});
 }
@@ -149,23 +148,28 @@ void load(
 /// The adapter of a configuration, from the data where it takes them: each
 /// sample alone, as peft has it.
 torchlora::PeftModel
-adapt(Net& net, torchlora::LoraConfig config, const torch::Tensor& ids) {
+adapt(Net& net, const torchlora::LoraConfig& config, const torch::Tensor& ids) {
+  torchlora::InitStatistics statistics;
   const auto samples = ids.split(1);
   const auto& init = config.init_lora_weights();
   if (init == torchlora::InitLoraWeights("corda")) {
-    torchlora::preprocess_corda(*net, config, [&] {
+    statistics = torchlora::preprocess_corda(*net, config, [&] {
       for (const auto& sample : samples) {
         net(sample);
       }
     });
   } else if (init == torchlora::InitLoraWeights("lora_ga")) {
-    torchlora::preprocess_loraga(*net, config, [&] {
+    statistics = torchlora::preprocess_loraga(*net, config, [&] {
       for (const auto& sample : samples) {
         net(sample).square().mean().backward();
       }
     });
   }
-  auto peft = torchlora::get_peft_model(*net, config);
+  auto peft = torchlora::get_peft_model(
+      *net,
+      config,
+      "default",
+      torchlora::InjectOptions().init_statistics(std::move(statistics)));
   if (init == torchlora::InitLoraWeights("eva")) {
     torchlora::initialize_lora_eva_weights(peft, [&, i = size_t(0)]() mutable {
       net(samples[i++ % samples.size()]);

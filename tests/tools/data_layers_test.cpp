@@ -49,14 +49,6 @@ class DataInitializerLayers : public test::LayerSuite<Type> {
 TYPED_TEST_SUITE(DataInitializerLayers, test::MatrixLayerTypes);
 
 TYPED_TEST(DataInitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
-  if (!TypeParam::kOverlay) {
-    auto config = this->config("corda");
-    EXPECT_THROW(
-        preprocess_corda(
-            *this->model_, config, [&] { this->model_->forward(this->x_); }),
-        c10::ValueError);
-    return;
-  }
   for (const bool dora : {false, true}) {
     for (const char* name : {"corda", "lora_ga", "eva"}) {
       if (dora && !TypeParam::kHasDora) {
@@ -66,16 +58,21 @@ TYPED_TEST(DataInitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
       const auto before = this->run();
       const auto weights = this->weights();
       auto config = this->config(name).use_dora(dora);
+      InitStatistics statistics;
       if (config.init_lora_weights().name() == "corda") {
-        preprocess_corda(
+        statistics = preprocess_corda(
             *this->model_, config, [&] { this->model_->forward(this->x_); });
       } else if (config.init_lora_weights().name() == "lora_ga") {
         config.lora_ga_config(LoraGAConfig());
-        preprocess_loraga(*this->model_, config, [&] {
+        statistics = preprocess_loraga(*this->model_, config, [&] {
           this->model_->forward(this->x_).square().mean().backward();
         });
       }
-      auto peft = get_peft_model(*this->model_, config);
+      auto peft = get_peft_model(
+          *this->model_,
+          config,
+          "default",
+          InjectOptions().init_statistics(statistics));
       if (config.init_lora_weights().name() == "eva") {
         initialize_lora_eva_weights(peft, [&] {
           this->model_->forward(this->x_);
@@ -90,7 +87,7 @@ TYPED_TEST(DataInitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
         const auto base = layer->base_weight();
         const bool changes = config.init_lora_weights().name() != "eva";
         EXPECT_EQ(this->difference(base.matrix(), weight) > 1e-4, changes);
-        base.add_(layer->delta_weight("default"));
+        base.add_(layer->get_delta_weight("default"));
         EXPECT_LT(this->difference(base.matrix(), weight), 1e-6) << name;
       }
     }
@@ -110,7 +107,7 @@ TYPED_TEST(DataInitializerLayers, LoftqIsCloserThanItsQuantisedBase) {
       const Tensor rest = weights.at(name) - Q;
       // The best approximation of the rest leaves its smaller singular values.
       const Tensor S = at::linalg_svdvals(rest);
-      const Tensor left = rest - layer->delta_weight("default");
+      const Tensor left = rest - layer->get_delta_weight("default");
       EXPECT_GT(S[0].item<double>(), 0);
       EXPECT_NEAR(
           (left.norm() / rest.norm()).item<double>(),
@@ -126,15 +123,11 @@ TYPED_TEST(DataInitializerLayers, WhatIsObservedIsWhatTheWeightMultiplies) {
   auto peft = this->adapt();
   const auto layer = peft.layers().at(0).second;
   Tensor rows;
-  if (!TypeParam::kOverlay) {
-    EXPECT_THROW(layer->observe([](const Tensor&) {}), c10::ValueError);
-    return;
-  }
-  layer->observe([&](const Tensor& seen) { rows = seen; });
+  layer->set_input_observer([&](const Tensor& seen) { rows = seen; });
   auto adapted = this->model_->target;
   torch::NoGradGuard no_grad;
   adapted(this->x_);
-  layer->observe({});
+  layer->set_input_observer({});
   if (std::is_base_of_v<test::AttentionType, TypeParam>) {
     EXPECT_TRUE(rows.equal(this->x_.flatten(0, 1)));
     return;

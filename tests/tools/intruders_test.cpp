@@ -54,12 +54,12 @@ TEST(Intruders, AreFoundAndReducedAsPeftDoes) {
         file.tensor("count." + name).item<int64_t>());
     const auto expected = file.tensor("update." + name);
     EXPECT_LT(
-        difference(layer->delta_weight("reduced"), expected),
+        difference(layer->get_delta_weight("reduced"), expected),
         1e-5 * expected.abs().max().item<double>());
     EXPECT_EQ(
         report[i].intruders.empty(),
         torch::equal(
-            layer->delta_weight("reduced"), layer->delta_weight("default")));
+            layer->get_delta_weight("reduced"), layer->get_delta_weight("default")));
   }
   // Shared out evenly.
   const auto* reduced = peft.layers()[0].second->find_adapter("reduced");
@@ -80,7 +80,7 @@ class IntruderSuite : public LayerSuite<Type> {
     torch::NoGradGuard no_grad;
     for (auto& item : peft.layers()) {
       const auto* adapter = item.second->find_adapter("default");
-      for (auto& tensor : adapter->tensors()) {
+      for (auto& [key, tensor] : adapter->tensors()) {
         tensor.normal_();
       }
     }
@@ -102,7 +102,7 @@ TYPED_TEST(IntruderSuite, TheReportIsByDefinitionAndNothingIsLostAtOne) {
     const auto W = layer->base_weight().matrix();
     const auto [U0, S0, V0] = at::linalg_svd(W, false);
     const auto [U, S, V] =
-        at::linalg_svd(W + layer->delta_weight("default"), false);
+        at::linalg_svd(W + layer->get_delta_weight("default"), false);
     const auto cosines = at::mm(U.t(), U0).abs().amax(1);
     std::vector<int64_t> expected;
     for (int64_t k = 0; k < 4; ++k) {
@@ -166,7 +166,7 @@ TEST(Intruders, OfALargeLayer) {
   const auto report = intruder_dimensions(peft, "default", 3);
   const auto W = peft.layers()[0].second->base_weight().matrix().to(at::kFloat);
   const auto merged =
-      W + peft.layers()[0].second->delta_weight("default").to(at::kFloat);
+      W + peft.layers()[0].second->get_delta_weight("default").to(at::kFloat);
   const auto cosines =
       at::mm(
           std::get<0>(at::linalg_svd(merged, false)).narrow(1, 0, 3).t(),

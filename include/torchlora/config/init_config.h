@@ -1,12 +1,8 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <string>
 
-#include <ATen/core/Tensor.h>
 #include <torch/arg.h>
 
 #include <torchlora/export.h>
@@ -57,12 +53,5 @@ struct TORCHLORA_API EvaConfig {
   /// lora_alpha grows with a layer's rank.
   TORCH_ARG(bool, adjust_scaling_factors) = true;
 };
-
-/// What `preprocess_corda` or `preprocess_loraga` found, by module name.
-using InitStatistics = std::map<std::string, at::Tensor>;
-
-/// Told of every layer that an injection has initialised.
-using InitProgress = std::function<
-    void(size_t done, size_t total, const std::string& module_name)>;
 
 } // namespace torchlora

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -274,12 +273,6 @@ struct TORCHLORA_API LoraConfig {
   using UnknownKeys = std::vector<std::pair<std::string, std::string>>;
   /// See `UnknownKeys`.
   TORCH_ARG(UnknownKeys, unknown_keys);
-
-  /// For one injection, and in no file: what corda and lora_ga start from
-  /// (`tools/preprocess.h`), and who is told how far the initialisation is.
-  TORCH_ARG(std::shared_ptr<const InitStatistics>, init_statistics);
-  /// Who is told how far the initialisation is; in no file.
-  TORCH_ARG(InitProgress, init_progress);
 };
 
 } // namespace torchlora

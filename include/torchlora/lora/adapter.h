@@ -13,62 +13,21 @@
 
 namespace torchlora {
 
+class LoraVariant;
+
 /// What an adapter has one of in a layer: the parameter `weight`, and a `bias`
 /// where it was given one.
 class TORCHLORA_API LoraFactor : public torch::nn::Module {
  public:
-  /// Registers both, an undefined `bias` aside.
+  /// Registers both as they are, trained or frozen; an undefined `bias` aside.
   explicit LoraFactor(at::Tensor value, at::Tensor bias = {});
-  /// @{
-  /// The parameters; `bias` may be undefined.
+  /// Overwrites the weight by a smaller matrix; the other places become zero.
+  void assign(const at::Tensor& matrix) const;
+
   at::Tensor weight, bias;
-  /// @}
 };
 
-/// What a VeLoRA adapter projects the groups of a layer's input on.
-struct LoraVelora {
-  /// The adapter's `velora_config`.
-  VeloraConfig config;
-  /// [in_features / num_groups, rounded up], of length 1; zero until the first
-  /// batch unless it is random.
-  at::Tensor embed;
-  /// Whether it is known that `embed` is not zero.
-  bool initialized = false;
-};
-
-/// One adapter of one layer: W' = W + scaling · B A.
-struct TORCHLORA_API LoraAdapter {
-  /// The adapter's name.
-  std::string name;
-  /// Rank.
-  int64_t r = 0;
-  /// The configuration's, or its pattern's.
-  double lora_alpha = 0;
-  /// lora_alpha / r, with rsLoRA lora_alpha / √r.
-  double scaling = 0;
-  /// Probability, in training.
-  double lora_dropout = 0;
-  /// @{
-  /// A [r, in_features, kernel…], B [out_features, r, 1…], and with
-  /// `lora_bias` B's bias [out_features].
-  std::shared_ptr<LoraFactor> lora_A, lora_B;
-  /// @}
-
-  /// DoRA's magnitudes, one a channel of the output; nullptr without DoRA.
-  std::shared_ptr<LoraFactor> lora_magnitude_vector;
-  /// nullptr without VeLoRA.
-  std::shared_ptr<LoraVelora> velora;
-  /// MiCA trains A only.
-  bool trains_B = true;
-  /// Whether making it changed the base weight (took the update out of it, or
-  /// quantised it).
-  bool changed_base = false;
-
-  /// What is saved, in the order of `adapter_tensor_specs`.
-  std::vector<at::Tensor> tensors() const;
-};
-
-/// How the factors of a type of layer are called.
+/// How a type of layer calls its factors.
 struct FactorNames {
   /// @{
   /// Children of the LoRA layer.
@@ -81,33 +40,68 @@ struct FactorNames {
   bool are_modules = true;
 };
 
-/// A tensor of an adapter in PEFT's file: its key behind the module's name,
-/// and its sizes.
+/// One adapter of one layer: W' = W + scaling · B A.
+struct TORCHLORA_API LoraAdapter {
+  std::string name;
+  /// Rank.
+  int64_t r = 0;
+  /// The configuration's, or its pattern's.
+  double lora_alpha = 0;
+  bool use_rslora = false;
+  /// lora_alpha / r, with rsLoRA lora_alpha / √r, unless it was set.
+  double scaling = 0;
+  /// Probability, in training.
+  double lora_dropout = 0;
+  /// @{
+  /// A [r, in_features, kernel…], B [out_features, r, 1…], and with
+  /// `lora_bias` B's bias [out_features].
+  std::shared_ptr<const LoraFactor> lora_A, lora_B;
+  /// @}
+
+  /// nullptr for plain LoRA.
+  std::shared_ptr<LoraVariant> variant;
+  /// MiCA trains A only.
+  bool trains_B = true;
+  /// Whether making it changed the base weight (took the update out of it, or
+  /// quantized it).
+  bool changed_base = false;
+  /// While it is merged: what taking it out needs (`LoraVariant::undo`).
+  at::Tensor memory = {};
+
+  /// lora_alpha / r, with rsLoRA lora_alpha / √r.
+  double default_scaling() const;
+  /// Returns a tensor of the variant by PEFT's name ("lora_magnitude_vector");
+  /// undefined if there is none.
+  at::Tensor variant_tensor(const std::string& tensor_name) const;
+  /// Returns what is saved, by the keys of `adapter_tensor_specs` and in their
+  /// order.
+  std::vector<std::pair<std::string, at::Tensor>> tensors(
+      const FactorNames& names = {}) const;
+};
+
+/// A tensor of an adapter in PEFT's file.
 struct AdapterTensorSpec {
-  /// The key, for example "lora_A.weight".
+  /// The key behind the module's name, for example "lora_A.weight".
   std::string key;
-  /// Of the tensor.
   std::vector<int64_t> sizes;
 };
 
-/// The tensors that an adapter of rank `r` has in a layer.
+/// Returns the tensors that an adapter of rank `r` has in a layer.
 TORCHLORA_API std::vector<AdapterTensorSpec> adapter_tensor_specs(
     const FactorNames& names,
     const BaseWeight& base_weight,
     int64_t r,
     const LoraConfig& config);
 
-/// The factors of one kind (all `lora_A`, say) of a layer's adapters in the
+/// The tensors of one kind (all `lora_A`, say) of a layer's adapters in the
 /// module tree, by adapter name: the names come out as PEFT's.
 class TORCHLORA_API AdapterDict : public torch::nn::Module {
  public:
   /// As in `FactorNames`.
   explicit AdapterDict(bool are_modules = true) : are_modules_(are_modules) {}
-  /// Registers the factor of an adapter.
   void insert(
       const std::string& adapter_name,
-      const std::shared_ptr<LoraFactor>& factor);
-  /// Takes it out.
+      const std::shared_ptr<const LoraFactor>& factor);
   void erase(const std::string& adapter_name);
 
  private:

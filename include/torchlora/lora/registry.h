@@ -5,7 +5,6 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include <torchlora/lora/layer.h>
@@ -20,52 +19,21 @@ struct LoraLayerType {
   std::function<bool(torch::nn::Module&)> matches;
   /// Where its weight is.
   BaseWeightAccessor base_weight;
+  /// Makes the LoRA layer of a base layer.
   std::function<std::shared_ptr<LoraLayer>(
       const std::shared_ptr<torch::nn::Module>&,
       BaseWeightAccessor)>
-      /// Makes the LoRA layer of a base layer.
       create;
-  /// As the layers that `create` makes call their factors.
+  /// The factor names of the layers that `create` makes.
   FactorNames factor_names = {};
-  /// Puts `to` in the place of a tensor that is a member of the base layer and
-  /// gives the member's name; "" if there is none. Empty: nobody knows.
-  using Rebind = std::function<std::string(
-      torch::nn::Module&,
-      const at::Tensor& from,
-      const at::Tensor& to)>;
-  /// See `Rebind`.
-  Rebind rebind = {};
 };
-
-/// `LoraLayerType::rebind` of the public members `weight` and `bias`.
-template <class Base>
-std::string
-rebind_member(Base& base, const at::Tensor& from, const at::Tensor& to) {
-  if constexpr (requires {
-                  requires std::is_same_v<decltype(base.weight), at::Tensor>;
-                }) {
-    if (base.weight.is_same(from)) {
-      base.weight = to;
-      return "weight";
-    }
-  }
-  if constexpr (requires {
-                  requires std::is_same_v<decltype(base.bias), at::Tensor>;
-                }) {
-    if (base.bias.is_same(from)) {
-      base.bias = to;
-      return "bias";
-    }
-  }
-  return "";
-}
 
 /// Which LoRA layer a base layer gets: the first type that matches, types
 /// that users add before the built-in ones, the latest first. PEFT's
 /// dispatchers. May be used from several threads.
 class TORCHLORA_API LoraRegistry {
  public:
-  /// The one of the process.
+  /// Returns the one of the process.
   static LoraRegistry& global();
 
   /// Adapts `Base` (an `XxxImpl`) by `Layer`, which is constructed from the
@@ -81,16 +49,8 @@ class TORCHLORA_API LoraRegistry {
   ///     "Theirs", [](Theirs& m) {
   ///       return BaseWeight(m.weight, m.bias).member(m.weight);
   ///     }
-  ///
-  /// A layer whose tensors are not its members `weight` and `bias` can be
-  /// untied if it has a `rebind` of its own.
   template <class Base, class Layer>
-  void add(
-      std::string name,
-      std::function<BaseWeight(Base&)> base_weight,
-      std::function<
-          std::string(Base&, const at::Tensor& from, const at::Tensor& to)>
-          rebind = rebind_member<Base>) {
+  void add(std::string name, std::function<BaseWeight(Base&)> base_weight) {
     add(
         {std::move(name),
          [base_weight](torch::nn::Module& module) {
@@ -118,25 +78,19 @@ class TORCHLORA_API LoraRegistry {
            }
            return layer;
          },
-         Layer::kFactorNames,
-         [rebind = std::move(rebind)](
-             torch::nn::Module& module,
-             const at::Tensor& from,
-             const at::Tensor& to) {
-           return rebind(dynamic_cast<Base&>(module), from, to);
-         }});
+         Layer::kFactorNames});
   }
-  /// The same of a type that is made by hand.
+  /// Adds a type that is made by hand.
   void add(LoraLayerType type);
 
   /// nullptr if no type matches.
   std::shared_ptr<const LoraLayerType> find(torch::nn::Module& module) const;
-  /// The LoRA layer of `module`, without adapters. ValueError names the
+  /// Returns the LoRA layer of `module`, without adapters. ValueError names the
   /// module and its type, what is supported and how to register it.
   std::shared_ptr<LoraLayer> create(
       const std::string& module_name,
       const std::shared_ptr<torch::nn::Module>& module) const;
-  /// Names of the types, in the order in which they are tried.
+  /// Returns the names of the types, in the order in which they are tried.
   std::vector<std::string> names() const;
 
  private:

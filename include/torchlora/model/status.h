@@ -6,42 +6,10 @@
 #include <string>
 #include <vector>
 
+#include <torchlora/lora/tuner_layer.h>
 #include <torchlora/model.h>
 
 namespace torchlora {
-
-/// Whether something holds for all parts of a whole; PEFT's `bool |
-/// Literal["irregular"]`.
-enum class Consistency {
-  /// All say no.
-  kFalse,
-  /// All say yes.
-  kTrue,
-  /// Some say yes, some no.
-  kIrregular,
-};
-
-/// State of one LoRA layer, or of the rows that adapters train of one table, by
-/// PEFT's names.
-struct TunerLayerStatus {
-  /// The module that was adapted; of rows "….token_adapter".
-  std::string name;
-  /// Type of the layer, for example "torchlora::LoraLinear".
-  std::string module_type;
-  /// Whether the adapters are on.
-  bool enabled = true;
-  /// @{
-  /// In the order in which they act and were merged.
-  std::vector<std::string> active_adapters, merged_adapters;
-  /// @}
-
-  /// By adapter name: whether its tensors train.
-  std::map<std::string, Consistency> requires_grad;
-  /// In the order in which they were added.
-  std::vector<std::string> available_adapters;
-  /// By adapter name: "cpu", "cuda" …
-  std::map<std::string, std::vector<std::string>> devices;
-};
 
 /// State of an adapted model, by PEFT's names.
 struct TunerModelStatus {

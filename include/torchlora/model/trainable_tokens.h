@@ -5,12 +5,14 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <torch/nn/module.h>
 
 #include <torchlora/export.h>
 #include <torchlora/lora/adapter.h>
+#include <torchlora/lora/tuner_layer.h>
 #include <torchlora/nn/replaced_rows.h>
 
 namespace torchlora {
@@ -21,7 +23,8 @@ namespace torchlora {
 /// [k, dim]. They take the place of the weight's rows in the layer and in those
 /// that are tied to it; the weight itself is changed by a merge only. PEFT's
 /// `TrainableTokensLayer`.
-class TORCHLORA_API TrainableTokens : public torch::nn::Module {
+class TORCHLORA_API TrainableTokens : public torch::nn::Module,
+                                      public TunerLayer {
  public:
   /// @{
   /// Names in the module tree, which are PEFT's.
@@ -31,7 +34,6 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module {
 
   /// The rows of one adapter.
   struct Adapter {
-    /// The adapter's name.
     std::string name;
     /// Row i of `delta` takes the place of row indices[i].
     std::vector<int64_t> indices;
@@ -41,7 +43,7 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module {
     at::Tensor original = {};
   };
 
-  /// `layer_name` is for messages. Redirects nothing yet.
+  /// Redirects nothing yet. `layer_name` is for messages.
   TrainableTokens(
       const std::shared_ptr<torch::nn::Module>& layer,
       std::string layer_name);
@@ -49,10 +51,7 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module {
 
   /// Redirects the layer, or one that computes with the same weight.
   void bind(const std::shared_ptr<torch::nn::Module>& layer);
-  /// Ends all redirections and takes this out of the layer; what is merged
-  /// stays in the weight.
-  void unload();
-  /// The layer's.
+  /// Returns the layer's weight.
   at::Tensor weight() const;
 
   /// Adds an adapter, inactive and frozen, whose rows are the base weight's, in
@@ -62,61 +61,55 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module {
       const std::string& adapter_name,
       const std::vector<int64_t>& indices,
       bool autocast_adapter_dtype);
-  /// Does nothing if there is no such adapter; ValueError if it is merged.
-  void delete_adapter(const std::string& adapter_name);
   /// In the order in which they were added.
   const std::list<Adapter>& adapters() const {
-    return adapters_;
+    return adapters_.all();
   }
   /// nullptr if there is none; valid until the adapter is deleted.
-  const Adapter* find_adapter(const std::string& adapter_name) const;
+  const Adapter* find_adapter(const std::string& adapter_name) const {
+    return adapters_.find(adapter_name);
+  }
 
-  /// ValueError if two of the adapters (and of the merged ones, in a merge)
-  /// have rows of one index.
-  void check_disjoint(
-      const std::vector<std::string>& adapter_names,
-      const char* function) const;
-  /// Makes these adapters active (names it does not have are skipped) and
-  /// trainable unless `inference_mode`; all others are frozen.
+  bool has(const std::string& adapter_name) const override {
+    return find_adapter(adapter_name) != nullptr;
+  }
+  const AdapterStates& states() const override {
+    return adapters_.states();
+  }
+  std::vector<std::pair<std::string, at::Tensor>> adapter_state(
+      const std::string& adapter_name) const override;
+  /// ValueError if two of the adapters have rows of one index.
+  void check_set_adapter(
+      const std::vector<std::string>& adapter_names) const override;
   void set_adapter(
       const std::vector<std::string>& adapter_names,
-      bool inference_mode = false);
-  /// In the order in which they were given.
-  const std::vector<std::string>& active_adapters() const {
-    return active_adapters_;
-  }
-  /// Whether the rows are in the forward; leaves `requires_grad` alone.
-  void enable_adapters(bool enabled);
-  /// Whether `enable_adapters` has them on.
-  bool adapters_enabled() const {
-    return enabled_;
-  }
-
-  /// ValueError if the rows of these adapters (empty: the active ones) cannot
-  /// be merged; with `safe_merge` if they are not finite.
+      bool inference_mode = false) override;
+  void enable_adapters(bool enabled) override;
+  void delete_adapter(const std::string& adapter_name) override;
   void check_mergeable(
       const std::vector<std::string>& adapter_names,
-      bool safe_merge) const;
-  /// Writes them into the weight and keeps its own.
-  void merge(const std::vector<std::string>& adapter_names);
-  /// Writes the weight's own rows back.
-  void unmerge();
-  /// In the order in which they were merged.
-  const std::vector<std::string>& merged_adapters() const {
-    return merged_adapters_;
-  }
+      bool safe_merge) const override;
+  /// Writes the rows into the weight and keeps its own.
+  void merge(const std::vector<std::string>& adapter_names = {}) override;
+  void unmerge() override;
+  /// Ends all redirections and takes this out of the layer.
+  void unload() override;
 
-  /// Those of the active adapters; while adapters are merged none, and while
-  /// merged ones are disabled the weight's own.
+  /// Returns the rows of the active adapters; while adapters are merged none,
+  /// and while merged ones are disabled the weight's own.
   std::optional<nn::ReplacedRows> replaced_rows() const;
   /// Whether a row of an active adapter is not the weight's.
   bool changes_something() const;
 
+ protected:
+  std::vector<std::string> adapter_names() const override;
+
  private:
   struct BoundLayer;
 
-  std::vector<std::string> not_merged(
-      const std::vector<std::string>& adapter_names) const;
+  void check_disjoint(
+      const std::vector<std::string>& adapter_names,
+      const char* function) const;
   at::Tensor base_rows(const std::vector<int64_t>& indices) const;
   void write(const std::vector<int64_t>& indices, const at::Tensor& rows);
   void update_shown();
@@ -125,10 +118,8 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module {
   std::weak_ptr<torch::nn::Module> layer_;
   std::vector<std::unique_ptr<BoundLayer>> bound_;
   std::shared_ptr<AdapterDict> deltas_;
-  std::list<Adapter> adapters_;
-  std::vector<std::string> active_adapters_, merged_adapters_;
-  bool enabled_ = true;
-  /// Of `replaced_rows`: the adapters, their indices in ascending order, and
+  AdapterSet<Adapter> adapters_;
+  /// For `replaced_rows`: the adapters, their indices in ascending order, and
   /// the places of those in what the adapters have (undefined: in that order).
   std::vector<std::string> shown_;
   std::vector<int64_t> indices_;

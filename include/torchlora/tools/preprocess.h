@@ -11,32 +11,32 @@
 
 namespace torchlora {
 
-/// What `init_lora_weights` "corda" needs: runs the model on sample data in
-/// eval mode, by `run_model`, and attaches the covariance of each targeted
-/// layer's input, [in_features, in_features], to the configuration
-/// (`init_statistics`). Call before `get_peft_model`. Each forward's input is
-/// divided by the absolute value of its maximum, as in PEFT; a layer may see
-/// several forwards and any batch. Nothing stays on the model.
+/// Collects what `init_lora_weights` "corda" needs: runs the model on sample
+/// data by `run_model`, in eval mode, and returns the covariance [in_features,
+/// in_features] of each targeted layer's input, for
+/// `InjectOptions::init_statistics`. Each forward's input is divided by the
+/// absolute value of its maximum, as in PEFT; a layer may see several forwards
+/// and any batch. The model stays as it was.
 ///
 /// ValueError if a targeted layer sees no input or no finite one. PEFT's
 /// `preprocess_corda`.
-TORCHLORA_API void preprocess_corda(
+TORCHLORA_API InitStatistics preprocess_corda(
     torch::nn::Module& model,
-    LoraConfig& config,
+    const LoraConfig& config,
     const std::function<void()>& run_model);
 
-/// What `init_lora_weights` "lora_ga" needs: calls `train_step`, which runs
-/// forward and backward passes (any number, without an optimizer), in
-/// training mode and attaches the mean gradient of each targeted weight,
-/// [out_features, in_features], to the configuration (`init_statistics`). Only
-/// those weights require a gradient meanwhile. Call before `get_peft_model`.
-/// Nothing stays on the model, nor is a gradient it had lost.
+/// Collects what `init_lora_weights` "lora_ga" needs: calls `train_step`, which
+/// runs forward and backward passes (any number, without an optimizer), in
+/// training mode, and returns the mean gradient [out_features, in_features] of
+/// each targeted weight, for `InjectOptions::init_statistics`. Meanwhile only
+/// those weights require a gradient. The model and its gradients stay as they
+/// were.
 ///
 /// ValueError for a model that is adapted already, and if a targeted weight
 /// gets no gradient. PEFT's `preprocess_loraga`.
-TORCHLORA_API void preprocess_loraga(
+TORCHLORA_API InitStatistics preprocess_loraga(
     torch::nn::Module& model,
-    LoraConfig& config,
+    const LoraConfig& config,
     const std::function<void()>& train_step);
 
 /// Which of a layer's input rows [n, in_features] count, in

@@ -5,9 +5,7 @@
 #include <torch/nn/init.h>
 #include <torch/types.h>
 
-#include <torchlora/nn/compute.h>
-
-#include "lora/low_rank.h"
+#include <torchlora/detail/low_rank.h>
 
 namespace torchlora {
 namespace {
@@ -123,36 +121,36 @@ void LoraExperts::check_config(const LoraConfig& config) const {
   refuse(config.use_dora(), "use_dora");
 }
 
-at::Tensor LoraExperts::product(
-    const at::Tensor& input,
-    const std::vector<Term>& terms,
-    const at::Tensor& /*bias*/) {
+at::Tensor LoraExperts::product(const LayerCall& call, ActiveUpdates updates)
+    const {
   const auto base = base_weight();
   const ByExpert by_expert(base);
   const auto weights = by_expert.weight();
   std::vector<std::vector<at::Tensor>> As, Bs;
-  for (const auto& term : terms) {
-    As.push_back(by_expert.A(term.adapter->lora_A->weight));
-    Bs.push_back(by_expert.B(term.adapter->lora_B->weight));
+  for (const auto& update : updates) {
+    As.push_back(by_expert.A(update.A));
+    Bs.push_back(by_expert.B(update.B));
   }
-  return for_each_expert(input, [&](size_t e, const at::Tensor& x) {
-    std::vector<LowRankTerm> low_rank;
-    for (size_t i = 0; i < terms.size(); ++i) {
-      low_rank.push_back(
-          {As[i][e], Bs[i][e], terms[i].scaling, terms[i].dropout});
+  return for_each_expert(call.input, [&](size_t e, const at::Tensor& x) {
+    std::vector<detail::LowRankTerm> terms;
+    for (size_t i = 0; i < updates.size(); ++i) {
+      terms.push_back(
+          {As[i][e], Bs[i][e], updates[i].scaling, updates[i].dropout});
     }
-    return low_rank_linear(x, weights[e], {}, low_rank);
+    return detail::low_rank_linear(x, weights[e], {}, terms);
   });
 }
 
-at::Tensor LoraExperts::update(const at::Tensor& input, const Term& term) {
+at::Tensor LoraExperts::low_rank(
+    const LayerCall& /*call*/,
+    const at::Tensor& input,
+    const at::Tensor& A,
+    const at::Tensor& B) const {
   const auto base = base_weight();
   const ByExpert by_expert(base);
-  const auto As = by_expert.A(term.adapter->lora_A->weight);
-  const auto Bs = by_expert.B(term.adapter->lora_B->weight);
+  const auto As = by_expert.A(A), Bs = by_expert.B(B);
   return for_each_expert(input, [&](size_t e, const at::Tensor& x) {
-    return at::linear(at::linear(x.to(As[e].scalar_type()), As[e]), Bs[e]) *
-        term.scaling;
+    return at::linear(at::linear(x, As[e]), Bs[e]);
   });
 }
 

@@ -1,109 +1,39 @@
+// The weight overlay: a TensorImpl without storage and with a dispatch key of
+// its own, above autograd and autocast. The dispatcher sends every operation
+// that meets it here first. A kernel for each operation by which a layer uses
+// its weight (linear, embedding, a convolution …) calls the LoRA layer with
+// "the operation with other tensors"; every other operation goes to `fallback`,
+// which puts the dense adapted weight in the stand-in's place and runs the
+// operation below. `t` and `slice` keep the stand-in, transposed or narrowed,
+// as LibTorch's own layers use their weights so before they multiply.
 #include "lora/overlay/kernels.h"
 
 #ifdef TORCHLORA_WITH_OVERLAY
 
 #include <algorithm>
+#include <array>
+#include <memory>
+#include <vector>
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <dlfcn.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
+#include "lora/overlay/overlay_impl.h"
+
 namespace torchlora {
+
+c10::DispatchKey overlay_key = c10::DispatchKey::Undefined;
+
 namespace {
 
-/// NOTE: PyTorch has no dispatch key to give to libraries. This one was
-/// torchdistx's, which is archived, and lies above autograd and autocast.
-constexpr auto kOverlayKey = c10::DispatchKey::DeferredInit;
-
-/// No storage: whatever reads memory past the dispatcher throws.
-struct OverlayImpl final : c10::TensorImpl {
-  OverlayImpl(
-      std::shared_ptr<const WeightOverlay> overlay_,
-      bool is_transposed_,
-      int64_t first_row_,
-      int64_t rows_)
-      : TensorImpl(
-            (overlay_->last_weight().key_set() -
-             c10::autograd_dispatch_keyset) |
-                c10::DispatchKeySet(kOverlayKey),
-            overlay_->last_weight().dtype(),
-            overlay_->last_weight().device()),
-        overlay(std::move(overlay_)),
-        is_transposed(is_transposed_),
-        first_row(first_row_),
-        rows(rows_) {
-    auto sizes = overlay->last_weight().sizes().vec();
-    auto strides = overlay->last_weight().strides().vec();
-    if (rows >= 0) {
-      sizes[0] = rows;
-    }
-    if (is_transposed) {
-      std::swap(sizes[0], sizes[1]);
-      std::swap(strides[0], strides[1]);
-    }
-    set_sizes_and_strides(sizes, strides);
-    set_storage_access_should_throw();
-  }
-
-  c10::intrusive_ptr<TensorImpl> shallow_copy_and_detach(
-      const c10::VariableVersion& /*version*/,
-      bool /*allow_change*/) const override {
-    return copy();
-  }
-  c10::intrusive_ptr<TensorImpl> shallow_copy_and_detach(
-      c10::VariableVersion&& /*version*/,
-      bool /*allow_change*/) const override {
-    return copy();
-  }
-  void shallow_copy_from(
-      const c10::intrusive_ptr<TensorImpl>& /*impl*/) override {
-    TORCH_CHECK(
-        false,
-        "[set_data] the weight is adapted; merge or unload the adapter first");
-  }
-  // Part of the message of who asks for the storage, torch::save for one.
-  const char* tensorimpl_type_name() const override {
-    return "an adapted weight (torchlora::WeightOverlay), which has none; "
-           "merge or unload the adapter first, or take "
-           "LoraLayer::adapted_weight()";
-  }
-
-  c10::intrusive_ptr<TensorImpl> copy() const {
-    return c10::make_intrusive<OverlayImpl>(
-        overlay, is_transposed, first_row, rows);
-  }
-  at::Tensor transpose() const {
-    return at::Tensor(c10::make_intrusive<OverlayImpl>(
-        overlay, !is_transposed, first_row, rows));
-  }
-  /// The part of a tensor like the weight that this one stands for.
-  at::Tensor part(const at::Tensor& weight) const {
-    const auto narrowed = rows < 0 ? weight : weight.narrow(0, first_row, rows);
-    return is_transposed ? narrowed.t() : narrowed;
-  }
-  at::Tensor dense() const {
-    return part(overlay->adapted_weight());
-  }
-  at::Tensor run(
-      const at::Tensor& input,
-      const at::Tensor& bias,
-      c10::function_ref<
-          at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&)>
-          operation) const {
-    return overlay->run(input, {operation, bias, first_row, rows});
-  }
-
-  std::shared_ptr<const WeightOverlay> overlay;
-  bool is_transposed;
-  int64_t first_row, rows;
-};
-
-OverlayImpl* overlay_of(const at::Tensor& tensor) {
-  return tensor.defined() && tensor.key_set().has(kOverlayKey)
-      ? static_cast<OverlayImpl*>(tensor.unsafeGetTensorImpl())
-      : nullptr;
-}
+/// NOTE: PyTorch has no dispatch key to give to libraries. The first was
+/// torchdistx's, which is archived, the second is for LibTorch's own tests;
+/// both lie above autograd and autocast.
+constexpr std::array kKeys{
+    c10::DispatchKey::DeferredInit,
+    c10::DispatchKey::TESTING_ONLY_GenericWrapper};
 
 at::Tensor plain(
     const at::Tensor& tensor,
@@ -299,6 +229,8 @@ void operation(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   if (kTwoInputs) {
     input = at::cat({input, tensor(kInput + 1)}, -1);
   }
+  // Behind the first: what embedding_bag says of its bags.
+  torch::jit::Stack other_outputs;
   const auto run =
       [&](const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) {
         auto values = arguments;
@@ -313,11 +245,13 @@ void operation(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
           values[kBias] = b.defined() ? c10::IValue(b) : c10::IValue();
         }
         op.callBoxed(values);
+        other_outputs.assign(values.begin() + 1, values.end());
         return values.front().toTensor();
       };
   auto output = impl->run(input, tensor(kBias), run);
   torch::jit::drop(stack, count);
   stack->emplace_back(std::move(output));
+  stack->insert(stack->end(), other_outputs.begin(), other_outputs.end());
 }
 
 template <WeightUse kUse, int kInput, int kWeight, int kBias>
@@ -335,59 +269,90 @@ void stay_loaded() {
   }
 }
 
-/// Registers the kernels once in the process.
-bool register_kernels() {
-  // NOTE: a second copy of the library (in a plugin, say) finds the first
-  // one's, which act on its overlays too.
-  constexpr const char* kMark = "torchlora::weight_overlay_0_1";
-  if (c10::Dispatcher::singleton().findSchema({kMark, ""})) {
-    return true;
-  }
+using Libraries = std::vector<std::unique_ptr<torch::Library>>;
+
+/// Registers the kernels for one key. c10::Error if another library has it.
+Libraries register_kernels(c10::DispatchKey key) {
   using torch::Library;
-  try {
-    static Library mark(
-        Library::FRAGMENT, "torchlora", std::nullopt, __FILE__, __LINE__);
-    static Library all(Library::IMPL, "_", kOverlayKey, __FILE__, __LINE__);
-    static Library aten(Library::IMPL, "aten", kOverlayKey, __FILE__, __LINE__);
-    all.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
-    aten.impl("linear", &linear);
-    aten.impl("matmul", &matmul);
-    aten.impl("mm", &matmul);
-    aten.impl("addmm", &addmm);
-    aten.impl("t", &t);
-    aten.impl("slice.Tensor", &slice);
-    aten.impl("embedding_renorm_", &embedding_renorm_);
-    aten.impl("embedding", boxed<WeightUse::kEmbedding, 1, 0, -1>());
-    aten.impl("bilinear", boxed<WeightUse::kBilinear, 0, 2, 3>());
-    for (const std::string name : {"conv1d", "conv2d", "conv3d"}) {
-      for (const auto* overload : {"", ".padding"}) {
-        aten.impl(
-            (name + overload).c_str(),
-            boxed<WeightUse::kConvolution, 0, 1, 2>());
-      }
-    }
-    for (const auto* name :
-         {"conv_transpose1d",
-          "conv_transpose2d.input",
-          "conv_transpose3d.input"}) {
-      aten.impl(name, boxed<WeightUse::kTransposedConvolution, 0, 1, 2>());
-    }
-    mark.def("weight_overlay_0_1() -> ()");
-    stay_loaded();
-    return true;
-  } catch (const c10::Error& e) {
-    TORCH_WARN(
-        "the weight overlay is not to be had, adapted torch::nn layers take "
-        "dense weights: ",
-        e.what_without_backtrace());
-    return false;
+  Libraries libraries;
+  const auto implement = [&](const char* ns) -> Library& {
+    return *libraries.emplace_back(
+        std::make_unique<Library>(Library::IMPL, ns, key, __FILE__, __LINE__));
+  };
+  implement("_").fallback(
+      torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  auto& aten = implement("aten");
+  aten.impl("linear", &linear);
+  aten.impl("matmul", &matmul);
+  aten.impl("mm", &matmul);
+  aten.impl("addmm", &addmm);
+  aten.impl("t", &t);
+  aten.impl("slice.Tensor", &slice);
+  aten.impl("embedding_renorm_", &embedding_renorm_);
+  aten.impl("embedding", boxed<WeightUse::kEmbedding, 1, 0, -1>());
+  for (const auto* name : {"embedding_bag", "embedding_bag.padding_idx"}) {
+    aten.impl(name, boxed<WeightUse::kEmbeddingBag, 1, 0, -1>());
   }
+  aten.impl("bilinear", boxed<WeightUse::kBilinear, 0, 2, 3>());
+  for (const std::string name : {"conv1d", "conv2d", "conv3d"}) {
+    for (const auto* overload : {"", ".padding"}) {
+      aten.impl(
+          (name + overload).c_str(), boxed<WeightUse::kConvolution, 0, 1, 2>());
+    }
+  }
+  for (const auto* name :
+       {"conv_transpose1d",
+        "conv_transpose2d.input",
+        "conv_transpose3d.input"}) {
+    aten.impl(name, boxed<WeightUse::kTransposedConvolution, 0, 1, 2>());
+  }
+  return libraries;
+}
+
+/// Takes a key once in the process. NOTE: a second copy of the library (in a
+/// plugin, say) finds the first one's mark, whose kernels act on its overlays
+/// too.
+c10::DispatchKey take_key() {
+  const auto mark = [](c10::DispatchKey key) {
+    return std::string("weight_overlay_0_1_") + c10::toString(key);
+  };
+  for (const auto key : kKeys) {
+    if (c10::Dispatcher::singleton().findSchema(
+            {"torchlora::" + mark(key), ""})) {
+      return key;
+    }
+  }
+  for (const auto key : kKeys) {
+    try {
+      // NOTE: for good, and not destroyed at exit: LibTorch may be gone then.
+      new Libraries(register_kernels(key));
+      auto* library = new torch::Library(
+          torch::Library::FRAGMENT,
+          "torchlora",
+          std::nullopt,
+          __FILE__,
+          __LINE__);
+      library->def((mark(key) + "() -> ()").c_str());
+      stay_loaded();
+      return key;
+    } catch (const c10::Error& e) {
+      TORCH_WARN(
+          "the dispatch key ",
+          c10::toString(key),
+          " of the weight overlay is taken: ",
+          e.what_without_backtrace());
+    }
+  }
+  return c10::DispatchKey::Undefined;
 }
 
 } // namespace
 
 bool overlay_is_registered() {
-  static const bool is_registered = register_kernels();
+  static const bool is_registered = [] {
+    overlay_key = take_key();
+    return overlay_key != c10::DispatchKey::Undefined;
+  }();
   return is_registered;
 }
 
@@ -398,7 +363,7 @@ at::Tensor make_overlay(std::shared_ptr<const WeightOverlay> overlay) {
 
 } // namespace torchlora
 
-#else // the key is not to be had
+#else // without the key
 
 namespace torchlora {
 

@@ -1,35 +1,18 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/FunctionRef.h>
 #include <torch/nn/module.h>
 
 #include <torchlora/lora/layer.h>
 
 namespace torchlora {
 
-/// An operation at work on the weight of an unmodified layer.
-struct WeightOperation {
-  /// The operation with another input, weight and bias, and its other
-  /// arguments.
-  c10::function_ref<at::Tensor(
-      const at::Tensor& input,
-      const at::Tensor& weight,
-      const at::Tensor& bias)>
-      run;
-  /// May be undefined.
-  at::Tensor bias;
-  /// The rows of the weight that it uses; -1: all.
-  int64_t first_row = 0, rows = -1;
-
-  at::Tensor narrow(const at::Tensor& tensor) const {
-    return rows < 0 ? tensor : tensor.narrow(0, first_row, rows);
-  }
-};
-
-/// Stands in for the weight member of an unmodified layer while it is adapted.
+/// Stands in for the weight member of an unmodified layer while it is adapted:
+/// `install` puts a tensor in its place that calls `run` where one of
+/// LibTorch's operations meets it (`lora/overlay/kernels.h`).
 ///
 /// NOTE: the kernels of the process may be those of another copy of the
 /// library. What they call here is virtual, so that it runs in the copy that
@@ -55,12 +38,6 @@ class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
   WeightLayout layout() const {
     return layout_;
   }
-  bool is_dense() const {
-    return is_dense_;
-  }
-
-  /// Whether a layer in the process holds a dense weight.
-  static bool any_is_dense();
 
   /// Whether a LoRA layer adapts the module through its weight member.
   static bool is_installed_on(const torch::nn::Module& module);
@@ -70,10 +47,10 @@ class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
   void install(LoraLayer& layer);
   /// Restores the raw weight.
   void remove();
-  /// Follows the layer: its dtype and device, if it is dense its adapters.
+  /// Follows the raw weight's dtype and device.
   void refresh();
 
-  /// The weight with the layer's adapters in it.
+  /// Returns the weight with the layer's adapters in it.
   virtual at::Tensor adapted_weight() const;
   /// Why no dense weight can stand for the layer now, "" if one can.
   virtual const char* why_not_dense() const;
@@ -88,16 +65,11 @@ class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
   virtual bool has_adapters() const;
 
  private:
-  /// A second backward through the dense weight says so if a factor has changed
-  /// since: LibTorch would only say that its graph was used.
-  void require_refresh_after_step() const;
-
   torch::nn::Module& module_;
   at::Tensor& member_;
   at::Tensor weight_, shown_;
   LoraLayer* layer_ = nullptr;
   WeightLayout layout_ = WeightLayout::kOutIn;
-  bool is_dense_;
 };
 
 } // namespace torchlora

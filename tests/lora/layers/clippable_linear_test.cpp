@@ -39,7 +39,7 @@ class LoraClippableLinearTest : public testing::Test {
     B.normal_();
     B.mul_(
         0.1 * layer->base_weight().weight().norm() /
-        layer->delta_weight("default").norm());
+        layer->get_delta_weight("default").norm());
     return peft;
   }
   at::Tensor run() {
@@ -75,7 +75,7 @@ TEST_F(LoraClippableLinearTest, MergeIsExactInsideTheClampsAndNotOutside) {
   at::Tensor outside;
   {
     torch::NoGradGuard no_grad;
-    const auto delta = peft.layers()[0].second->delta_weight("default");
+    const auto delta = peft.layers()[0].second->get_delta_weight("default");
     auto guard = peft.disable_adapter();
     outside = model_->q_proj(x_) + at::linear(x_, delta);
   }
@@ -86,7 +86,7 @@ TEST_F(LoraClippableLinearTest, MergeIsExactInsideTheClampsAndNotOutside) {
 
   peft.unmerge_adapter();
   EXPECT_LT(largest(run() - unmerged), 1e-5);
-  peft.merge_and_unload(/*safe_merge=*/true);
+  peft.merge_and_unload(MergeOptions().safe_merge(true));
   EXPECT_LT(largest(run() - unmerged), 1e-5);
   const auto after = bounds();
   for (size_t i = 0; i < before.size(); ++i) {

@@ -65,7 +65,7 @@ inline void randomize(
     const std::string& adapter = "default") {
   torch::NoGradGuard no_grad;
   for (const auto& [name, layer] : peft.layers()) {
-    for (auto& tensor : layer->find_adapter(adapter)->tensors()) {
+    for (auto& [key, tensor] : layer->find_adapter(adapter)->tensors()) {
       tensor.normal_(0, 0.4);
     }
   }

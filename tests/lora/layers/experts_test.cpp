@@ -63,7 +63,7 @@ TEST_P(ExpertGoldens, ForwardGradientsAndMergeAreThoseOfPeft) {
     EXPECT_LT(difference(run(), disabled), 1e-5);
     expect(net->layer->up_proj, "base.up_proj");
   }
-  peft.merge_and_unload(/*safe_merge=*/true);
+  peft.merge_and_unload(MergeOptions().safe_merge(true));
   expect(run(), "output");
   for (const auto& item : net->layer->named_parameters()) {
     expect(item.value(), "merged." + item.key());

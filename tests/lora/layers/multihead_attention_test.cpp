@@ -33,7 +33,7 @@ struct NetImpl : torch::nn::Module {
 void randomize(PeftModel& peft, double std = 0.3) {
   torch::NoGradGuard no_grad;
   for (const auto& [name, layer] : peft.layers()) {
-    for (auto& tensor : layer->find_adapter("default")->tensors()) {
+    for (auto& [key, tensor] : layer->find_adapter("default")->tensors()) {
       tensor.normal_(0, std);
     }
   }
@@ -133,10 +133,10 @@ TEST_P(AttentionInputs, AreProjectedAsByTheDenseWeights) {
         const auto layers = peft.layers();
         dense->in_proj_weight.copy_(
             net->mha->in_proj_weight +
-            layers[0].second->delta_weight("default"));
+            layers[0].second->get_delta_weight("default"));
         dense->out_proj->weight.copy_(
             net->mha->out_proj->weight +
-            layers[1].second->delta_weight("default"));
+            layers[1].second->get_delta_weight("default"));
         if (bias) {
           dense->in_proj_bias.copy_(net->mha->in_proj_bias);
           dense->out_proj->bias.copy_(net->mha->out_proj->bias);
@@ -387,9 +387,9 @@ TEST(MultiheadAttention, AWeightedCombinationTakesBothParts) {
   for (const auto& [name, layer] : peft.layers()) {
     EXPECT_LT(
         difference(
-            layer->delta_weight("both"),
-            0.5 * layer->delta_weight("default") +
-                2 * layer->delta_weight("second")),
+            layer->get_delta_weight("both"),
+            0.5 * layer->get_delta_weight("default") +
+                2 * layer->get_delta_weight("second")),
         1e-5)
         << name;
   }

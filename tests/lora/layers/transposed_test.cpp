@@ -147,7 +147,7 @@ TEST(TransposedLinear, AWeightedCombinationIsThatOfPeft) {
   peft.add_weighted_adapter({"a", "b"}, {0.7, -0.4}, "cat", {"cat"});
   EXPECT_LT(
       difference(
-          peft.layers()[0].second->delta_weight("cat").t(),
+          peft.layers()[0].second->get_delta_weight("cat").t(),
           file().tensor("cat/update")),
       1e-4);
 }

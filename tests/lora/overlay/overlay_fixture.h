@@ -16,31 +16,17 @@ namespace torchlora {
 inline void fill(PeftModel& peft, const std::string& adapter = "default") {
   torch::NoGradGuard no_grad;
   for (const auto& [name, layer] : peft.layers()) {
-    for (auto& tensor : layer->find_adapter(adapter)->tensors()) {
+    for (auto& [key, tensor] : layer->find_adapter(adapter)->tensors()) {
       tensor.add_(torch::randn_like(tensor), 0.2);
     }
   }
 }
 
-/// With the overlay and without.
-class Overlay : public testing::TestWithParam<bool> {
+class Overlay : public testing::Test {
  protected:
   Overlay() {
-    set_weight_overlay(GetParam());
     torch::manual_seed(17);
   }
-  void SetUp() override {
-    if (GetParam() && !has_weight_overlay()) {
-      GTEST_SKIP() << "no weight overlay";
-    }
-  }
-  ~Overlay() override {
-    set_weight_overlay(true);
-  }
-};
-/// Of what a build without the overlay does not have.
-class OverlayAlone : public testing::Test {
- protected:
   void SetUp() override {
     if (!has_weight_overlay()) {
       GTEST_SKIP() << "no weight overlay";
@@ -48,14 +34,13 @@ class OverlayAlone : public testing::Test {
   }
 };
 
-/// Of a Linear that is adapted alone.
+/// A Linear that is adapted alone.
 struct OneLayer {
   explicit OneLayer(LoraConfig config = LoraConfig(2)) {
     model->register_module("layer", layer);
     peft = std::make_unique<PeftModel>(
         get_peft_model(*model, config.target_modules({"layer"})));
     fill(*peft);
-    peft->refresh_weights();
   }
   at::Tensor weight() const {
     return peft->layers()[0].second->adapted_weight();

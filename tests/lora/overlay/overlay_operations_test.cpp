@@ -10,11 +10,8 @@ using at::Tensor;
 namespace F = torch::nn::functional;
 
 class OverlayOperations : public Overlay {};
-INSTANTIATE_TEST_SUITE_P(OnAndOff, OverlayOperations, testing::Bool());
 
-class OverlayOperationsAlone : public OverlayAlone {};
-
-TEST_P(OverlayOperations, EveryOtherOperationSeesTheDenseWeight) {
+TEST_F(OverlayOperations, EveryOtherOperationSeesTheDenseWeight) {
   OneLayer one;
   const auto& weight = one.layer->weight;
   const auto expected = one.weight();
@@ -44,7 +41,7 @@ TEST_P(OverlayOperations, EveryOtherOperationSeesTheDenseWeight) {
   EXPECT_TRUE(one.peft->trainable_parameters()[0].grad().defined());
 }
 
-TEST_P(OverlayOperations, PartsOfTheWeightAreAdapted) {
+TEST_F(OverlayOperations, PartsOfTheWeightAreAdapted) {
   OneLayer one(LoraConfig(2).use_dora(true));
   const auto expected = one.weight();
   const auto x = torch::randn({2, 3, 6});
@@ -60,7 +57,7 @@ TEST_P(OverlayOperations, PartsOfTheWeightAreAdapted) {
   }
 }
 
-TEST_P(OverlayOperations, ItsMetadataIsTheWeights) {
+TEST_F(OverlayOperations, ItsMetadataIsTheWeights) {
   OneLayer one;
   const auto& weight = one.layer->weight;
   EXPECT_EQ(weight.sizes(), (at::IntArrayRef{4, 6}));
@@ -79,7 +76,7 @@ TEST_P(OverlayOperations, ItsMetadataIsTheWeights) {
   EXPECT_FALSE(raw.requires_grad());
 }
 
-TEST_F(OverlayOperationsAlone, AWriteIsRefused) {
+TEST_F(OverlayOperations, AWriteIsRefused) {
   OneLayer one;
   torch::NoGradGuard no_grad;
   const auto before = one.weight();
@@ -89,7 +86,7 @@ TEST_F(OverlayOperationsAlone, AWriteIsRefused) {
   EXPECT_TRUE(torch::equal(one.weight(), before));
 }
 
-TEST_F(OverlayOperationsAlone, AReadOfItsMemoryIsRefused) {
+TEST_F(OverlayOperations, AReadOfItsMemoryIsRefused) {
   OneLayer one;
   EXPECT_THROW(one.layer->weight.data_ptr(), c10::Error);
   EXPECT_THROW(one.layer->weight.storage(), c10::Error);
@@ -103,7 +100,7 @@ TEST_F(OverlayOperationsAlone, AReadOfItsMemoryIsRefused) {
   }
 }
 
-TEST_F(OverlayOperationsAlone, WhatADenseWeightCannotHaveIsRefusedOrSaid) {
+TEST_F(OverlayOperations, WhatADenseWeightCannotHaveIsRefusedOrSaid) {
   OneLayer one(LoraConfig(2).lora_bias(true));
   const auto x = torch::randn({3, 6});
   EXPECT_NO_THROW(one.layer->forward(x));
@@ -120,7 +117,7 @@ TEST_F(OverlayOperationsAlone, WhatADenseWeightCannotHaveIsRefusedOrSaid) {
       << warnings.text;
 }
 
-TEST_F(OverlayOperationsAlone, AKeptHandleIsThePlainWeightAfterUnload) {
+TEST_F(OverlayOperations, AKeptHandleIsThePlainWeightAfterUnload) {
   OneLayer one;
   const auto kept = one.layer->weight;
   one.peft->unload();

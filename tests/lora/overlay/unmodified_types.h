@@ -133,13 +133,4 @@ struct UnmodifiedAttentionType : AttentionType {
   }
 };
 
-/// The same without it.
-template <class Type>
-struct DenseType : Type {
-  static constexpr bool kOverlay = false;
-  static constexpr bool kTakesDropout = false;
-  static constexpr bool kMixes = false;
-  static constexpr bool kHasLoraBias = false;
-};
-
 } // namespace torchlora::test

@@ -190,7 +190,7 @@ TEST_F(VeloraTest, ALoadedVectorIsKept) {
                   .contains("base_model.model.layer.lora_velora_embed"));
   peft.unload();
   peft = PeftModel::from_pretrained(
-      *model, folder, "default", /*is_trainable=*/true);
+      *model, folder, "default", LoadOptions().is_trainable(true));
   EXPECT_EQ(peft.peft_config().velora_config(), values);
   grad_A(peft, torch::randn({6, 12}));
   EXPECT_TRUE(torch::equal(adapter(peft).velora->embed, embed));

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/Functions.h>
+
 #include <torchlora/lora/layer.h>
 
 namespace torchlora {
@@ -11,23 +13,30 @@ namespace torchlora {
 ///     y = x₁ᵀ W x₂ + b + Σ scaling · B (x₁ᵀ A x₂)
 ///
 /// is that with W + Σ scaling · B A. Dropout acts on both inputs. The layers
-/// are adapted by the weight overlay (`lora/overlay.h`). PEFT has no
-/// counterpart.
+/// are adapted by the weight overlay (`lora/overlay.h`); a call's input is
+/// [*, in1_features + in2_features]. PEFT has no counterpart.
 class TORCHLORA_API LoraBilinear : public LoraLayer {
  public:
   using LoraLayer::LoraLayer;
+  ~LoraBilinear() override;
 
- protected:
+  at::Tensor low_rank(
+      const LayerCall& call,
+      const at::Tensor& input,
+      const at::Tensor& A,
+      const at::Tensor& B) const override {
+    return at::linear(operate(call, input, A, {}), B.flatten(1));
+  }
+  at::Tensor weight_inputs(const LayerCall& call) const override {
+    const auto weight = base_weight().weight();
+    const auto x = call.input.reshape({-1, call.input.size(-1)});
+    return (x.narrow(1, 0, weight.size(1)).unsqueeze(2) *
+            x.narrow(1, weight.size(1), weight.size(2)).unsqueeze(1))
+        .flatten(1);
+  }
   WeightUse weight_use() const override {
     return WeightUse::kBilinear;
   }
-  /// `input` of each is [*, in1_features + in2_features].
-  at::Tensor product(
-      const at::Tensor& input,
-      const std::vector<Term>& terms,
-      const at::Tensor& bias) override;
-  at::Tensor update(const at::Tensor& input, const Term& term) override;
-  at::Tensor weight_input(const at::Tensor& input) const override;
 };
 
 } // namespace torchlora

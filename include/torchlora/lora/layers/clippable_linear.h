@@ -1,5 +1,8 @@
 #pragma once
 
+#include <memory>
+#include <utility>
+
 #include <torchlora/lora/layers/linear.h>
 #include <torchlora/nn/clippable_linear.h>
 
@@ -17,13 +20,24 @@ class TORCHLORA_API LoraClippableLinear : public LoraLinear {
   /// `base_layer` is an `nn::ClippableLinear`.
   LoraClippableLinear(
       const std::shared_ptr<torch::nn::Module>& base_layer,
-      BaseWeightAccessor accessor);
+      BaseWeightAccessor accessor)
+      : LoraLinear(base_layer, std::move(accessor)),
+        base_(base_layer->as<nn::ClippableLinearImpl>()) {
+    TORCH_INTERNAL_ASSERT(base_);
+  }
+  ~LoraClippableLinear() override;
+
+  at::Tensor weight_inputs(const LayerCall& call) const override {
+    return LoraLinear::weight_inputs(call.on(base_->clamp_input(call.input)));
+  }
 
  protected:
-  at::Tensor adapted_forward(
-      const at::Tensor& input,
-      const std::vector<Term>& terms) override;
-  at::Tensor weight_input(const at::Tensor& input) const override;
+  at::Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates)
+      override {
+    auto clamped = call;
+    clamped.input = base_->clamp_input(call.input);
+    return base_->clamp_output(LoraLinear::adapted_forward(clamped, updates));
+  }
 
  private:
   nn::ClippableLinearImpl* base_;

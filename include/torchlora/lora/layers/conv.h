@@ -1,51 +1,104 @@
 #pragma once
 
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <ATen/Functions.h>
+
 #include <torchlora/lora/layer.h>
 #include <torchlora/nn/conv.h>
 
 namespace torchlora {
 
 /// LoRA for `nn::Conv1d`, `Conv2d` and `Conv3d`, and for those of `torch::nn`:
-/// A is a kernel [r, in_channels, kernel…] that the layer's own convolution
-/// applies (its stride, padding and padding mode, dilation), B one of size 1,
-/// so that
+/// A is a kernel [r, in_channels / groups, kernel…] that the layer's own
+/// convolution applies (its stride, padding and padding mode, dilation), B one
+/// of size 1 [out_channels, r, 1…], so that
 ///
 ///     y = W * x + b + Σ scaling · B · (A * dropout(x))
 ///
-/// is the convolution with W + Σ scaling · B A. PEFT's `lora.Conv2d`, which
-/// leaves out dilation and padding mode. Grouped convolutions are refused:
-/// PEFT's update of them is not one of their weight and cannot be merged.
+/// is the convolution with W + Σ scaling · B A. The groups of a grouped
+/// convolution share A: each applies it to its own input channels, and B's rows
+/// of a group act on that group's r outputs. PEFT's `lora.Conv2d` leaves out
+/// dilation and padding mode, and its A of a grouped convolution is
+/// [r, in_channels, kernel…], whose update is none of the weight: such a file
+/// does not fit.
 class TORCHLORA_API LoraConv : public LoraLayer {
  public:
   /// `base_layer` is a convolution.
   LoraConv(
       const std::shared_ptr<torch::nn::Module>& base_layer,
-      BaseWeightAccessor accessor);
+      BaseWeightAccessor accessor)
+      : LoraLayer(base_layer, std::move(accessor)),
+        base_(dynamic_cast<nn::Convolution*>(base_layer.get())),
+        groups_(nn::convolution_groups(*base_layer)),
+        spatial_dims_(base_weight().weight().dim() - 2) {}
+  ~LoraConv() override;
 
- protected:
+  at::Tensor low_rank(
+      const LayerCall& call,
+      const at::Tensor& input,
+      const at::Tensor& A,
+      const at::Tensor& B) const override {
+    // One copy of A per group: [groups · r, in_channels / groups, kernel…].
+    const auto kernel = groups_ == 1
+        ? A
+        : at::cat(at::TensorList(
+              std::vector<at::Tensor>(static_cast<size_t>(groups_), A)));
+    const auto h = operate(call, input, kernel, {});
+    // B on the channels, whether or not there is a batch.
+    const auto channels = h.dim() - 1 - spatial_dims_;
+    auto sizes = h.sizes().vec();
+    sizes[channels] = B.size(0);
+    const auto flat = h.flatten(channels + 1);
+    if (groups_ == 1) {
+      return at::matmul(B.flatten(1), flat).view(sizes);
+    }
+    // [*, groups, r, positions]
+    const auto by_group = flat.unflatten(channels, {groups_, A.size(0)});
+    const auto B_by_group =
+        B.flatten(1).view({groups_, B.size(0) / groups_, A.size(0)});
+    return at::matmul(B_by_group, by_group).reshape(sizes);
+  }
+  at::Tensor operate(
+      const LayerCall& call,
+      const at::Tensor& input,
+      const at::Tensor& kernel,
+      const at::Tensor& bias) const override {
+    return base_ ? base_->convolve(input, kernel, bias)
+                 : LoraLayer::operate(call, input, kernel, bias);
+  }
+  at::Tensor per_channel(const LayerCall& /*call*/, const at::Tensor& values)
+      const override {
+    std::vector<int64_t> sizes(spatial_dims_ + 1, 1);
+    sizes[0] = -1;
+    return values.view(sizes);
+  }
+  at::Tensor weight_inputs(const LayerCall& call) const override {
+    TORCH_CHECK_VALUE(
+        groups_ == 1,
+        "[set_input_observer] each of the ",
+        groups_,
+        " groups of a convolution has inputs of its own; leave it out by "
+        "exclude_modules");
+    const auto& kernel = base_weight().weight();
+    auto sizes = kernel.sizes().vec();
+    sizes[0] = kernel[0].numel();
+    // A channel for each element of the kernel: the patches.
+    const auto patches = operate(
+        call, call.input, at::eye(sizes[0], kernel.options()).view(sizes), {});
+    return patches.movedim(patches.dim() - 1 - spatial_dims_, -1)
+        .reshape({-1, sizes[0]});
+  }
   WeightUse weight_use() const override {
     return WeightUse::kConvolution;
   }
-  void check_config(const LoraConfig& config) const override;
-  at::Tensor product(
-      const at::Tensor& input,
-      const std::vector<Term>& terms,
-      const at::Tensor& bias) override;
-  at::Tensor update(const at::Tensor& input, const Term& term) override;
-  at::Tensor per_channel(const at::Tensor& values) const override;
-  at::Tensor weight_input(const at::Tensor& input) const override;
 
  private:
-  /// By the layer's own convolution.
-  at::Tensor convolve(
-      const at::Tensor& input,
-      const at::Tensor& kernel,
-      const at::Tensor& bias) const;
-
   /// nullptr for an unmodified layer.
   nn::Convolution* base_;
-  /// Of the kernel.
-  int64_t spatial_dims_;
+  int64_t groups_, spatial_dims_;
 };
 
 } // namespace torchlora

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <ATen/Functions.h>
+
 #include <torchlora/lora/layer.h>
+#include <torchlora/nn/conv.h>
 
 namespace torchlora {
 
@@ -16,22 +19,48 @@ namespace torchlora {
 class TORCHLORA_API LoraConvTranspose : public LoraLayer {
  public:
   using LoraLayer::LoraLayer;
+  ~LoraConvTranspose() override;
 
- protected:
+  at::Tensor low_rank(
+      const LayerCall& call,
+      const at::Tensor& input,
+      const at::Tensor& A,
+      const at::Tensor& B) const override {
+    auto sizes = input.sizes().vec();
+    sizes[channels(input)] = A.size(0);
+    const auto h =
+        at::matmul(A, input.flatten(channels(input) + 1)).view(sizes);
+    auto kernel_sizes = base_weight().weight().sizes().vec();
+    kernel_sizes[0] = A.size(0);
+    return operate(call, h, B.t().reshape(kernel_sizes), {});
+  }
+  at::Tensor weight_inputs(const LayerCall& call) const override {
+    return call.input.movedim(channels(call.input), -1)
+        .reshape({-1, base_weight().in_features()});
+  }
   WeightUse weight_use() const override {
     return WeightUse::kTransposedConvolution;
   }
-  void check_config(const LoraConfig& config) const override;
-  at::Tensor product(
-      const at::Tensor& input,
-      const std::vector<Term>& terms,
-      const at::Tensor& bias) override;
-  at::Tensor update(const at::Tensor& input, const Term& term) override;
-  at::Tensor weight_input(const at::Tensor& input) const override;
+
+ protected:
+  void check_config(const LoraConfig& config) const override {
+    const auto groups = nn::convolution_groups(*base_layer());
+    TORCH_CHECK_VALUE(
+        groups == 1,
+        "[update_layer] a transposed convolution with ",
+        groups,
+        " groups cannot be adapted; leave it out by exclude_modules");
+    TORCH_CHECK_VALUE(
+        !config.use_dora() && !config.lora_bias(),
+        "[update_layer] use_dora and lora_bias are not supported for "
+        "transposed convolutions; leave them out by exclude_modules");
+  }
 
  private:
   /// The dimension of the channels, with a batch or without.
-  int64_t channels(const at::Tensor& input) const;
+  int64_t channels(const at::Tensor& input) const {
+    return input.dim() + 1 - base_weight().weight().dim();
+  }
 };
 
 } // namespace torchlora

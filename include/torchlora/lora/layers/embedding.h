@@ -1,17 +1,21 @@
 #pragma once
 
+#include <memory>
+#include <utility>
+
+#include <ATen/Functions.h>
+#include <torch/nn/modules/embedding.h>
+
+#include <torchlora/detail/max_norm.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/nn/embedding.h>
 
 namespace torchlora {
 
-/// LoRA for `nn::Embedding`: a looked-up row of W is one of W + scaling · B A,
-/// times `embed_scale`. Dropout does not act on indices. With `max_norm` it is
-/// the adapted row that is held to the norm, so that a merge changes nothing
-/// (PEFT holds W and A to it); W itself is not changed by a forward.
-/// PEFT's `lora.Embedding`, its tensors `lora_embedding_A` and
-/// `lora_embedding_B`.
-class TORCHLORA_API LoraEmbedding : public LoraLayer {
+/// LoRA for layers that look up rows of a table: a row of W is one of
+/// W + scaling · B A. Dropout does not act on indices. PEFT's tensors
+/// `lora_embedding_A` and `lora_embedding_B`.
+class TORCHLORA_API LoraTable : public LoraLayer {
  public:
   /// PEFT's names for the factors of embeddings.
   static constexpr FactorNames kFactorNames{
@@ -19,39 +23,109 @@ class TORCHLORA_API LoraEmbedding : public LoraLayer {
       "lora_embedding_B",
       /*are_modules=*/false};
 
+  LoraTable(
+      const std::shared_ptr<torch::nn::Module>& base_layer,
+      BaseWeightAccessor accessor)
+      : LoraLayer(base_layer, std::move(accessor), kFactorNames) {}
+  ~LoraTable() override;
+
+  at::Tensor low_rank(
+      const LayerCall& call,
+      const at::Tensor& input,
+      const at::Tensor& A,
+      const at::Tensor& B) const override {
+    return at::matmul(operate(call, input, A.t(), {}), B.t());
+  }
+
+ protected:
+  init::Factors construct_factors(const LoraConfig& /*config*/, int64_t r)
+      const override {
+    const auto base = base_weight();
+    auto A = at::randn({r, base.in_features()});
+    return {A, at::randn({base.out_features(), r})};
+  }
+  /// Returns `init::embedding_init` for what is true and "gaussian" for other
+  /// layers.
+  init::Initializer find_initializer(
+      const InitLoraWeights& value) const override {
+    const auto found = LoraLayer::find_initializer(value);
+    return found == init::default_init || found == init::gaussian_init
+        ? init::embedding_init
+        : found;
+  }
+  void check_config(const LoraConfig& config) const override {
+    TORCH_CHECK_VALUE(
+        !config.lora_bias(),
+        "[update_layer] lora_bias is not supported for embeddings, which have "
+        "no bias");
+  }
+};
+
+/// LoRA for `nn::Embedding` and `torch::nn::Embedding`: a looked-up row of
+/// W + scaling · B A, times `embed_scale`. With `max_norm` it is the adapted
+/// row that is held to the norm, so that a merge changes nothing (PEFT holds W
+/// and A to it); W itself is not changed by a forward. PEFT's `lora.Embedding`.
+class TORCHLORA_API LoraEmbedding : public LoraTable {
+ public:
   /// `base_layer` is a `torch::nn::Embedding`.
   LoraEmbedding(
       const std::shared_ptr<torch::nn::Module>& base_layer,
-      BaseWeightAccessor accessor);
+      BaseWeightAccessor accessor)
+      : LoraTable(base_layer, std::move(accessor)),
+        base_(base_layer->as<torch::nn::EmbeddingImpl>()) {
+    TORCH_INTERNAL_ASSERT(base_);
+  }
+  ~LoraEmbedding() override;
+
+  at::Tensor operate(
+      const LayerCall& call,
+      const at::Tensor& input,
+      const at::Tensor& table,
+      const at::Tensor& bias) const override {
+    const auto& options = base_->options;
+    return is_unmodified() ? LoraLayer::operate(call, input, table, bias)
+                           : at::embedding(
+                                 table,
+                                 input,
+                                 options.padding_idx().value_or(-1),
+                                 options.scale_grad_by_freq(),
+                                 options.sparse());
+  }
+  /// Returns one-hot rows; ValueError for a table of more than 2^14 rows.
+  at::Tensor weight_inputs(const LayerCall& call) const override {
+    constexpr int64_t kLargest = 1 << 14;
+    const auto table = base_weight().weight();
+    const auto rows = table.size(0);
+    TORCH_CHECK_VALUE(
+        rows <= kLargest,
+        "[set_input_observer] an embedding's input is a row of as many "
+        "elements as its table has rows; ",
+        rows,
+        " are more than ",
+        kLargest,
+        "; leave it out by exclude_modules");
+    return at::one_hot(call.input.flatten(), rows).to(table.scalar_type());
+  }
+  WeightUse weight_use() const override {
+    return WeightUse::kEmbedding;
+  }
 
  protected:
   bool base_forward_writes() const override {
     return base_->options.max_norm().has_value();
   }
-  WeightUse weight_use() const override {
-    return WeightUse::kEmbedding;
+  at::Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates)
+      override {
+    auto rows = LoraLayer::adapted_forward(call, updates);
+    if (base_->options.max_norm()) {
+      rows = rows * detail::max_norm_scale(rows, base_->options);
+    }
+    const auto* scaled = dynamic_cast<const nn::EmbeddingImpl*>(base_);
+    return scaled && scaled->embed_scale != 1 ? rows * scaled->embed_scale
+                                              : rows;
   }
-  init::Factors construct_factors(const LoraConfig& config, int64_t r)
-      const override;
-  /// Those that are true and "gaussian" for other layers are
-  /// `init::embedding_init`.
-  init::Initializer find_initializer(
-      const InitLoraWeights& value) const override;
-  void check_config(const LoraConfig& config) const override;
-  at::Tensor product(
-      const at::Tensor& input,
-      const std::vector<Term>& terms,
-      const at::Tensor& bias) override;
-  at::Tensor update(const at::Tensor& input, const Term& term) override;
-  at::Tensor adapted_forward(
-      const at::Tensor& input,
-      const std::vector<Term>& terms) override;
-  /// One-hot rows; ValueError for a table of more than 2^14 rows.
-  at::Tensor weight_input(const at::Tensor& input) const override;
 
  private:
-  at::Tensor look_up(const at::Tensor& table, const at::Tensor& input) const;
-
   torch::nn::EmbeddingImpl* base_;
 };
 

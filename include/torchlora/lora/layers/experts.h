@@ -16,9 +16,9 @@ namespace torchlora {
 ///
 /// with A [experts · r, in_features] and B [out_features, r · experts] in
 /// PEFT's order (`BaseWeight::A_by_expert`); `r` is the rank of each expert. No
-/// dense weight, and a product an expert. Layers of several parameters of a
+/// dense weight, and one product per expert. Layers of several parameters of a
 /// module are nested, the first one innermost. Dropout, lora_bias, DoRA,
-/// fan_in_fan_out and initialisers other than true, false and "gaussian" are
+/// fan_in_fan_out and initializers other than true, false and "gaussian" are
 /// refused. PEFT's `lora.ParamWrapper`.
 class TORCHLORA_API LoraExperts : public LoraLayer {
  public:
@@ -26,15 +26,23 @@ class TORCHLORA_API LoraExperts : public LoraLayer {
   LoraExperts(
       const std::shared_ptr<torch::nn::Module>& base_layer,
       const std::string& parameter_name);
+  ~LoraExperts() override;
 
-  /// The parameter of the module that is adapted.
   const std::string& parameter_name() const {
     return parameter_name_;
   }
-  /// The base weight of a parameter.
+  /// Returns the base weight of a parameter.
   static BaseWeight parameter_weight(
       torch::nn::Module& base_layer,
       const std::string& parameter_name);
+
+  at::Tensor low_rank(
+      const LayerCall& call,
+      const at::Tensor& input,
+      const at::Tensor& A,
+      const at::Tensor& B) const override;
+  at::Tensor product(const LayerCall& call, ActiveUpdates updates)
+      const override;
 
  protected:
   init::Factors construct_factors(const LoraConfig& config, int64_t r)
@@ -43,11 +51,6 @@ class TORCHLORA_API LoraExperts : public LoraLayer {
   init::Initializer find_initializer(
       const InitLoraWeights& value) const override;
   void check_config(const LoraConfig& config) const override;
-  at::Tensor product(
-      const at::Tensor& input,
-      const std::vector<Term>& terms,
-      const at::Tensor& bias) override;
-  at::Tensor update(const at::Tensor& input, const Term& term) override;
 
  private:
   std::string parameter_name_;

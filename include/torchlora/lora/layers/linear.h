@@ -1,6 +1,13 @@
 #pragma once
 
+#include <utility>
+#include <vector>
+
+#include <ATen/Functions.h>
+
+#include <torchlora/detail/low_rank.h>
 #include <torchlora/lora/layer.h>
+#include <torchlora/nn/compute.h>
 
 namespace torchlora {
 
@@ -11,34 +18,63 @@ namespace torchlora {
 /// Serves every base layer whose accessor gives W and b, in any layout. The
 /// input of an update has the factors' dtype, the result the base product's.
 /// One autograd function: of the activations it keeps x and A x only, the
-/// dropout is drawn again from its seed. Differentiable once. Where A is frozen
-/// x is not kept either, nor with VeLoRA, which leaves out x for A in training
-/// (behind an active DoRA adapter it is as plain LoRA).
+/// dropout is drawn again from its seed. Differentiable once. It does not keep
+/// x either where A is frozen, nor where a variant compresses it (behind an
+/// active DoRA adapter VeLoRA is as plain LoRA).
 /// PEFT's `lora.Linear`; Hu et al. 2021, arXiv:2106.09685.
 class TORCHLORA_API LoraLinear : public LoraLayer {
  public:
   using LoraLayer::LoraLayer;
+  ~LoraLinear() override;
 
- protected:
+  at::Tensor low_rank(
+      const LayerCall& call,
+      const at::Tensor& input,
+      const at::Tensor& A,
+      const at::Tensor& B) const override {
+    return at::linear(at::linear(input, A), rows(call, B));
+  }
+  at::Tensor product(const LayerCall& call, ActiveUpdates updates)
+      const override {
+    const auto weight = rows(call, base_weight().matrix());
+    // An operation on some rows of the weight has a bias of those only.
+    const auto bias = call.bias.defined() && call.bias.size(0) != weight.size(0)
+        ? rows(call, call.bias)
+        : call.bias;
+    if (updates.empty()) {
+      return nn::linear(call.input, weight, bias);
+    }
+    std::vector<detail::LowRankTerm> terms;
+    for (const auto& update : updates) {
+      terms.push_back(
+          {update.A,
+           rows(call, update.B),
+           update.scaling,
+           update.dropout,
+           update.compresses ? update.adapter->variant : nullptr});
+    }
+    return detail::low_rank_linear(call.input, weight, bias, terms);
+  }
+  at::Tensor per_channel(const LayerCall& call, const at::Tensor& values)
+      const override {
+    return rows(call, values);
+  }
+  at::Tensor weight_inputs(const LayerCall& call) const override {
+    return call.input.reshape({-1, call.input.size(-1)});
+  }
   WeightUse weight_use() const override {
     return WeightUse::kLinear;
   }
-  bool supports_velora() const override {
+  bool is_linear() const override {
     return true;
   }
-  at::Tensor product(
-      const at::Tensor& input,
-      const std::vector<Term>& terms,
-      const at::Tensor& bias) override;
-  at::Tensor update(const at::Tensor& input, const Term& term) override;
-  at::Tensor weight_input(const at::Tensor& input) const override;
-  at::Tensor per_channel(const at::Tensor& values) const override {
-    return rows(values);
-  }
-  /// Of a tensor with a row for each output channel those that the forward at
-  /// work computes: all, but for a layer that computes its output in parts.
-  virtual at::Tensor rows(const at::Tensor& tensor) const {
-    return rows_of_operation(tensor);
+
+ protected:
+  /// Narrows a tensor with a row per output channel to those that the forward
+  /// at work computes: all, but for a layer that computes its output in parts.
+  virtual at::Tensor rows(const LayerCall& call, const at::Tensor& tensor)
+      const {
+    return call.narrow(tensor);
   }
 };
 

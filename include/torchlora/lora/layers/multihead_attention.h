@@ -1,5 +1,10 @@
 #pragma once
 
+#include <memory>
+#include <utility>
+
+#include <torch/nn/modules/activation.h>
+
 #include <torchlora/lora/layers/linear.h>
 #include <torchlora/nn/multihead_attention.h>
 
@@ -16,15 +21,41 @@ class TORCHLORA_API LoraMultiheadAttention : public LoraLinear {
   /// `base_layer` is a `torch::nn::MultiheadAttention`.
   LoraMultiheadAttention(
       const std::shared_ptr<torch::nn::Module>& base_layer,
-      BaseWeightAccessor accessor);
+      BaseWeightAccessor accessor)
+      : LoraLinear(base_layer, std::move(accessor)),
+        base_(dynamic_cast<nn::MultiheadAttentionImpl*>(base_layer.get())) {
+    const auto* attention = base_layer->as<torch::nn::MultiheadAttentionImpl>();
+    TORCH_INTERNAL_ASSERT(attention);
+    TORCH_CHECK_VALUE(
+        attention->_qkv_same_embed_dim,
+        "[MultiheadAttention] only same embed for query/key/value is "
+        "supported, found embed_dim ",
+        attention->options.embed_dim(),
+        ", kdim ",
+        attention->options.kdim(),
+        ", vdim ",
+        attention->options.vdim(),
+        "; leave the layer out by exclude_modules");
+  }
+  ~LoraMultiheadAttention() override;
 
- protected:
-  /// It would see queries, keys and values by turns.
-  bool supports_velora() const override {
+  /// A variant would see queries, keys and values by turns.
+  bool is_linear() const override {
     return false;
   }
-  void check_config(const LoraConfig& config) const override;
-  at::Tensor rows(const at::Tensor& tensor) const override;
+
+ protected:
+  void check_config(const LoraConfig& config) const override {
+    TORCH_CHECK_VALUE(
+        base_ || !config.lora_bias(),
+        "[update_layer] lora_bias is not supported for a "
+        "torch::nn::MultiheadAttention, which may use its weight in parts; use "
+        "torchlora::nn::MultiheadAttention");
+  }
+  at::Tensor rows(const LayerCall& call, const at::Tensor& tensor)
+      const override {
+    return base_ ? base_->projected_rows(tensor) : call.narrow(tensor);
+  }
 
  private:
   /// nullptr for an unmodified layer.

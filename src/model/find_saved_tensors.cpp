@@ -8,7 +8,7 @@
 
 #include <torchlora/config/targets.h>
 
-#include "config/names.h"
+#include <torchlora/detail/names.h>
 #include "model/saved_modules.h"
 #include "model/ties.h"
 #include "model/token_rows.h"
@@ -151,7 +151,7 @@ void add_task_heads(torch::nn::Module& model, LoraConfig& config) {
   for (const auto& head : heads_of(config.task_type())) {
     for (const auto& item : model.named_modules("", /*include_self=*/false)) {
       if (names_module(head, item.key()) &&
-          !contains(config.modules_to_save(), head)) {
+          !detail::contains(config.modules_to_save(), head)) {
         config.modules_to_save().push_back(head);
       }
     }
@@ -178,7 +178,7 @@ std::vector<SavedTensor> find_saved_tensors(
         found = true;
       }
     }
-    if (!found && !contains(heads_of(config.task_type()), entry)) {
+    if (!found && !detail::contains(heads_of(config.task_type()), entry)) {
       unmatched.push_back(entry);
     }
   }

@@ -1,13 +1,13 @@
 #pragma once
 
+#include <ATen/Functions.h>
 #include <torch/nn/options/embedding.h>
-#include <torch/types.h>
 
-namespace torchlora::nn {
+/// Not public: for inline code of the library's own headers.
+namespace torchlora::detail {
 
-/// What holds rows [*, dim] to the norm `max_norm` of the options when they are
-/// multiplied by it: [*, 1], without a gradient, by the rule of
-/// `at::embedding_renorm_`.
+/// Returns the factors [*, 1] that hold rows [*, dim] to the norm `max_norm` of
+/// the options, without a gradient, by the rule of `at::embedding_renorm_`.
 inline at::Tensor max_norm_scale(
     const at::Tensor& rows,
     const torch::nn::EmbeddingOptions& options) {
@@ -18,4 +18,4 @@ inline at::Tensor max_norm_scale(
       .to(rows.scalar_type());
 }
 
-} // namespace torchlora::nn
+} // namespace torchlora::detail

@@ -4,7 +4,8 @@
 #include <string>
 #include <vector>
 
-namespace torchlora {
+/// Not public: for inline code of the library's own headers.
+namespace torchlora::detail {
 
 inline bool contains(
     const std::vector<std::string>& names,
@@ -12,7 +13,7 @@ inline bool contains(
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-/// Those of the names that are wanted, each once.
+/// Returns the names that are wanted, each once.
 template <class IsWanted>
 std::vector<std::string> each_once(
     const std::vector<std::string>& names,
@@ -26,4 +27,4 @@ std::vector<std::string> each_once(
   return result;
 }
 
-} // namespace torchlora
+} // namespace torchlora::detail

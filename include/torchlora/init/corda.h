@@ -1,0 +1,69 @@
+#pragma once
+
+#include <utility>
+
+#include <torch/types.h>
+
+#include <torchlora/detail/decompose.h>
+
+namespace torchlora::init {
+
+/// Returns the inverse of a positive definite matrix.
+inline at::Tensor inverse_of(const at::Tensor& matrix) {
+  const auto [factor, info] = at::linalg_cholesky_ex(matrix);
+  return info.item<int64_t>() == 0 ? at::cholesky_inverse(factor)
+                                   : std::get<0>(at::linalg_inv_ex(matrix));
+}
+
+/// Returns the covariance plus the smallest multiple of the identity, out of
+/// 0.01 · 2^n · its mean diagonal, with which it can be inverted, and the
+/// inverse.
+inline std::pair<at::Tensor, at::Tensor> damped_inverse(
+    const at::Tensor& covariance) {
+  constexpr double tolerance = 0.05, largest = 1e6;
+  const auto mean = covariance.diagonal().mean();
+  const auto identity = at::eye(covariance.size(0), covariance.options());
+  for (double damp = 0.01; damp < largest; damp *= 2) {
+    auto damped = covariance + identity * (mean * damp);
+    auto inverse = inverse_of(damped);
+    const auto error = at::dist(at::mm(damped, inverse), identity);
+    if (error.item<double>() < tolerance) {
+      return {std::move(damped), std::move(inverse)};
+    }
+  }
+  TORCH_CHECK_VALUE(
+      false,
+      "[init_lora_weights] corda: the covariance of the layer's input cannot "
+      "be inverted; give preprocess_corda data that reach the layer");
+}
+
+/// "corda": with the covariance C of the layer's input (`preprocess_corda`)
+/// and W C = U S Vᵀ, scaling · B A is U S Vᵀ C⁻¹ restricted to the first r
+/// components (`corda_method` "ipm", which learns the task) or to the last r
+/// ("kpm", which keeps what the model knows). The base weight loses
+/// scaling · B A. Yang et al. 2024, arXiv:2406.05223.
+inline void corda_init(Factors& factors, const Arguments& arguments) {
+  const auto weight = weight_to_decompose(arguments, "corda");
+  const auto& covariance = statistics_for(
+      arguments,
+      "corda",
+      "preprocess_corda(model, config, run_model)",
+      {weight.size(1), weight.size(1)});
+  const auto method =
+      arguments.config.corda_config().value_or(CordaConfig()).corda_method();
+  const auto [damped, inverse] = damped_inverse(covariance.to(weight.options()));
+  const auto product = at::mm(weight, damped);
+  const auto r = arguments.r;
+  Triplets triplets;
+  if (method == "ipm") {
+    triplets = leading_triplets(product, r);
+    // Vᵀ C⁻¹ = S⁻¹ Uᵀ W
+    triplets.V = at::mm(weight.t(), triplets.U) / triplets.S;
+  } else {
+    triplets = last_triplets(product, r);
+    triplets.V = at::mm(inverse.t(), triplets.V);
+  }
+  share_out(factors, triplets, arguments.scaling);
+}
+
+} // namespace torchlora::init

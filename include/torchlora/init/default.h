@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cmath>
+
+#include <torch/nn/init.h>
+
+#include <torchlora/init/initializer.h>
+
+namespace torchlora::init {
+
+/// `init_lora_weights` true: A as `torch::nn::Linear` draws its weight (uniform
+/// in ±1/√in_features), B zero, so that the adapted layer starts as the base
+/// layer. Hu et al. 2021, arXiv:2106.09685.
+inline void default_init(Factors& factors, const Arguments& arguments) {
+  if (arguments.is_loaded) {
+    return;
+  }
+  torch::nn::init::kaiming_uniform_(factors.A, std::sqrt(5.0));
+  torch::nn::init::zeros_(factors.B);
+  if (factors.bias.defined()) {
+    torch::nn::init::zeros_(factors.bias);
+  }
+}
+
+/// `init_lora_weights` false: both factors stay as the layer constructed them,
+/// random, so that the adapted layer differs from the base layer. For tests.
+inline void no_init(Factors& /*factors*/, const Arguments& /*arguments*/) {}
+
+/// What embeddings use for true and "gaussian": A zero, B ~ N(0, 1).
+inline void embedding_init(Factors& factors, const Arguments& arguments) {
+  if (arguments.is_loaded) {
+    return;
+  }
+  torch::nn::init::zeros_(factors.A);
+  torch::nn::init::normal_(factors.B);
+}
+
+} // namespace torchlora::init

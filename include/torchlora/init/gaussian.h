@@ -1,0 +1,19 @@
+#pragma once
+
+#include <torch/nn/init.h>
+
+#include <torchlora/init/initializer.h>
+
+namespace torchlora::init {
+
+/// "gaussian": A ~ N(0, 1/r²), B zero.
+inline void gaussian_init(Factors& factors, const Arguments& arguments) {
+  if (arguments.is_loaded) {
+    return;
+  }
+  torch::nn::init::normal_(
+      factors.A, /*mean=*/0, /*std=*/1.0 / static_cast<double>(arguments.r));
+  torch::nn::init::zeros_(factors.B);
+}
+
+} // namespace torchlora::init

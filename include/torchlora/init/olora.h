@@ -1,0 +1,20 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <torchlora/detail/decompose.h>
+
+namespace torchlora::init {
+
+/// "olora": with W = Q R, B is the first r columns of Q and A the first r rows
+/// of R. The base weight loses scaling · B A. Büyükakyüz 2024, arXiv:2406.01775.
+inline void olora_init(Factors& factors, const Arguments& arguments) {
+  const auto weight = weight_to_decompose(arguments, "olora");
+  // The first r columns of Q depend on the first r columns of W only.
+  factors.B = std::get<0>(at::linalg_qr(weight.narrow(1, 0, arguments.r)));
+  factors.A = at::mm(factors.B.t(), weight);
+  // R is upper triangular.
+  factors.A.narrow(1, 0, arguments.r).triu_();
+}
+
+} // namespace torchlora::init

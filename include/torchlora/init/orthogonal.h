@@ -1,0 +1,28 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <torchlora/init/initializer.h>
+
+namespace torchlora::init {
+
+/// "orthogonal": neither factor is zero, but B A is. The rows of A are
+/// combinations of the even rows of an orthogonal matrix Q [r, r], the columns
+/// of B combinations of its odd rows. The rank must be even.
+inline void orthogonal_init(Factors& factors, const Arguments& arguments) {
+  if (arguments.is_loaded) {
+    return;
+  }
+  const auto r = arguments.r;
+  TORCH_CHECK_VALUE(
+      r % 2 == 0,
+      "[init_lora_weights] orthogonal requires the LoRA rank to be even, got ",
+      r);
+  const auto in = factors.A.size(1), out = factors.B.size(0);
+  const auto Q = std::get<0>(at::linalg_qr(at::randn({r, r})));
+  const auto even = Q.slice(0, 0, r, 2), odd = Q.slice(0, 1, r, 2);
+  factors.A = at::mm(at::randn({in, r / 2}), even).t() / 10;
+  factors.B = at::mm(at::randn({r / 2, out}).t(), odd) / 10;
+}
+
+} // namespace torchlora::init

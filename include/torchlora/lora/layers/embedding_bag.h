@@ -1,0 +1,46 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include <torch/nn/modules/embedding.h>
+
+#include <torchlora/lora/layers/embedding.h>
+
+namespace torchlora {
+
+/// LoRA for `torch::nn::EmbeddingBag` with mode sum or mean, which are linear
+/// in the table: a bag of rows of W + scaling · B A is
+///
+///     bag(W) + scaling · bag(Aᵀ) Bᵀ
+///
+/// The layers are adapted by the weight overlay (`lora/overlay.h`). Mode max
+/// and `max_norm` are refused. PEFT has no counterpart; the factors have the
+/// names of an embedding's.
+class TORCHLORA_API LoraEmbeddingBag : public LoraTable {
+ public:
+  using LoraTable::LoraTable;
+  ~LoraEmbeddingBag() override;
+
+  WeightUse weight_use() const override {
+    return WeightUse::kEmbeddingBag;
+  }
+
+ protected:
+  void check_config(const LoraConfig& config) const override {
+    LoraTable::check_config(config);
+    const auto& options =
+        base_layer()->as<torch::nn::EmbeddingBagImpl>()->options;
+    TORCH_CHECK_VALUE(
+        !std::holds_alternative<torch::enumtype::kMax>(options.mode()),
+        "[update_layer] an EmbeddingBag of mode max cannot be adapted: the "
+        "largest of the adapted rows is not known without the dense table; "
+        "leave it out by exclude_modules");
+    TORCH_CHECK_VALUE(
+        !options.max_norm(),
+        "[update_layer] an EmbeddingBag with max_norm cannot be adapted; leave "
+        "it out by exclude_modules");
+  }
+};
+
+} // namespace torchlora

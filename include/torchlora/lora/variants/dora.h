@@ -1,0 +1,126 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <ATen/Functions.h>
+
+#include <torchlora/detail/row_norms.h>
+#include <torchlora/lora/layer.h>
+#include <torchlora/lora/variant.h>
+
+namespace torchlora {
+
+/// DoRA, weight-decomposed LoRA: a trained magnitude m per output channel
+///
+///     W' = m / ‖W₀ + scaling · B A‖ · (W + scaling · B A)
+///
+/// with the norm of each row, of the base weight W₀, constant in backward. In
+/// training the dropped input of the update is that of its base product too.
+/// Liu et al. 2024, arXiv:2402.09353. PEFT's `DoraLinearVariant` and its
+/// siblings.
+class TORCHLORA_API DoraVariant : public LoraVariant {
+ public:
+  /// `magnitude` [out_features], for a convolution [1, out_features, 1…].
+  explicit DoraVariant(at::Tensor magnitude)
+      : magnitude_(std::move(magnitude)) {}
+  ~DoraVariant() override;
+
+  /// The line of the table.
+  static LoraVariantType type() {
+    return {
+        "use_dora",
+        [](const LoraConfig& config) { return config.use_dora(); },
+        [](const LoraLayer& /*layer*/, const LoraConfig& /*config*/) {},
+        [](const BaseWeight& base,
+           int64_t /*r*/,
+           const LoraConfig& /*config*/) -> std::vector<AdapterTensorSpec> {
+          return {{"lora_magnitude_vector", base.magnitude_sizes()}};
+        },
+        [](const VariantArguments& arguments,
+           at::Tensor& /*base_weight*/) -> std::shared_ptr<LoraVariant> {
+          const auto& base = arguments.base;
+          return std::make_shared<DoraVariant>(at::empty(
+              base.magnitude_sizes(),
+              base.weight()
+                  .options()
+                  .dtype(arguments.adapter.lora_A->weight.scalar_type())
+                  .requires_grad(false)));
+        }};
+  }
+
+  std::vector<Tensor> tensors() const override {
+    return {{"lora_magnitude_vector", magnitude_, Tensor::kModule}};
+  }
+  /// Gives a fresh adapter the base layer's function.
+  void reset(const LoraAdapter& adapter, const at::Tensor& base_weight)
+      override {
+    magnitude_.copy_(norms(adapter, base_weight).reshape(magnitude_.sizes()));
+  }
+
+  bool is_additive() const override {
+    return false;
+  }
+  Applied apply(
+      const LoraAdapter& adapter,
+      const at::Tensor& weight,
+      const at::Tensor& base_weight,
+      const at::Tensor& delta) const override {
+    const auto c = scale(adapter, base_weight);
+    return {(weight + delta) * c.unsqueeze(1), c};
+  }
+  at::Tensor undo(
+      const at::Tensor& weight,
+      const at::Tensor& delta,
+      const at::Tensor& memory) const override {
+    return weight / memory.unsqueeze(1) - delta;
+  }
+  at::Tensor forward(
+      const LayerFunction& layer,
+      const LayerCall& call,
+      const at::Tensor& output,
+      const ActiveUpdate& update) const override {
+    if (update.memory.defined()) {
+      return output / layer.per_channel(call, update.memory) +
+          layer.update(call, update);
+    }
+    const auto c = layer.per_channel(
+        call, scale(*update.adapter, layer.base_weight().matrix()));
+    if (update.dropout == 0) {
+      return c * (output + layer.update(call, update));
+    }
+    const auto dropped =
+        call.on(at::dropout(call.input, update.dropout, /*train=*/true));
+    auto rest = update;
+    rest.dropout = 0;
+    return output + (c - 1) * layer.product(dropped, {}) +
+        c * layer.update(dropped, rest);
+  }
+  at::Tensor output_scale(
+      const LayerFunction& layer,
+      const ActiveUpdate& update) const override {
+    return update.dropout == 0 && !update.memory.defined()
+        ? scale(*update.adapter, layer.base_weight().matrix())
+        : at::Tensor();
+  }
+
+ private:
+  static at::Tensor norms(
+      const LoraAdapter& adapter,
+      const at::Tensor& weight) {
+    return detail::row_norms(
+        weight,
+        adapter.lora_A->weight.flatten(1),
+        adapter.lora_B->weight.flatten(1),
+        adapter.scaling);
+  }
+  /// m / ‖…‖, [out_features], differentiable by the magnitude.
+  at::Tensor scale(const LoraAdapter& adapter, const at::Tensor& weight) const {
+    return magnitude_.flatten() / norms(adapter, weight);
+  }
+
+  at::Tensor magnitude_;
+};
+
+} // namespace torchlora

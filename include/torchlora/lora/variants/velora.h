@@ -1,0 +1,152 @@
+#pragma once
+
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include <ATen/Functions.h>
+
+#include <torchlora/lora/layer.h>
+#include <torchlora/lora/variant.h>
+
+namespace torchlora {
+
+/// VeLoRA: for the gradient of A a layer keeps, instead of its input x, the
+/// projection of each group of x's features on one vector v of length 1:
+///
+///     kept  p = x_group · v        rebuilt  x_group ≈ scale · p v
+///
+/// Outputs and all other gradients are LoRA's. Miles et al. 2024,
+/// arXiv:2405.17991. PEFT's `VeloraLinearVariant`.
+class TORCHLORA_API VeloraVariant : public LoraVariant {
+ public:
+  /// `embed` is v, [group size].
+  VeloraVariant(VeloraConfig config, at::Tensor embed)
+      : config_(std::move(config)), embed_(std::move(embed)) {}
+  ~VeloraVariant() override;
+
+  /// The line of the table.
+  static LoraVariantType type() {
+    return {
+        "velora_config",
+        [](const LoraConfig& config) {
+          return config.velora_config().has_value();
+        },
+        [](const LoraLayer& layer, const LoraConfig& config) {
+          config.velora_config()->validate();
+          TORCH_CHECK_VALUE(
+              layer.is_linear(),
+              "[update_layer] velora_config is supported for linear layers, "
+              "not "
+              "for ",
+              layer.base_layer()->name(),
+              "; leave it out by exclude_modules");
+          TORCH_CHECK_VALUE(
+              !config.use_dora() &&
+                  !(config.init_lora_weights() == InitLoraWeights("mica")),
+              "[update_layer] velora_config is not supported with use_dora or "
+              "init_lora_weights=mica");
+        },
+        [](const BaseWeight& base,
+           int64_t /*r*/,
+           const LoraConfig& config) -> std::vector<AdapterTensorSpec> {
+          return {
+              {"lora_velora_embed",
+               {group_size(base.in_features(), *config.velora_config())}}};
+        },
+        [](const VariantArguments& arguments,
+           at::Tensor& /*base_weight*/) -> std::shared_ptr<LoraVariant> {
+          const auto& base = arguments.base;
+          const auto& config = *arguments.config.velora_config();
+          return std::make_shared<VeloraVariant>(
+              config,
+              arguments.as_parameter(initial_embed(
+                  group_size(base.in_features(), config),
+                  config,
+                  base.weight().options().requires_grad(false))));
+        }};
+  }
+
+  std::vector<Tensor> tensors() const override {
+    return {{"lora_velora_embed", embed_, Tensor::kBuffer}};
+  }
+
+  bool compresses() const override {
+    return true;
+  }
+  /// Returns p [tokens, num_groups] and the v of this forward, which may be
+  /// another one in the next.
+  std::vector<at::Tensor> compress(const at::Tensor& x) override {
+    const auto v = next_embed(x);
+    return {at::matmul(groups_of(x), v.to(x.scalar_type())), v};
+  }
+  /// Computes (gᵀ p) per group, then along v: no x of full size.
+  at::Tensor grad_A(
+      const at::Tensor& grad_Ax,
+      const std::vector<at::Tensor>& compressed,
+      int64_t in_features) const override {
+    const auto dtype = grad_Ax.scalar_type();
+    const auto by_group = at::mm(grad_Ax.t(), compressed[0].to(dtype));
+    const auto direction = compressed[1].to(dtype) * config_.scale();
+    return (by_group.unsqueeze(2) * direction)
+        .flatten(1)
+        .narrow(1, 0, in_features)
+        .contiguous();
+  }
+
+  /// Returns the length of a group of features; the last may be shorter.
+  static int64_t group_size(int64_t in_features, const VeloraConfig& config) {
+    return (in_features + config.num_groups() - 1) / config.num_groups();
+  }
+  /// Returns v before the first batch.
+  static at::Tensor initial_embed(
+      int64_t group_size,
+      const VeloraConfig& config,
+      const at::TensorOptions& options) {
+    return config.init_type() == "random"
+        ? normalized(at::randn({group_size}, options)).to(options)
+        : at::zeros({group_size}, options);
+  }
+
+ private:
+  /// To length 1; zero becomes the direction of ones.
+  static at::Tensor normalized(const at::Tensor& embed) {
+    const auto wide =
+        embed.to(c10::promoteTypes(embed.scalar_type(), at::kFloat));
+    const auto norm = wide.norm();
+    const auto length = std::sqrt(static_cast<double>(wide.numel()));
+    return at::where(norm > 0, wide / norm, 1 / length);
+  }
+  /// [tokens, num_groups, group size], padded with zeros.
+  at::Tensor groups_of(const at::Tensor& x) const {
+    const auto size = group_size(x.size(1), config_);
+    const auto padding = config_.num_groups() * size - x.size(1);
+    return (padding > 0 ? at::constant_pad_nd(x, {0, padding}) : x)
+        .reshape({x.size(0), config_.num_groups(), size});
+  }
+  at::Tensor next_embed(const at::Tensor& x) {
+    const auto& type = config_.init_type();
+    if (type == "random" || x.size(0) == 0) {
+      return embed_;
+    }
+    if (type == "batch_average_once") {
+      // A loaded adapter has its vector.
+      is_initialized_ = is_initialized_ || embed_.any().item<bool>();
+      if (is_initialized_) {
+        return embed_;
+      }
+    }
+    // NOTE: backward needs the vector of its own forward, not the next one's.
+    auto embed = normalized(groups_of(x).mean({0, 1})).to(embed_.scalar_type());
+    embed_.copy_(embed);
+    is_initialized_ = true;
+    return embed;
+  }
+
+  VeloraConfig config_;
+  at::Tensor embed_;
+  /// Whether `embed_` is known not to be zero.
+  bool is_initialized_ = false;
+};
+
+} // namespace torchlora

@@ -1,0 +1,74 @@
+#include <torchlora/lora/layer_function.h>
+
+#include <cmath>
+
+#include <torch/nn/init.h>
+#include <torch/types.h>
+
+namespace torchlora {
+
+LayerFunction::~LayerFunction() = default;
+
+at::Tensor LayerFunction::operate(
+    const LayerCall& call,
+    const at::Tensor& input,
+    const at::Tensor& weight,
+    const at::Tensor& bias) const {
+  TORCH_INTERNAL_ASSERT(call.operation);
+  return call.operation->run(input, weight, bias);
+}
+
+at::Tensor LayerFunction::product(const LayerCall& call, ActiveUpdates updates)
+    const {
+  // With the bias, as the base layer does: a fresh adapter changes no bit.
+  auto output = operate(call, call.input, base_weight().weight(), call.bias);
+  const auto dtype = output.scalar_type();
+  for (const auto& active : updates) {
+    output = output + update(call, active);
+  }
+  return output.to(dtype);
+}
+
+at::Tensor LayerFunction::update(
+    const LayerCall& call,
+    const ActiveUpdate& update) const {
+  const auto& x = call.input;
+  const bool is_index = at::isIntegralType(x.scalar_type(), true);
+  const auto dropped = is_index
+      ? x
+      : at::dropout(
+            x.to(update.A.scalar_type()), update.dropout, /*train=*/true);
+  return low_rank(call, dropped, update.A, update.B) * update.scaling;
+}
+
+at::Tensor LayerFunction::weight_inputs(const LayerCall& /*call*/) const {
+  TORCH_CHECK_VALUE(
+      false,
+      "[set_input_observer] this type of layer does not tell what its weight "
+      "is multiplied by; override weight_inputs, or leave the module out by "
+      "exclude_modules");
+}
+
+init::Factors LayerFunction::construct_factors(
+    const LoraConfig& config,
+    int64_t r) const {
+  const auto matrix = base_weight().matrix();
+  init::Factors factors{
+      at::empty({r, matrix.size(1)}, at::kFloat),
+      at::empty({matrix.size(0), r}, at::kFloat)};
+  torch::nn::init::kaiming_uniform_(factors.A, std::sqrt(5.0));
+  torch::nn::init::kaiming_uniform_(factors.B, std::sqrt(5.0));
+  if (config.lora_bias()) {
+    const double bound = 1 / std::sqrt(static_cast<double>(r));
+    factors.bias = at::empty({matrix.size(0)}, at::kFloat);
+    torch::nn::init::uniform_(factors.bias, -bound, bound);
+  }
+  return factors;
+}
+
+init::Initializer LayerFunction::find_initializer(
+    const InitLoraWeights& value) const {
+  return init::find_initializer(value);
+}
+
+} // namespace torchlora

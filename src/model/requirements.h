@@ -1,0 +1,33 @@
+#pragma once
+
+#include <string>
+
+#include "model/state.h"
+
+namespace torchlora {
+
+/// What a verb may demand of an adapter.
+enum class Requirement {
+  /// Its update is added to the weight: no DoRA.
+  kSum,
+  /// It has no modules_to_save, biases or rows of tables.
+  kNoOwnTensors,
+  /// Its initializer left the base weights alone.
+  kUnchangedBase,
+  /// It has no target_parameters.
+  kNoParameters,
+  /// It is merged nowhere.
+  kUnmerged,
+  /// No adapter is merged anywhere.
+  kNothingMerged,
+};
+
+/// ValueError "[function] adapter NAME …, hint" if the adapter is not so.
+void require(
+    Requirement requirement,
+    const char* function,
+    PeftState& state,
+    const std::string& adapter_name,
+    const char* hint);
+
+} // namespace torchlora
