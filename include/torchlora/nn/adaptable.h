@@ -10,22 +10,21 @@
 
 namespace torchlora::nn {
 
-/// A drop-in type for the LibTorch layer `Base` (an `XxxImpl` with
-/// `Tensor forward(const Tensor&)`) that a LoRA layer can take over. Not
-/// adapted it is `Base`; adapted, its forward is the LoRA layer's. The cost of
-/// not being adapted is one null check.
+/// Makes a drop-in type for the LibTorch layer `Base` (an `XxxImpl` with
+/// `Tensor forward(const Tensor&)`) that a LoRA layer can take over. Without an
+/// adapter it is `Base`, at the cost of one null check. With an adapter its
+/// forward is the LoRA layer's.
 ///
-/// A class that derives from it and adds to it names itself as `Self` and has
-/// a constructor from `const Base&`: `clone()` gives a `Self`. An adapted layer
-/// throws (unload first).
+/// A class that derives from it and adds to it passes itself as `Self` and has
+/// a constructor from `const Base&`; `clone()` then returns a `Self`.
 template <class Base, class Self = void>
 class Adaptable : public Base, public Redirectable {
  public:
   using Base::Base;
-  /// A copy of a layer, not adapted.
+  /// Copies a layer; the copy is not adapted.
   explicit Adaptable(const Base& base) : Base(base) {}
 
-  /// The LoRA layer's, or `base_forward`.
+  /// Runs the LoRA layer, or `base_forward` if the layer is not adapted.
   at::Tensor forward(const at::Tensor& input) {
     return redirected_forward(input);
   }
@@ -35,7 +34,7 @@ class Adaptable : public Base, public Redirectable {
     return Base::forward(input);
   }
 
-  /// Throws while the layer is adapted.
+  /// Throws while the layer is adapted; unload the adapter first.
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device =
           std::nullopt) const override {

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <limits>
+#include <ostream>
+
 #include <torch/nn/cloneable.h>
 #include <torch/nn/pimpl.h>
 
@@ -7,17 +10,13 @@
 
 namespace torchlora::nn {
 
-/// Of a `ClippableLinear`.
+/// Options of `ClippableLinear`.
 struct TORCHLORA_API ClippableLinearOptions {
-  /// With clamps.
+  /// The clamps exist by default.
   ClippableLinearOptions(int64_t in_features, int64_t out_features)
       : in_features_(in_features), out_features_(out_features) {}
-  /// @{
-  /// Sizes of the layer.
   TORCH_ARG(int64_t, in_features);
   TORCH_ARG(int64_t, out_features);
-  /// @}
-
   /// Whether the clamps exist: four scalar buffers, ±inf until loaded.
   TORCH_ARG(bool, use_clipped_linears) = true;
 };
@@ -28,40 +27,77 @@ struct TORCHLORA_API ClippableLinearOptions {
 ///
 /// Child `linear` (no bias); scalar buffers `input_min`, `input_max`,
 /// `output_min`, `output_max`, which are saved but not trained. Input
-/// [*, in_features], output [*, out_features]. The gradient passes a clamp
-/// where the value lies inside it, the bounds included.
+/// [*, in_features], output [*, out_features]. A gradient passes a clamp where
+/// the value lies between the bounds or on one of them.
 class TORCHLORA_API ClippableLinearImpl
     : public torch::nn::Cloneable<ClippableLinearImpl>,
       public Redirectable {
  public:
   /// @{
-  /// Bounds are ±inf.
+  /// Creates a layer whose bounds are ±inf.
   ClippableLinearImpl(int64_t in_features, int64_t out_features)
       : ClippableLinearImpl(ClippableLinearOptions(in_features, out_features)) {
   }
-  explicit ClippableLinearImpl(const ClippableLinearOptions& options);
+  explicit ClippableLinearImpl(const ClippableLinearOptions& options_)
+      : options(options_) {
+    reset();
+  }
   /// @}
+  ~ClippableLinearImpl() override;
 
-  /// @{
-  /// As `torch::nn::Module`'s; `clone` throws while the layer is adapted.
-  void reset() override;
-  void pretty_print(std::ostream& stream) const override;
+  /// Creates the child and the buffers.
+  void reset() override {
+    linear = register_module(
+        "linear",
+        Linear(torch::nn::LinearOptions(
+                   options.in_features(), options.out_features())
+                   .bias(false)));
+    if (options.use_clipped_linears()) {
+      constexpr double kInfinity = std::numeric_limits<double>::infinity();
+      input_min = register_buffer("input_min", torch::tensor(-kInfinity));
+      input_max = register_buffer("input_max", torch::tensor(kInfinity));
+      output_min = register_buffer("output_min", torch::tensor(-kInfinity));
+      output_max = register_buffer("output_max", torch::tensor(kInfinity));
+    }
+  }
+
+  /// Writes the sizes and whether the layer has clamps.
+  void pretty_print(std::ostream& stream) const override {
+    stream << "torchlora::nn::ClippableLinear(in_features="
+           << options.in_features()
+           << ", out_features=" << options.out_features()
+           << ", use_clipped_linears=" << std::boolalpha
+           << options.use_clipped_linears() << ")";
+  }
+
+  /// Throws while the layer is adapted.
   std::shared_ptr<torch::nn::Module> clone(
-      const std::optional<torch::Device>& device = std::nullopt) const override;
-  /// @}
+      const std::optional<torch::Device>& device =
+          std::nullopt) const override {
+    check_cloneable();
+    return torch::nn::Cloneable<ClippableLinearImpl>::clone(device);
+  }
 
-  /// The LoRA layer's, or `base_forward`.
+  /// Runs the LoRA layer, or `base_forward` if the layer is not adapted.
   at::Tensor forward(const at::Tensor& input) {
     return redirected_forward(input);
   }
-  at::Tensor base_forward(const at::Tensor& input) override;
+  at::Tensor base_forward(const at::Tensor& input) override {
+    return clamp_output(linear->forward(clamp_input(input)));
+  }
 
-  /// The two clamps; the identity without `use_clipped_linears`.
-  at::Tensor clamp_input(const at::Tensor& input) const;
-  /// See `clamp_input`.
-  at::Tensor clamp_output(const at::Tensor& output) const;
+  /// @{
+  /// One of the two clamps; the identity without `use_clipped_linears`.
+  at::Tensor clamp_input(const at::Tensor& input) const {
+    return input_min.defined() ? at::clamp(input, input_min, input_max) : input;
+  }
+  at::Tensor clamp_output(const at::Tensor& output) const {
+    return output_min.defined() ? at::clamp(output, output_min, output_max)
+                                : output;
+  }
+  /// @}
 
-  /// As it was made.
+  /// The options that the layer was made with.
   ClippableLinearOptions options;
   /// Without bias.
   Linear linear{nullptr};

@@ -3,6 +3,7 @@
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/pimpl.h>
 
+#include <torchlora/detail/convolve.h>
 #include <torchlora/nn/adaptable.h>
 
 namespace torchlora::nn {
@@ -10,68 +11,93 @@ namespace torchlora::nn {
 /// What the three convolutions have in common.
 class TORCHLORA_API Convolution {
  public:
-  virtual ~Convolution() = default;
+  virtual ~Convolution();
 
   /// [out_channels, in_channels / groups, kernel…]
   virtual at::Tensor kernel() const = 0;
-  /// [out_channels]; undefined without one.
+  /// [out_channels]; undefined for a layer without bias.
   virtual at::Tensor kernel_bias() const = 0;
-  /// How many the channels are divided into.
+  /// The number of groups of channels.
   virtual int64_t groups() const = 0;
-  /// The input convolved with another kernel [*, in_channels / groups,
-  /// kernel…] as the layer convolves it with its own (stride, padding and its
-  /// mode, dilation, groups); `bias` may be undefined.
+  /// Convolves the input with another kernel [*, in_channels / groups,
+  /// kernel…]; stride, padding and its mode, dilation and groups are the
+  /// layer's. `bias` may be undefined.
   virtual at::Tensor convolve(
       const at::Tensor& input,
       const at::Tensor& kernel,
       const at::Tensor& bias) const = 0;
 };
 
-/// A convolution of D dimensions; not for users.
-#define TORCHLORA_CONV(D)                                                 \
-  class TORCHLORA_API Conv##D##dImpl                                      \
-      : public Adaptable<torch::nn::Conv##D##dImpl, Conv##D##dImpl>,      \
-        public Convolution {                                              \
-   public:                                                                \
-    Conv##D##dImpl(                                                       \
-        int64_t in_channels,                                              \
-        int64_t out_channels,                                             \
-        torch::ExpandingArray<D> kernel_size)                             \
-        : Conv##D##dImpl(torch::nn::Conv##D##dOptions(                    \
-              in_channels,                                                \
-              out_channels,                                               \
-              kernel_size)) {}                                            \
-    explicit Conv##D##dImpl(const torch::nn::Conv##D##dOptions& options_) \
-        : Adaptable(options_) {}                                          \
-    explicit Conv##D##dImpl(const torch::nn::Conv##D##dImpl& base)        \
-        : Adaptable(base) {}                                              \
-                                                                          \
-    at::Tensor kernel() const override {                                  \
-      return weight;                                                      \
-    }                                                                     \
-    at::Tensor kernel_bias() const override {                             \
-      return bias;                                                        \
-    }                                                                     \
-    int64_t groups() const override {                                     \
-      return options.groups();                                            \
-    }                                                                     \
-    at::Tensor convolve(                                                  \
-        const at::Tensor& input,                                          \
-        const at::Tensor& kernel,                                         \
-        const at::Tensor& bias_) const override;                          \
-  };                                                                      \
-  TORCH_MODULE(Conv##D##d)
+/// The common base of `Conv1d`, `Conv2d` and `Conv3d`: a convolution `Base` of
+/// D dimensions that can be adapted.
+template <size_t D, class Base, class Self>
+class ConvNd : public Adaptable<Base, Self>, public Convolution {
+ public:
+  /// @{
+  /// Same as `Base`.
+  ConvNd(
+      int64_t in_channels,
+      int64_t out_channels,
+      torch::ExpandingArray<D> kernel_size)
+      : ConvNd(
+            torch::nn::ConvOptions<D>(in_channels, out_channels, kernel_size)) {
+  }
+  explicit ConvNd(const torch::nn::ConvOptions<D>& options)
+      : Adaptable<Base, Self>(options) {}
+  explicit ConvNd(const Base& base) : Adaptable<Base, Self>(base) {}
+  /// @}
 
-/// `torch::nn::Conv1d` that can be adapted.
-TORCHLORA_CONV(1);
-/// `torch::nn::Conv2d` that can be adapted.
-TORCHLORA_CONV(2);
-/// `torch::nn::Conv3d` that can be adapted.
-TORCHLORA_CONV(3);
-#undef TORCHLORA_CONV
+  at::Tensor kernel() const override {
+    return this->weight;
+  }
+  at::Tensor kernel_bias() const override {
+    return this->bias;
+  }
+  int64_t groups() const override {
+    return this->options.groups();
+  }
+  at::Tensor convolve(
+      const at::Tensor& input,
+      const at::Tensor& kernel,
+      const at::Tensor& bias) const override {
+    return detail::convolve<D>(
+        input,
+        kernel,
+        bias,
+        this->options,
+        this->_reversed_padding_repeated_twice);
+  }
+};
 
-/// Of a convolution or transposed convolution, of `torch::nn` too; 1 for all
-/// other modules.
+/// A `torch::nn::Conv1d` that can be adapted.
+class TORCHLORA_API Conv1dImpl
+    : public ConvNd<1, torch::nn::Conv1dImpl, Conv1dImpl> {
+ public:
+  using ConvNd::ConvNd;
+  ~Conv1dImpl() override;
+};
+TORCH_MODULE(Conv1d);
+
+/// A `torch::nn::Conv2d` that can be adapted.
+class TORCHLORA_API Conv2dImpl
+    : public ConvNd<2, torch::nn::Conv2dImpl, Conv2dImpl> {
+ public:
+  using ConvNd::ConvNd;
+  ~Conv2dImpl() override;
+};
+TORCH_MODULE(Conv2d);
+
+/// A `torch::nn::Conv3d` that can be adapted.
+class TORCHLORA_API Conv3dImpl
+    : public ConvNd<3, torch::nn::Conv3dImpl, Conv3dImpl> {
+ public:
+  using ConvNd::ConvNd;
+  ~Conv3dImpl() override;
+};
+TORCH_MODULE(Conv3d);
+
+/// Returns the groups of a convolution or transposed convolution, also one of
+/// `torch::nn`; 1 for all other modules.
 TORCHLORA_API int64_t convolution_groups(const torch::nn::Module& module);
 
 } // namespace torchlora::nn

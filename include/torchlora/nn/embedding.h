@@ -7,14 +7,14 @@
 
 namespace torchlora::nn {
 
-/// `torch::nn::Embedding` that can be adapted: indices [*] → [*,
-/// embedding_dim]. What is looked up is multiplied by `embed_scale` (Gemma's
-/// scaled embeddings).
+/// A `torch::nn::Embedding` that can be adapted: indices [*] → [*,
+/// embedding_dim]. The result is multiplied by `embed_scale`, as in Gemma's
+/// scaled embeddings.
 class TORCHLORA_API EmbeddingImpl
     : public Adaptable<torch::nn::EmbeddingImpl, EmbeddingImpl> {
  public:
   /// @{
-  /// As `torch::nn::Embedding`'s.
+  /// Same as `torch::nn::Embedding`.
   EmbeddingImpl(int64_t num_embeddings, int64_t embedding_dim)
       : EmbeddingImpl(
             torch::nn::EmbeddingOptions(num_embeddings, embedding_dim)) {}
@@ -23,18 +23,33 @@ class TORCHLORA_API EmbeddingImpl
   explicit EmbeddingImpl(const torch::nn::EmbeddingImpl& base)
       : Adaptable(base) {}
   /// @}
+  ~EmbeddingImpl() override;
 
-  /// A layer around an existing table [num_embeddings, embedding_dim] of any
-  /// dtype: nothing is allocated, initialised or copied.
-  static std::shared_ptr<EmbeddingImpl> from_weight(const at::Tensor& weight);
+  /// Wraps a layer around an existing table [num_embeddings, embedding_dim] of
+  /// any dtype. Allocates, initializes and copies nothing.
+  static std::shared_ptr<EmbeddingImpl> from_weight(const at::Tensor& weight) {
+    auto layer = std::make_shared<EmbeddingImpl>(1, 1);
+    layer->options.num_embeddings(weight.size(0)).embedding_dim(weight.size(1));
+    layer->weight.set_data(weight);
+    return layer;
+  }
 
-  at::Tensor base_forward(const at::Tensor& input) override;
+  at::Tensor base_forward(const at::Tensor& input) override {
+    const auto rows = torch::nn::EmbeddingImpl::forward(input);
+    return embed_scale == 1 ? rows : rows * embed_scale;
+  }
 
   /// Throws while the layer is adapted.
   std::shared_ptr<torch::nn::Module> clone(
-      const std::optional<torch::Device>& device = std::nullopt) const override;
+      const std::optional<torch::Device>& device =
+          std::nullopt) const override {
+    auto copy =
+        std::dynamic_pointer_cast<EmbeddingImpl>(Adaptable::clone(device));
+    copy->embed_scale = embed_scale;
+    return copy;
+  }
 
-  /// 1: what `torch::nn::Embedding` does.
+  /// 1 is `torch::nn::Embedding`.
   double embed_scale = 1;
 };
 TORCH_MODULE(Embedding);

@@ -1,22 +1,47 @@
 #pragma once
 
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include <torch/nn/module.h>
-
-#include <torchlora/export.h>
+#include <torch/types.h>
 
 namespace torchlora::nn {
 
-/// Names of the parameters and buffers that hold a NaN or an Inf. Bounds of
-/// clamps (`input_min` …) may be infinite and are not named for that.
-TORCHLORA_API std::vector<std::string> find_nonfinite(
-    const torch::nn::Module& module);
+/// Returns the names of the parameters and buffers that hold a NaN or an Inf. A
+/// buffer may be infinite, as the bounds of a clamp are (`input_min` …), so
+/// only a NaN counts there.
+inline std::vector<std::string> find_nonfinite(
+    const torch::nn::Module& module) {
+  torch::NoGradGuard no_grad;
+  std::vector<std::string> names;
+  for (const auto& item : module.named_parameters()) {
+    if (!at::isfinite(item.value()).all().item<bool>()) {
+      names.push_back(item.key());
+    }
+  }
+  for (const auto& item : module.named_buffers()) {
+    if (at::isnan(item.value()).any().item<bool>()) {
+      names.push_back(item.key());
+    }
+  }
+  return names;
+}
 
-/// The parameters that require a gradient, what an optimizer takes; one that
-/// has several names is there once.
-TORCHLORA_API std::vector<at::Tensor> trainable_parameters(
-    const torch::nn::Module& module);
+/// Returns the parameters that require a gradient, for an optimizer. A
+/// parameter with several names is in the result once.
+inline std::vector<at::Tensor> trainable_parameters(
+    const torch::nn::Module& module) {
+  std::vector<at::Tensor> result;
+  std::unordered_set<at::TensorImpl*> seen;
+  for (const auto& parameter : module.parameters()) {
+    if (parameter.requires_grad() &&
+        seen.insert(parameter.unsafeGetTensorImpl()).second) {
+      result.push_back(parameter);
+    }
+  }
+  return result;
+}
 
 } // namespace torchlora::nn

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,40 +11,56 @@
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/pimpl.h>
 
+#include <torchlora/detail/scoped_value.h>
+#include <torchlora/nn/compute.h>
 #include <torchlora/nn/linear.h>
 #include <torchlora/nn/redirect.h>
 
+// Attention projects queries, keys and values by one weight `in_proj_weight` [3
+// E, E], so one LoRA layer adapts all three. A forward projects each of the
+// distinct inputs once, by the rows of the weight that the input needs. The
+// redirection takes one tensor; the range of rows travels beside it as a value
+// of the thread, for the time of one projection, and `projected_rows` applies
+// it to the weight and to B.
+
 namespace torchlora::nn {
 
-/// `torch::nn::MultiheadAttention` that can be adapted and whose matrix
-/// products follow the CPU (`nn/compute.h`). An adapter of it is two: one of
-/// `in_proj_weight` and one of `out_proj`, which is an `nn::Linear` under
-/// LibTorch's handle.
+/// A `torch::nn::MultiheadAttention` that can be adapted. Its matrix products
+/// take the route that suits the CPU (`nn/compute.h`). An adapter of it has two
+/// parts: one for `in_proj_weight` and one for `out_proj`, which is an
+/// `nn::Linear` behind LibTorch's handle.
 ///
-/// With a key and value size of its own (`kdim`, `vdim`) it computes, but is
-/// refused as a target, as in PEFT.
+/// A layer with `kdim` or `vdim` computes, but refuses to be a target, as in
+/// PEFT.
 class TORCHLORA_API MultiheadAttentionImpl
     : public torch::nn::MultiheadAttentionImpl,
       public Redirectable {
  public:
   /// @{
-  /// As `torch::nn::MultiheadAttention`'s; that of a `base` takes its tensors.
+  /// Same as `torch::nn::MultiheadAttention`; with `base` the layer shares the
+  /// tensors of `base`.
   MultiheadAttentionImpl(int64_t embed_dim, int64_t num_heads)
       : MultiheadAttentionImpl(
             torch::nn::MultiheadAttentionOptions(embed_dim, num_heads)) {}
   explicit MultiheadAttentionImpl(
-      const torch::nn::MultiheadAttentionOptions& options_);
-  explicit MultiheadAttentionImpl(
-      const torch::nn::MultiheadAttentionImpl& base);
+      const torch::nn::MultiheadAttentionOptions& options_)
+      : torch::nn::MultiheadAttentionImpl(options_) {
+    adopt_out_proj();
+  }
+  explicit MultiheadAttentionImpl(const torch::nn::MultiheadAttentionImpl& base)
+      : torch::nn::MultiheadAttentionImpl(base) {
+    adopt_out_proj();
+  }
   /// @}
+  ~MultiheadAttentionImpl() override;
 
   /// `query` [L, N, E], `key` and `value` [S, N, E] → output [L, N, E] and,
   /// with `need_weights`, the attention weights [N, L, S], or [N, heads, L, S]
-  /// if they are not averaged. `key_padding_mask` [N, S], true where a key is
-  /// left out; `attn_mask` [L, S] or [N · heads, L, S], added to the scores.
-  /// Either may be boolean (true: left out) or floating (added). Without the
-  /// weights the attention is `scaled_dot_product_attention`. What is the same
-  /// tensor is projected at once.
+  /// without `average_attn_weights`. `key_padding_mask` [N, S] is true where a
+  /// key is left out. `attn_mask` is [L, S] or [N · heads, L, S]. Both masks
+  /// may be boolean (true: left out) or floating (added to the scores). Without
+  /// `need_weights` the attention is `scaled_dot_product_attention`. Inputs
+  /// that are the same tensor are projected together.
   std::tuple<at::Tensor, at::Tensor> forward(
       const at::Tensor& query,
       const at::Tensor& key,
@@ -50,28 +68,184 @@ class TORCHLORA_API MultiheadAttentionImpl
       const at::Tensor& key_padding_mask = {},
       bool need_weights = true,
       const at::Tensor& attn_mask = {},
-      bool average_attn_weights = true);
+      bool average_attn_weights = true) {
+    TORCH_CHECK_VALUE(
+        query.dim() == 3 && key.dim() == 3 && value.dim() == 3 &&
+            query.size(1) == key.size(1) && key.size(0) == value.size(0) &&
+            key.size(1) == value.size(1),
+        "[MultiheadAttention] query must be [L, N, E], key and value [S, N, "
+        "E], "
+        "found ",
+        query.sizes(),
+        ", ",
+        key.sizes(),
+        " and ",
+        value.sizes());
+    const auto N = query.size(1), H = options.num_heads();
+    auto [q, k, v] = project_inputs(query, key, value);
+    int64_t added_keys = 0;
+    if (bias_k.defined()) {
+      const auto append = [&](const at::Tensor& to, const at::Tensor& bias) {
+        return at::cat({to, bias.to(to.scalar_type()).expand({1, N, -1})});
+      };
+      k = append(k, bias_k);
+      v = append(v, bias_v);
+      ++added_keys;
+    }
+    // [N, heads, L or S, head_dim]
+    const auto heads = [&](const at::Tensor& tensor) {
+      return tensor.reshape({tensor.size(0), N, H, head_dim})
+          .permute({1, 2, 0, 3});
+    };
+    q = heads(q);
+    k = heads(k);
+    v = heads(v);
+    if (options.add_zero_attn()) {
+      k = at::constant_pad_nd(k, {0, 0, 0, 1}, 0);
+      v = at::constant_pad_nd(v, {0, 0, 0, 1}, 0);
+      ++added_keys;
+    }
 
-  /// The projection by `in_proj_weight`, [*, E] → [*, 3 E].
-  at::Tensor base_forward(const at::Tensor& input) override;
+    const auto dtype = q.scalar_type();
+    at::Tensor mask;
+    if (attn_mask.defined()) {
+      mask = additive_mask(attn_mask, dtype, added_keys);
+      mask = mask.dim() == 3 ? mask.view({N, H, mask.size(1), mask.size(2)})
+                             : mask.view({1, 1, mask.size(0), mask.size(1)});
+    }
+    if (key_padding_mask.defined()) {
+      const auto keys = additive_mask(key_padding_mask, dtype, added_keys)
+                            .view({N, 1, 1, k.size(2)});
+      mask = mask.defined() ? mask + keys : keys;
+    }
+
+    const double p = is_training() ? options.dropout() : 0;
+    at::Tensor output, weights;
+    if (need_weights) {
+      q = q / std::sqrt(static_cast<double>(head_dim));
+      auto scores = at::matmul(q, k.transpose(2, 3));
+      weights = (mask.defined() ? scores + mask : scores).softmax(-1);
+      weights = at::dropout(weights, p, /*train=*/true);
+      output = at::matmul(weights, v);
+      weights = average_attn_weights ? weights.mean(1) : weights;
+    } else {
+      output = at::scaled_dot_product_attention(
+          q,
+          k,
+          v,
+          mask.defined()
+              ? std::make_optional(mask.expand({N, -1, q.size(2), -1}))
+              : std::nullopt,
+          p);
+    }
+    output = output.permute({2, 0, 1, 3}).reshape({query.size(0), N, -1});
+    return {projection().forward(output), weights};
+  }
+
+  /// Projects by `in_proj_weight`, [*, E] → [*, 3 E].
+  at::Tensor base_forward(const at::Tensor& input) override {
+    return nn::linear(
+        input,
+        projected_rows(in_proj_weight),
+        in_proj_bias.defined() ? projected_rows(in_proj_bias) : in_proj_bias);
+  }
   /// "out_proj"
-  std::vector<std::string> adapted_children() const override;
+  std::vector<std::string> adapted_children() const override {
+    return {"out_proj"};
+  }
   /// Throws while the layer is adapted.
   std::shared_ptr<torch::nn::Module> clone(
-      const std::optional<torch::Device>& device = std::nullopt) const override;
+      const std::optional<torch::Device>& device =
+          std::nullopt) const override {
+    check_cloneable();
+    const auto copy = torch::nn::MultiheadAttentionImpl::clone(device);
+    return std::make_shared<MultiheadAttentionImpl>(
+        *std::dynamic_pointer_cast<torch::nn::MultiheadAttentionImpl>(copy));
+  }
 
-  /// Of a tensor with 3 E rows those that the forward at work in this thread
-  /// projects by; all outside of one.
-  at::Tensor projected_rows(const at::Tensor& tensor) const;
+  /// Returns those of the 3 E rows of `tensor` that the projection running in
+  /// this thread uses; all rows outside of one.
+  at::Tensor projected_rows(const at::Tensor& tensor) const {
+    const auto& rows = running_rows();
+    return rows ? tensor.narrow(0, rows->begin, rows->size) : tensor;
+  }
 
  private:
-  void adopt_out_proj();
-  LinearImpl& projection();
-  at::Tensor project(const at::Tensor& input, int64_t first, int64_t parts);
+  struct Rows {
+    int64_t begin, size;
+  };
+
+  /// A value of the thread: the rows of the projection that is running.
+  static std::optional<Rows>& running_rows();
+
+  /// Returns a mask in the form that is added to the scores, with zeros for the
+  /// keys that the layer adds.
+  static at::Tensor additive_mask(
+      const at::Tensor& mask,
+      at::ScalarType dtype,
+      int64_t added_keys) {
+    auto result = mask.scalar_type() == at::kBool
+        ? at::zeros(mask.sizes(), mask.options().dtype(dtype))
+              .masked_fill(mask, -std::numeric_limits<double>::infinity())
+        : mask.to(dtype);
+    return at::constant_pad_nd(result, {0, added_keys}, 0);
+  }
+
+  void adopt_out_proj() {
+    const std::shared_ptr<torch::nn::LinearImpl> layer =
+        std::make_shared<LinearImpl>(
+            static_cast<const torch::nn::LinearImpl&>(*out_proj));
+    out_proj = torch::nn::Linear(layer);
+    replace_module("out_proj", layer);
+  }
+
+  /// Returns `out_proj`. NOTE: there is no member of its type, as a clone of a
+  /// module that holds this one would leave such a member behind.
+  LinearImpl& projection() {
+    auto* layer = dynamic_cast<LinearImpl*>(out_proj.get());
+    TORCH_CHECK(
+        layer,
+        "[MultiheadAttention] out_proj must be a torchlora::nn::Linear, found ",
+        out_proj->name());
+    return *layer;
+  }
+
+  /// Projects by `parts` of the three parts (queries, keys, values) from
+  /// `first` on.
+  at::Tensor project(const at::Tensor& input, int64_t first, int64_t parts) {
+    const auto E = options.embed_dim();
+    if (_qkv_same_embed_dim) {
+      const detail::ScopedValue guard(
+          running_rows(), std::optional<Rows>({first * E, parts * E}));
+      return redirected_forward(input);
+    }
+    const auto& weight = first == 0 ? q_proj_weight
+        : first == 1                ? k_proj_weight
+                                    : v_proj_weight;
+    return nn::linear(
+        input,
+        weight,
+        in_proj_bias.defined() ? in_proj_bias.narrow(0, first * E, E)
+                               : in_proj_bias);
+  }
+
   std::tuple<at::Tensor, at::Tensor, at::Tensor> project_inputs(
       const at::Tensor& query,
       const at::Tensor& key,
-      const at::Tensor& value);
+      const at::Tensor& value) {
+    if (_qkv_same_embed_dim && key.is_same(value)) {
+      if (query.is_same(key)) {
+        const auto parts = project(query, 0, 3).chunk(3, -1);
+        return {parts[0], parts[1], parts[2]};
+      }
+      auto q = project(query, 0, 1);
+      const auto parts = project(key, 1, 2).chunk(2, -1);
+      return {q, parts[0], parts[1]};
+    }
+    auto q = project(query, 0, 1);
+    auto k = project(key, 1, 1);
+    return {q, k, project(value, 2, 1)};
+  }
 };
 TORCH_MODULE(MultiheadAttention);
 

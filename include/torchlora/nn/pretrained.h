@@ -5,44 +5,46 @@
 #include <vector>
 
 #include <torch/nn/module.h>
+#include <torch/types.h>
 
 #include <torchlora/export.h>
+#include <torchlora/nn/compute.h>
 #include <torchlora/nn/replaced_rows.h>
 
 namespace torchlora::nn {
 
-/// What a model that comes from a Hugging Face checkpoint can tell about
-/// itself. A model inherits it beside `torch::nn::Module`; everything that
-/// works on whole models works without it too.
+/// A model that comes from a Hugging Face checkpoint and says what torchlora
+/// needs to know about it. Inherit it beside `torch::nn::Module`. Functions on
+/// whole models work for other modules too.
 class TORCHLORA_API PretrainedModel {
  public:
-  virtual ~PretrainedModel() = default;
+  virtual ~PretrainedModel();
 
   /// `model_type` of config.json, for example "gemma4".
   virtual std::string model_type() const = 0;
-  /// The class transformers loads the same folder with, for example
+  /// The class that transformers loads the same folder with, for example
   /// "Gemma4ForConditionalGeneration".
   virtual std::string architecture() const = 0;
   /// The folder, as the user gave it.
   virtual std::string name_or_path() const = 0;
-  /// The name of the table of the input tokens, or its end behind a dot (HF
-  /// `get_input_embeddings`).
+  /// The name of the input tokens' embedding, or the part of it after the last
+  /// dot (HF `get_input_embeddings`).
   virtual std::string input_embeddings() const {
     return "embed_tokens";
   }
-  /// Names of modules that are the output head (HF `get_output_embeddings`)
-  /// or route tokens to experts: "all-linear" leaves them out.
+  /// Names the modules that are the output head (HF `get_output_embeddings`).
+  /// "all-linear" leaves them out.
   virtual std::vector<std::string> output_embeddings() const {
     return {"lm_head"};
   }
-  /// See `output_embeddings`.
+  /// Names the modules that route tokens to experts. "all-linear" leaves them
+  /// out.
   virtual std::vector<std::string> routers() const {
     return {};
   }
-  /// Names of the modules (not only leaves) that the checkpoint has and this
-  /// model left out, for example everything below "model.vision_tower".
-  /// transformers will have them, so a saved `target_modules` must not match
-  /// them.
+  /// Names all modules, leaves or not, that the checkpoint has and this model
+  /// does not, for example everything below "model.vision_tower". transformers
+  /// will have them, so a saved `target_modules` must not match them.
   virtual std::vector<std::string> unloaded_modules() const {
     return {};
   }
@@ -55,34 +57,44 @@ struct TORCHLORA_API LmHead {
   at::Tensor weight;
   /// c; 0: no soft-capping.
   double final_logit_softcapping = 0;
-  /// What takes the place of rows of `weight`.
+  /// Rows that the head uses instead of rows of `weight`.
   std::optional<ReplacedRows> replaced_rows = {};
 
-  /// The head that computes with the weight of an `nn::Embedding` or
-  /// `nn::Linear` and with the rows that an adapter trains
-  /// (`trainable_token_indices`); without a bias.
+  /// Makes a head, without a bias, that uses the weight of an `nn::Embedding`
+  /// or `nn::Linear` and the rows that an adapter trains
+  /// (`trainable_token_indices`).
   template <class Layer>
   static LmHead of(const Layer& layer, double final_logit_softcapping = 0) {
     return {layer.weight, final_logit_softcapping, nn::replaced_rows(layer)};
   }
 
-  /// [*, hidden_size] → [*, vocab_size]
-  at::Tensor logits(const at::Tensor& hidden) const;
+  /// Computes [*, hidden_size] → [*, vocab_size].
+  at::Tensor logits(const at::Tensor& hidden) const {
+    auto raw = nn::linear(hidden, weight);
+    if (replaced_rows) {
+      raw = replaced_rows->project(raw, hidden);
+    }
+    return final_logit_softcapping > 0
+        ? at::tanh(raw / final_logit_softcapping) * final_logit_softcapping
+        : raw;
+  }
 };
 
-/// A causal language model as the trainers see it: hidden states and a head
-/// apart, so that no [rows, T, vocab_size] tensor need exist.
+/// A causal language model as the trainers see it. Hidden states and the head
+/// are apart, so that no tensor [rows, T, vocab_size] need exist.
 class TORCHLORA_API CausalLM : public PretrainedModel {
  public:
-  /// Final hidden states [B, T, hidden_size] (after the last norm) of
-  /// `input_ids` [B, T] (int64). `attention_mask` [B, T], 1 for real tokens;
-  /// undefined: all are.
+  ~CausalLM() override;
+  /// Computes the final hidden states [B, T, hidden_size] (after the last norm)
+  /// of `input_ids` [B, T] (int64). `attention_mask` [B, T] is 1 for real
+  /// tokens; undefined: all tokens are real.
   virtual at::Tensor hidden_states(
       const at::Tensor& input_ids,
       const at::Tensor& attention_mask = {}) = 0;
-  /// By `LmHead::of`, where it is to follow `trainable_token_indices`.
+  /// Returns the head. Make it with `LmHead::of` if it must follow
+  /// `trainable_token_indices`.
   virtual LmHead lm_head() const = 0;
-  /// The module itself, for its parameters and for `get_peft_model`.
+  /// Returns the module itself, for its parameters and for `get_peft_model`.
   virtual torch::nn::Module& module() = 0;
 };
 

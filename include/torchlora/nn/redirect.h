@@ -8,42 +8,50 @@
 
 #include <torchlora/export.h>
 
+// How a LoRA layer takes over a layer of the user's model. LibTorch's `forward`
+// is not virtual, and nobody can replace a typed member of a module from
+// outside. So two things happen at an injection. The LoRA layer replaces the
+// layer in the module tree, where names, parameters, devices and files come
+// from. The layer itself, which the user's typed member still points at, sends
+// its forward to the LoRA layer. A call through the member and a call through
+// the tree then compute the same.
+
 namespace torchlora::nn {
 
-/// Where an adapted layer sends its forward: a LoRA layer.
+/// The place that an adapted layer sends its forward to: a LoRA layer.
 class TORCHLORA_API ForwardTarget {
  public:
-  virtual ~ForwardTarget() = default;
-  /// [*, in_features] → [*, out_features] in the redirected layer's place.
+  virtual ~ForwardTarget();
+  /// Computes [*, in_features] → [*, out_features] instead of the layer.
   virtual at::Tensor forward(const at::Tensor& input) = 0;
 };
 
-/// A layer whose forward can be redirected. A typed member of the user's
-/// module keeps pointing at the layer while the module tree holds the LoRA
-/// layer that replaced it; the redirection makes both the same function.
+/// A layer whose forward can be redirected. Inherit it beside
+/// `torch::nn::Module`, move the layer's own computation to `base_forward`, and
+/// let `forward` return `redirected_forward(input)`.
 ///
-/// The target is not owned: the LoRA layer owns the redirected layer (its
-/// `base_layer`) and ends the redirection when it is destroyed. A copy of the
-/// layer would not be redirected, so a redirected layer does not `clone()`.
+/// The layer does not own its target. The LoRA layer owns the layer (its
+/// `base_layer`) and ends the redirection in its destructor. A copy of the
+/// layer is not redirected, so a redirected layer refuses to `clone()`.
 class TORCHLORA_API Redirectable {
  public:
-  virtual ~Redirectable() = default;
+  virtual ~Redirectable();
 
   /// The layer's own function, never redirected.
   virtual at::Tensor base_forward(const at::Tensor& input) = 0;
 
-  /// Names of the children that are adapted together with the layer, each by
-  /// a LoRA layer of its own, and never alone.
+  /// Names the children that are adapted together with the layer, each by a
+  /// LoRA layer of its own, and never alone.
   virtual std::vector<std::string> adapted_children() const {
     return {};
   }
 
-  /// Sends every following forward to `target`; nullptr ends the redirection.
+  /// Sends every later forward to `target`; nullptr ends the redirection.
   void redirect_to(ForwardTarget* target) noexcept {
     target_ = target;
   }
 
-  /// nullptr if the layer is not redirected.
+  /// Returns nullptr if the layer is not redirected.
   ForwardTarget* redirect_target() const noexcept {
     return target_;
   }
@@ -58,8 +66,9 @@ class TORCHLORA_API Redirectable {
   }
   /// @}
 
-  /// For `clone()`: a copy of a redirected layer would be the base layer only
-  /// (`Sequential::clone()` reaches it past the LoRA layer).
+  /// Throws while the layer is redirected. Every `clone()` calls it, as the
+  /// copy would be the base layer only: `Sequential::clone()` reaches the layer
+  /// and not the LoRA layer.
   void check_cloneable() const {
     TORCH_CHECK(
         !target_,
@@ -67,7 +76,7 @@ class TORCHLORA_API Redirectable {
         "merge and unload the adapter first");
   }
 
-  /// What the layer's `forward` returns: the target's, or `base_forward`.
+  /// Returns the target's forward, or `base_forward` without a target.
   at::Tensor redirected_forward(const at::Tensor& input) {
     return target_ ? target_->forward(input) : base_forward(input);
   }

@@ -9,48 +9,57 @@
 #include <torchlora/export.h>
 #include <torchlora/nn/redirect.h>
 
+// `trainable_token_indices` trains a few rows of an embedding table or of an
+// output head. The table stays frozen: the trained rows are a small tensor of
+// their own, and the layer computes as if they stood in the table. An embedding
+// looks up both tensors and chooses per index. A linear layer computes its
+// output with the frozen weight and overwrites the elements that the trained
+// rows give. So no copy of the table exists, in memory or in the gradient.
+
 namespace torchlora::nn {
 
 class EmbeddingImpl;
 class LinearImpl;
 
-/// Rows that a layer computes with in the place of rows of its weight
-/// [n, dim], which keeps its own.
+/// Rows that a layer uses instead of rows of its weight [n, dim]. The weight
+/// does not change.
 struct TORCHLORA_API ReplacedRows {
-  /// Which rows, ascending, each once.
+  /// The replaced rows, ascending, each once.
   std::vector<int64_t> indices;
-  /// The same, int64 on the device of `values`.
+  /// `indices` as int64 on the device of `values`.
   at::Tensor index;
   /// [k, dim], in the weight's dtype; differentiable.
   at::Tensor values;
 
-  /// `output` [*, n] of a linear layer for `input` [*, dim], with the elements
-  /// that the rows give; `bias` [n] or undefined. Differentiable in all.
+  /// Overwrites the elements of `output` [*, n] that the rows give for `input`
+  /// [*, dim], in a copy. `output` is a linear layer's; `bias` is [n] or
+  /// undefined. Differentiable in all.
   at::Tensor project(
       const at::Tensor& output,
       const at::Tensor& input,
       const at::Tensor& bias = {}) const;
 };
 
-/// The target of a layer's redirection that replaces rows of its weight.
+/// A target of a layer's redirection that replaces rows of its weight.
 class TORCHLORA_API RowReplacer : public ForwardTarget {
  public:
-  /// None: the layer computes with its weight as it is.
+  ~RowReplacer() override;
+  /// Returns `nullopt` if the layer uses its weight as it is.
   virtual std::optional<ReplacedRows> replaced_rows() const = 0;
 };
 
-/// The rows that `layer` computes with now in the place of its weight's.
+/// Returns the rows that `layer` uses now instead of rows of its weight.
 TORCHLORA_API std::optional<ReplacedRows> replaced_rows(
     const Redirectable& layer);
 
-/// The forward of a layer whose weight had the replaced rows in it, with the
-/// options of `torch::nn::Embedding` but `sparse`, its gradients being dense;
-/// `max_norm` leaves the weight alone.
+/// Computes the forward of an embedding as if the rows stood in its table.
+/// Follows the options of `torch::nn::Embedding` except `sparse`: the gradients
+/// are dense. `max_norm` does not write to the weight.
 TORCHLORA_API at::Tensor forward_with_rows(
     EmbeddingImpl& layer,
     const at::Tensor& input,
     const ReplacedRows& rows);
-/// The same of a linear layer.
+/// Computes the forward of a linear layer as if the rows stood in its weight.
 TORCHLORA_API at::Tensor forward_with_rows(
     LinearImpl& layer,
     const at::Tensor& input,

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
+#include <string>
 #include <tuple>
 #include <unordered_map>
 #include <vector>
@@ -8,22 +11,29 @@
 #include <ATen/core/Tensor.h>
 #include <torch/arg.h>
 #include <torch/nn/module.h>
+#include <torch/optim/adamw.h>
 #include <torch/optim/optimizer.h>
+#include <torch/types.h>
 
+#include <torchlora/detail/damped_inverse.h>
 #include <torchlora/export.h>
+#include <torchlora/lora/layer.h>
+#include <torchlora/nn/inspect.h>
 
 namespace torchlora {
 
-/// The names and defaults of PEFT's `LoraFAOptimizer`.
+/// Options of LoRA-FA. Names and defaults are those of PEFT's
+/// `LoraFAOptimizer`.
 struct TORCHLORA_API LoraFAOptions
     : public torch::optim::OptimizerCloneableOptions<LoraFAOptions> {
-  /// The learning rate, the rest as in PEFT.
+  /// The other options have PEFT's defaults.
   LoraFAOptions(double lr = 1e-3) : lr_(lr) {}
-  /// Of the two moments.
+  ~LoraFAOptions() override;
+  /// The decays of the two moments.
   using betas_t = std::tuple<double, double>;
 
   /// @{
-  /// As LibTorch's options have them.
+  /// Same as the options of LibTorch's optimizers.
   void serialize(torch::serialize::InputArchive& archive) override;
   void serialize(torch::serialize::OutputArchive& archive) const override;
   double get_lr() const override {
@@ -34,69 +44,226 @@ struct TORCHLORA_API LoraFAOptions
   }
   /// @}
 
-  /// Learning rate.
   TORCH_ARG(double, lr) = 1e-3;
-  /// Decays of the moments.
   TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);
   /// Added to the root of the second moment.
   TORCH_ARG(double, eps) = 1e-6;
   /// Decoupled, and applied after the step.
   TORCH_ARG(double, weight_decay) = 0;
-  /// Whether the moments are corrected for their start at zero.
+  /// Whether to correct the moments for their start at zero.
   TORCH_ARG(bool, correct_bias) = true;
 };
 
-/// The factors of an update, and what it is scaled by.
+/// The factors of an update and its scaling.
 struct LoraFAPair {
-  /// @{
-  /// The parameters.
   at::Tensor A, B;
-  /// @}
-
-  /// The layer's.
   double scaling;
 };
 
-/// LoRA-FA: A is frozen, and B steps as if the weight itself did, as far as A
-/// lets it:
+/// LoRA-FA: A is frozen. B steps as if the weight itself stepped, as far as A
+/// permits:
 ///
 ///     g_B ← g_B (A Aᵀ + 1e-8 I)⁻¹ / scaling²
 ///
-/// and AdamW on that. Other parameters take AdamW's step. The projection is
-/// computed in fp32 at least, the moments have the parameters' dtype. Saves and
-/// loads its state as LibTorch's optimizers do. PEFT's `LoraFAOptimizer`; Zhang
-/// et al. 2023, arXiv:2308.03303.
+/// followed by AdamW on that gradient. Other parameters take AdamW's step. The
+/// projection runs in at least fp32; the moments have the parameters' dtype.
+/// Saves and loads its state as LibTorch's optimizers do. PEFT's
+/// `LoraFAOptimizer`; Zhang et al. 2023, arXiv:2308.03303.
 class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
  public:
-  /// Of a convolution the factors are taken as matrices. ValueError for
-  /// options that cannot be right and for a scaling of zero.
+  /// Optimizes B of the pairs, and `others`. The factors of a convolution are
+  /// flattened to matrices. ValueError for an invalid option or a scaling of
+  /// zero.
   LoraFA(
       const std::vector<LoraFAPair>& pairs,
       const std::vector<at::Tensor>& others,
-      LoraFAOptions options = {});
+      LoraFAOptions options = {})
+      : Optimizer(
+            parameters_of(pairs, others),
+            std::make_unique<LoraFAOptions>(options)) {
+    const auto check = [](bool holds,
+                          const char* option,
+                          const char* required,
+                          double found) {
+      TORCH_CHECK_VALUE(
+          holds, "[LoraFA] ", option, " must be ", required, ", found ", found);
+    };
+    const auto [beta1, beta2] = options.betas();
+    check(options.lr() >= 0, "lr", "not negative", options.lr());
+    check(beta1 >= 0 && beta1 < 1, "betas[0]", "in [0, 1)", beta1);
+    check(beta2 >= 0 && beta2 < 1, "betas[1]", "in [0, 1)", beta2);
+    check(options.eps() >= 0, "eps", "not negative", options.eps());
+    check(
+        options.weight_decay() >= 0,
+        "weight_decay",
+        "not negative",
+        options.weight_decay());
+    for (const auto& pair : pairs) {
+      check(
+          std::isfinite(pair.scaling) && pair.scaling != 0,
+          "the scaling of an adapter",
+          "finite and not zero",
+          pair.scaling);
+      pairs_.emplace(pair.B.unsafeGetTensorImpl(), pair);
+    }
+  }
+  ~LoraFA() override;
+
+  /// Steps once, after it has called the closure if there is one.
+  at::Tensor step(LossClosure closure = nullptr) override {
+    torch::NoGradGuard no_grad;
+    at::Tensor loss;
+    if (closure) {
+      at::AutoGradMode with_grad(true);
+      loss = closure();
+    }
+    for (const auto& group : param_groups_) {
+      const auto& options = static_cast<const LoraFAOptions&>(group.options());
+      for (const auto& parameter : group.params()) {
+        if (const auto& grad = parameter.grad(); grad.defined()) {
+          adamw_step(
+              parameter,
+              project(parameter, grad),
+              state_of(parameter),
+              options);
+        }
+      }
+    }
+    return loss;
+  }
 
   /// @{
-  /// As `torch::optim::Optimizer`'s.
-  at::Tensor step(LossClosure closure = nullptr) override;
+  /// Same as LibTorch's optimizers.
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;
   /// @}
 
  private:
-  at::Tensor project(const at::Tensor& parameter, const at::Tensor& grad) const;
+  static std::vector<at::Tensor> parameters_of(
+      const std::vector<LoraFAPair>& pairs,
+      const std::vector<at::Tensor>& others) {
+    std::vector<at::Tensor> parameters;
+    for (const auto& pair : pairs) {
+      parameters.push_back(pair.B);
+    }
+    parameters.insert(parameters.end(), others.begin(), others.end());
+    return parameters;
+  }
 
-  /// By B.
+  at::Tensor project(const at::Tensor& parameter, const at::Tensor& grad)
+      const {
+    const auto found = pairs_.find(parameter.unsafeGetTensorImpl());
+    if (found == pairs_.end()) {
+      return grad;
+    }
+    const auto& pair = found->second;
+    const auto inverse =
+        detail::damped_inverse(pair.A.flatten(1), /*damping=*/1e-8);
+    return at::mm(grad.flatten(1).to(inverse.scalar_type()), inverse)
+        .div_(pair.scaling * pair.scaling)
+        .to(grad.scalar_type())
+        .view_as(grad);
+  }
+
+  torch::optim::AdamWParamState& state_of(const at::Tensor& parameter) {
+    auto& state = state_[parameter.unsafeGetTensorImpl()];
+    if (!state) {
+      auto fresh = std::make_unique<torch::optim::AdamWParamState>();
+      fresh->step(0);
+      fresh->exp_avg(at::zeros_like(parameter, at::MemoryFormat::Preserve));
+      fresh->exp_avg_sq(at::zeros_like(parameter, at::MemoryFormat::Preserve));
+      state = std::move(fresh);
+    }
+    return static_cast<torch::optim::AdamWParamState&>(*state);
+  }
+
+  static void adamw_step(
+      at::Tensor parameter,
+      const at::Tensor& grad,
+      torch::optim::AdamWParamState& state,
+      const LoraFAOptions& options) {
+    const auto [beta1, beta2] = options.betas();
+    state.step(state.step() + 1);
+    state.exp_avg().mul_(beta1).add_(grad, 1 - beta1);
+    state.exp_avg_sq().mul_(beta2).addcmul_(grad, grad, 1 - beta2);
+    double step_size = options.lr();
+    if (options.correct_bias()) {
+      const auto step = static_cast<double>(state.step());
+      step_size *=
+          std::sqrt(1 - std::pow(beta2, step)) / (1 - std::pow(beta1, step));
+    }
+    parameter.addcdiv_(
+        state.exp_avg(),
+        state.exp_avg_sq().sqrt().add_(options.eps()),
+        -step_size);
+    if (options.weight_decay() > 0) {
+      // NOTE: not mul_, which rounds its factor to bf16.
+      parameter.add_(parameter, -options.lr() * options.weight_decay());
+    }
+  }
+
+  /// The pairs by their B.
   std::unordered_map<const at::TensorImpl*, LoraFAPair> pairs_;
 };
 
+namespace detail {
+
+/// Not public. Adds the pairs of a layer's adapters that are being trained.
+inline void collect_lorafa_pairs(
+    const LoraLayer& layer,
+    const std::string& name,
+    std::vector<LoraFAPair>& pairs) {
+  for (const auto& adapter : layer.adapters()) {
+    const auto& A = adapter.lora_A->weight;
+    const auto& B = adapter.lora_B->weight;
+    if (!A.requires_grad() && !B.requires_grad()) {
+      continue;
+    }
+    TORCH_CHECK_VALUE(
+        B.requires_grad() && at::any(A != 0).item<bool>(),
+        "[create_lorafa_optimizer] adapter ",
+        adapter.name,
+        " of module \"",
+        name,
+        "\" cannot be trained by B alone: ",
+        B.requires_grad() ? "its A is zero" : "its B is frozen",
+        "; leave the module out by exclude_modules or choose another "
+        "init_lora_weights");
+    pairs.push_back({A, B, adapter.scaling});
+  }
+}
+
+} // namespace detail
+
 /// Freezes A of every adapter that is being trained and returns the optimizer
-/// of all that is left, each layer with its own scaling. The layers then keep
-/// A x alone of their activations. ValueError if no adapter is trainable, or if
-/// one has an A of zeros, under which B never learns (a fresh adapter of an
-/// embedding, MiCA). PEFT's `create_lorafa_optimizer`, without `r` and
-/// `lora_alpha`.
-TORCHLORA_API std::unique_ptr<LoraFA> create_lorafa_optimizer(
+/// of all other trainable parameters, with the scaling of each layer. The
+/// layers then keep only A x of their activations. ValueError if no adapter is
+/// trainable, or if an adapter has an A of zeros (a fresh adapter of an
+/// embedding, MiCA): its B would never learn. PEFT's `create_lorafa_optimizer`
+/// without `r` and `lora_alpha`.
+inline std::unique_ptr<LoraFA> create_lorafa_optimizer(
     torch::nn::Module& model,
-    const LoraFAOptions& options = {});
+    const LoraFAOptions& options = {}) {
+  std::vector<LoraFAPair> pairs;
+  for (const auto& item : model.named_modules()) {
+    if (const auto* layer = dynamic_cast<LoraLayer*>(item.value().get())) {
+      detail::collect_lorafa_pairs(*layer, item.key(), pairs);
+    }
+  }
+  TORCH_CHECK_VALUE(
+      !pairs.empty(),
+      "[create_lorafa_optimizer] no adapter of the model is trainable; make "
+      "one active by set_adapter");
+  for (const auto& pair : pairs) {
+    pair.A.set_requires_grad(false);
+  }
+  auto others = nn::trainable_parameters(model);
+  std::erase_if(others, [&](const at::Tensor& parameter) {
+    return std::ranges::any_of(pairs, [&](const LoraFAPair& pair) {
+      return pair.B.is_same(parameter);
+    });
+  });
+  return std::make_unique<LoraFA>(pairs, others, options);
+}
 
 } // namespace torchlora

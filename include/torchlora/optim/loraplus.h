@@ -1,31 +1,68 @@
 #pragma once
 
+#include <array>
+#include <cmath>
 #include <memory>
+#include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
 #include <torch/arg.h>
 #include <torch/nn/module.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/normalization.h>
 #include <torch/optim/optimizer.h>
 
-#include <torchlora/export.h>
+#include <torchlora/lora/layer.h>
+#include <torchlora/lora/layers/embedding.h>
+#include <torchlora/lora/variant.h>
+#include <torchlora/optim/weight_decay.h>
 
 namespace torchlora {
 
-/// LoRA+: B learns faster than A. The names and defaults of PEFT's
+/// LoRA+: B learns faster than A. Names and defaults are those of PEFT's
 /// `create_loraplus_optimizer`; Hayou et al. 2024, arXiv:2402.12354.
-struct TORCHLORA_API LoraPlusOptions {
-  /// The rest as in PEFT.
+struct LoraPlusOptions {
+  /// The other options have PEFT's defaults.
   explicit LoraPlusOptions(double loraplus_lr_ratio)
       : loraplus_lr_ratio_(loraplus_lr_ratio) {}
 
-  /// ValueError names the option that cannot be right.
-  void validate() const;
+  /// ValueError names the first option with an invalid value.
+  void validate() const {
+    const auto check =
+        [](bool holds, const char* option, const char* required, double found) {
+          TORCH_CHECK_VALUE(
+              holds && std::isfinite(found),
+              "[LoraPlusOptions] ",
+              option,
+              " must be ",
+              required,
+              ", found ",
+              found);
+        };
+    check(
+        loraplus_lr_ratio_ > 0,
+        "loraplus_lr_ratio",
+        "positive",
+        loraplus_lr_ratio_);
+    check(
+        loraplus_weight_decay_ >= 0,
+        "loraplus_weight_decay",
+        "not negative",
+        loraplus_weight_decay_);
+    check(
+        loraplus_lr_embedding_ >= 0,
+        "loraplus_lr_embedding",
+        "not negative",
+        loraplus_lr_embedding_);
+  }
 
-  /// The learning rate of B over that of A; positive, usually above 1.
+  /// The learning rate of B divided by that of A: positive, usually above 1.
   TORCH_ARG(double, loraplus_lr_ratio);
-  /// Of all that decays.
+  /// The weight decay of every parameter that decays.
   TORCH_ARG(double, loraplus_weight_decay) = 0;
   /// The learning rate of both factors of embeddings.
   TORCH_ARG(double, loraplus_lr_embedding) = 1e-6;
@@ -35,29 +72,121 @@ struct TORCHLORA_API LoraPlusOptions {
 struct LoraPlusGroup {
   /// In the order of the model.
   std::vector<at::Tensor> params;
-  /// @{
-  /// Of the group.
   double lr;
   double weight_decay;
-  /// @}
 };
 
-/// The trainable parameters of a model in groups, none of them empty:
+/// Not public: how `loraplus_param_groups` sorts parameters.
+namespace detail::loraplus {
+
+/// The learning rate of a parameter.
+enum Speed { kSlow, kEmbedding, kFast, kSpeeds };
+
+/// The group of a parameter.
+struct Place {
+  Speed speed;
+  bool decays;
+  bool is_adapter;
+};
+
+/// Places by parameter.
+using Places = std::unordered_map<const at::TensorImpl*, Place>;
+
+/// Adds the parameters of a layer's adapters.
+inline void place_adapters(const LoraLayer& layer, Places& places) {
+  const bool is_embedding = dynamic_cast<const LoraTable*>(&layer);
+  const auto place = [&](const at::Tensor& tensor, Speed speed, bool decays) {
+    if (tensor.defined()) {
+      places[tensor.unsafeGetTensorImpl()] = {speed, decays, true};
+    }
+  };
+  for (const auto& adapter : layer.adapters()) {
+    place(adapter.lora_A->weight, is_embedding ? kEmbedding : kSlow, true);
+    place(adapter.lora_B->weight, is_embedding ? kEmbedding : kFast, true);
+    place(adapter.lora_B->bias, kFast, false);
+    if (adapter.variant) {
+      for (const auto& tensor : adapter.variant->tensors()) {
+        place(tensor.value, kFast, true);
+      }
+    }
+  }
+}
+
+/// Returns whether the module is a norm, whose parameters do not decay.
+inline bool is_norm(const torch::nn::Module& module) {
+  return module.as<torch::nn::LayerNorm>() ||
+      module.as<torch::nn::GroupNorm>() ||
+      module.as<torch::nn::BatchNorm1d>() ||
+      module.as<torch::nn::BatchNorm2d>() ||
+      module.as<torch::nn::BatchNorm3d>();
+}
+
+} // namespace detail::loraplus
+
+/// Sorts the trainable parameters of a model into groups; no group is empty.
 ///
-///     both factors of embeddings         loraplus_lr_embedding
-///     B, its bias, DoRA's magnitudes     lr · loraplus_lr_ratio
-///     A, and all that is no adapter's    lr
+///     both factors of embeddings           loraplus_lr_embedding
+///     B, its bias, tensors of a variant    lr · loraplus_lr_ratio
+///     A, and parameters outside adapters   lr
 ///
 /// Biases and norms do not decay. A parameter with two names comes once.
-/// ValueError if no adapter of the model is trainable. Unlike in PEFT a bias
-/// or a norm that is trained as a whole is not in the fast group.
-TORCHLORA_API std::vector<LoraPlusGroup> loraplus_param_groups(
+/// ValueError if no adapter of the model is trainable. PEFT differs in one
+/// point: it puts a bias or a norm that is trained as a whole into the fast
+/// group.
+inline std::vector<LoraPlusGroup> loraplus_param_groups(
     const torch::nn::Module& model,
     double lr,
-    const LoraPlusOptions& options);
+    const LoraPlusOptions& options) {
+  options.validate();
+  using namespace detail::loraplus;
+  Places places;
+  for (const auto& module : model.modules(/*include_self=*/false)) {
+    if (const auto* layer = dynamic_cast<const LoraLayer*>(module.get())) {
+      place_adapters(*layer, places);
+    } else if (is_norm(*module)) {
+      for (const auto& parameter : module->parameters(/*recurse=*/false)) {
+        places[parameter.unsafeGetTensorImpl()] = {kSlow, false, false};
+      }
+    }
+  }
+  std::array<std::array<std::vector<at::Tensor>, 2>, kSpeeds> params;
+  std::unordered_set<const at::TensorImpl*> seen;
+  bool trains_adapters = false;
+  for (const auto& item : model.named_parameters()) {
+    const auto& parameter = item.value();
+    const auto* impl = parameter.unsafeGetTensorImpl();
+    if (!parameter.requires_grad() || !seen.insert(impl).second) {
+      continue;
+    }
+    const auto found = places.find(impl);
+    const auto place = found == places.end()
+        ? Place{kSlow, has_weight_decay(item.key()), false}
+        : found->second;
+    trains_adapters |= place.is_adapter;
+    params[place.speed][place.decays].push_back(parameter);
+  }
+  TORCH_CHECK_VALUE(
+      trains_adapters,
+      "[loraplus_param_groups] no adapter of the model is trainable; make one "
+      "active by set_adapter");
+  const std::array<double, kSpeeds> rates{
+      lr, options.loraplus_lr_embedding(), lr * options.loraplus_lr_ratio()};
+  std::vector<LoraPlusGroup> groups;
+  for (int speed = 0; speed < kSpeeds; ++speed) {
+    for (const bool decays : {true, false}) {
+      if (auto& group = params[speed][decays]; !group.empty()) {
+        groups.push_back(
+            {std::move(group),
+             rates[speed],
+             decays ? options.loraplus_weight_decay() : 0});
+      }
+    }
+  }
+  return groups;
+}
 
-/// An optimizer of LibTorch over these groups, everything but learning rates
-/// and decay as `optimizer_options` has it:
+/// Creates an optimizer of LibTorch for these groups. Everything except
+/// learning rates and decay is taken from `optimizer_options`:
 ///
 ///     auto optimizer =
 ///         torchlora::create_loraplus_optimizer<torch::optim::AdamW>(
@@ -77,8 +206,9 @@ std::unique_ptr<Optimizer> create_loraplus_optimizer(
   }
   auto optimizer =
       std::make_unique<Optimizer>(std::move(params), optimizer_options);
-  // NOTE: not by the constructor, which takes a group's value that equals the
-  // class's default (no decay, in Adam and SGD) for one that was not set.
+  // NOTE: the options are set here and not in the constructor. The constructor
+  // treats a value that equals the class's default (no decay, in Adam and SGD)
+  // as one that was not set.
   for (size_t i = 0; i < groups.size(); ++i) {
     auto group_options = std::make_unique<OptimizerOptions>(optimizer_options);
     group_options->set_lr(groups[i].lr);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -10,27 +11,71 @@
 #include <torch/nn/module.h>
 #include <torch/optim/lbfgs.h>
 #include <torch/optim/optimizer.h>
+#include <torch/types.h>
 
-#include <torchlora/export.h>
+#include <torchlora/detail/damped_inverse.h>
+#include <torchlora/lora/layer.h>
+#include <torchlora/lora/layers/embedding.h>
+#include <torchlora/nn/inspect.h>
 
 namespace torchlora {
 
-/// The gradients of pairs of factors in the metric of their product:
+/// Replaces the gradients of the factors of an update by the gradients in the
+/// metric of their product:
 ///
 ///     g_A ← (Bᵀ B + reg I)⁻¹ g_A        g_B ← g_B (A Aᵀ + reg I)⁻¹
 ///
-/// computed in fp32 at least. Zhang and Pilanci 2024, arXiv:2402.02347.
-class TORCHLORA_API RiemannianPreconditioner {
+/// in at least fp32. Zhang and Pilanci 2024, arXiv:2402.02347.
+class RiemannianPreconditioner {
  public:
-  /// The trained pairs of a model's linear layers; as in PEFT those of
-  /// embeddings and convolutions are left as they are, and so is a factor that
-  /// is trained alone. ValueError if there is none, or if `reg` is negative.
+  /// Takes the pairs of the model's linear layers whose A and B are both
+  /// trained. The gradients of embeddings and convolutions stay as they are, as
+  /// in PEFT. ValueError if there is no pair, or if `reg` is negative.
   explicit RiemannianPreconditioner(
       const torch::nn::Module& model,
-      double reg = 1e-2);
-  /// Overwrites the gradients, in place.
-  void precondition() const;
-  /// What an optimizer takes, none twice.
+      double reg = 1e-2)
+      : reg_(reg) {
+    TORCH_CHECK_VALUE(
+        std::isfinite(reg) && reg >= 0,
+        "[create_riemannian_optimizer] reg must not be negative, found ",
+        reg);
+    for (const auto& module : model.modules(/*include_self=*/false)) {
+      const auto* layer = dynamic_cast<const LoraLayer*>(module.get());
+      if (!layer || dynamic_cast<const LoraTable*>(layer)) {
+        continue;
+      }
+      for (const auto& adapter : layer->adapters()) {
+        const auto& A = adapter.lora_A->weight;
+        const auto& B = adapter.lora_B->weight;
+        if (A.dim() == 2 && A.requires_grad() && B.requires_grad()) {
+          pairs_.emplace_back(A, B);
+        }
+      }
+    }
+    TORCH_CHECK_VALUE(
+        !pairs_.empty(),
+        "[create_riemannian_optimizer] the model has no linear layer with an "
+        "adapter whose A and B are trained; make one active by set_adapter");
+    parameters_ = nn::trainable_parameters(model);
+  }
+
+  /// Overwrites the gradients in place.
+  void precondition() const {
+    torch::NoGradGuard no_grad;
+    for (const auto& [A, B] : pairs_) {
+      if (auto grad = A.grad(); grad.defined()) {
+        const auto inverse = detail::damped_inverse(B.t(), reg_);
+        grad.copy_(at::mm(inverse, grad.to(inverse.scalar_type())));
+      }
+      if (auto grad = B.grad(); grad.defined()) {
+        const auto inverse = detail::damped_inverse(A, reg_);
+        grad.copy_(at::mm(grad.to(inverse.scalar_type()), inverse));
+      }
+    }
+  }
+
+  /// Returns all trainable parameters of the model, each once, for an
+  /// optimizer.
   const std::vector<at::Tensor>& trainable_parameters() const {
     return parameters_;
   }
@@ -41,9 +86,9 @@ class TORCHLORA_API RiemannianPreconditioner {
   double reg_;
 };
 
-/// An optimizer of LibTorch that sees the gradients of LoRA factors as
-/// `RiemannianPreconditioner` makes them. Saves and loads as `Optimizer` does.
-/// Takes no closure: it would compute the gradients anew behind it.
+/// An optimizer of LibTorch that preconditions the gradients of LoRA factors
+/// before each step. Saves and loads as `Optimizer` does. It accepts no
+/// closure: a closure would overwrite the preconditioned gradients.
 template <class Optimizer>
 class RiemannianOptimizer : public Optimizer {
  public:
@@ -51,15 +96,15 @@ class RiemannianOptimizer : public Optimizer {
       !std::is_base_of_v<torch::optim::LBFGS, Optimizer>,
       "LBFGS evaluates the loss inside of a step");
 
+  /// Optimizes the preconditioner's parameters.
   template <class OptimizerOptions>
-  /// Over the preconditioner's parameters.
   RiemannianOptimizer(
       RiemannianPreconditioner preconditioner,
       const OptimizerOptions& optimizer_options)
       : Optimizer(preconditioner.trainable_parameters(), optimizer_options),
         preconditioner_(std::move(preconditioner)) {}
 
-  /// ValueError with a closure.
+  /// Preconditions the gradients, then steps. ValueError with a closure.
   at::Tensor step(
       torch::optim::Optimizer::LossClosure closure = nullptr) override {
     TORCH_CHECK_VALUE(
@@ -74,7 +119,7 @@ class RiemannianOptimizer : public Optimizer {
   RiemannianPreconditioner preconditioner_;
 };
 
-/// An optimizer over the trainable parameters of a model:
+/// Creates an optimizer for the trainable parameters of a model:
 ///
 ///     auto optimizer =
 ///         torchlora::create_riemannian_optimizer<torch::optim::AdamW>(

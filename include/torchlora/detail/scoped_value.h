@@ -2,15 +2,17 @@
 
 #include <utility>
 
-namespace torchlora::nn {
+namespace torchlora::detail {
 
-/// Gives a variable another value for its lifetime.
+/// Not public. Gives a variable another value for the lifetime of the object.
 template <class T>
 class ScopedValue {
  public:
+  /// Writes `value` to `variable`.
   ScopedValue(T& variable, T value)
       : variable_(variable),
         before_(std::exchange(variable, std::move(value))) {}
+  /// Restores the value from before.
   ~ScopedValue() {
     variable_ = std::move(before_);
   }
@@ -22,4 +24,4 @@ class ScopedValue {
   T before_;
 };
 
-} // namespace torchlora::nn
+} // namespace torchlora::detail
