@@ -10,12 +10,18 @@
 
 #include <torchlora/error.h>
 
+// A write goes to a temporary file in the same folder. fsync brings its content
+// to the disk, rename puts it in the place of the old file in one step, and an
+// fsync of the folder makes the rename last. After a crash at any point the
+// path holds the old content or the new one, never a part.
+
 namespace torchlora::io {
 namespace fs = std::filesystem;
 
 namespace {
 
-/// The temporary file of one write: removed unless it was renamed.
+/// The temporary file of one write. The destructor removes it unless it was
+/// renamed.
 class TemporaryFile {
  public:
   explicit TemporaryFile(const fs::path& target)

@@ -41,8 +41,8 @@ json read_weight_map(const fs::path& path) {
   return index["weight_map"];
 }
 
-/// Weights in any framework's format, or an index of such files: a copy would
-/// stand beside the new weights with other values.
+/// Returns whether a file holds weights in any framework's format, or is an
+/// index of such files. A copy of it would contradict the new weights.
 bool is_weight_file(const fs::path& path) {
   const auto name = path.filename().string();
   constexpr std::string_view kIndexEnd = ".index.json";
@@ -61,8 +61,8 @@ bool is_weight_file(const fs::path& path) {
            name.size() - kIndexEnd.size(), kIndexEnd.size(), kIndexEnd) == 0);
 }
 
-/// The regular files of a checkpoint folder to copy when its weights are
-/// written, in an order such that config.json is last.
+/// Returns the files of a checkpoint folder that a save copies. config.json is
+/// the last.
 std::vector<fs::path> other_files(const Checkpoint& checkpoint) {
   const bool is_sharded =
       checkpoint.files()[0]->path().filename() != kSingleFile;
@@ -81,7 +81,7 @@ std::vector<fs::path> other_files(const Checkpoint& checkpoint) {
   return paths;
 }
 
-/// Parameters and buffers by name.
+/// Returns parameters and buffers by name.
 std::unordered_map<std::string, at::Tensor> state_of(
     const torch::nn::Module& model) {
   std::unordered_map<std::string, at::Tensor> state;
@@ -216,8 +216,8 @@ void save_pretrained(
       "[save_pretrained] the destination is the source checkpoint ",
       source.string());
 
-  // Without config.json the folder is not a checkpoint: it goes first and
-  // comes last.
+  // A folder without config.json is not a checkpoint. So that file is removed
+  // first and written last.
   for (const auto* name : {kConfigFile, kSingleFile, kIndexFile}) {
     fs::remove(destination / name, error);
     TORCH_CHECK(

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kMaxDepth = 64;
 
-/// Looks at brackets outside of strings only: what is not JSON is left to the
+/// Counts brackets outside of strings. Text that is not JSON is left to the
 /// parser.
 bool is_nested_too_deeply(std::string_view text) {
   int depth = 0;

@@ -9,15 +9,15 @@
 
 namespace torchlora::io {
 
-/// Parses JSON from a file that nobody vouches for. DataError, beginning with
-/// `where`, for text that is not JSON or is nested deeper than any file of
-/// this field (to print or to walk it recursively would overflow the stack).
+/// Parses JSON from an untrusted file. DataError, with `where` at its
+/// beginning, if the text is not JSON or is nested deeper than 64 levels: code
+/// that prints or walks such a value recursively would overflow the stack.
 TORCHLORA_API nlohmann::json parse_json(
     std::string_view text,
     const std::string& where);
 
-/// The same, and refuses an object that has a name twice: nlohmann's parser
-/// keeps the last one silently.
+/// Same, and refuses an object with a name that occurs twice. The parser itself
+/// keeps the last value without a word.
 TORCHLORA_API nlohmann::json parse_json_unique(
     std::string_view text,
     const std::string& where);

@@ -15,6 +15,12 @@
 #include "io/safetensors_header.h"
 #include "io/safetensors_writer.h"
 
+// A safetensors file is 8 bytes with the length of the header (little endian),
+// the header (JSON: name → dtype, shape, range of bytes) and the data. A reader
+// maps the file, checks the whole header once and then returns tensors that
+// point into the mapping. A writer lays out all ranges from dtypes and sizes
+// first, so it can produce one tensor at a time.
+
 namespace torchlora::io {
 namespace fs = std::filesystem;
 

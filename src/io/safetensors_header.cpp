@@ -72,8 +72,8 @@ unsigned_value(const json& value, const std::string& where, const char* what) {
   return value.get<uint64_t>();
 }
 
-/// Bytes of a tensor. Without its zeros too the product must fit int64: an
-/// empty tensor has strides.
+/// Returns the bytes of a tensor. The product of its sizes other than zero must
+/// fit int64 even if the tensor is empty, as its strides are such products.
 uint64_t byte_size(
     const std::vector<int64_t>& sizes,
     c10::ScalarType dtype,

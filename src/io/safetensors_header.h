@@ -10,8 +10,8 @@
 
 namespace torchlora::io {
 
-/// Where one tensor lies in a safetensors file; `begin` and `end` are bytes
-/// behind the header.
+/// One tensor of a safetensors file. `begin` and `end` count bytes from the end
+/// of the header.
 struct SafetensorsEntry {
   c10::ScalarType dtype;
   std::vector<int64_t> sizes;
@@ -26,15 +26,15 @@ struct SafetensorsHeader {
   uint64_t data_begin = 0;
 };
 
-/// Reads and checks the header at the beginning of `bytes`: every tensor's
-/// range fits its dtype and shape, and the ranges fill the file without holes
-/// or overlaps. DataError names `file` and the tensor.
+/// Reads the header at the beginning of `bytes` and checks that every range
+/// fits the tensor's dtype and shape, and that the ranges fill the file without
+/// holes or overlaps. DataError names `file` and the tensor.
 SafetensorsHeader parse_safetensors_header(
     const char* bytes,
     uint64_t size,
     const std::string& file);
 
-/// The format's name of a dtype. ValueError if it has none.
+/// Returns the format's name of a dtype. ValueError if it has none.
 const char* safetensors_dtype_name(
     c10::ScalarType type,
     const std::string& key);

@@ -10,16 +10,17 @@
 
 namespace torchlora::io {
 
-/// A tensor to write that is made when its turn comes.
+/// A tensor to write, produced when its turn comes.
 struct LazyTensor {
   std::string key;
   at::ScalarType dtype;
   std::vector<int64_t> sizes;
-  /// Of these sizes; any dtype, converted to `dtype`.
+  /// Returns a tensor of `sizes` and any dtype; the writer converts it.
   std::function<at::Tensor()> get;
 };
 
-/// `save_safetensors` that holds one converted tensor at a time.
+/// Same as the public `save_safetensors`, but holds one converted tensor at a
+/// time.
 void save_safetensors(
     const std::filesystem::path& path,
     const std::vector<LazyTensor>& tensors,

@@ -8,15 +8,21 @@
 #include <torch/autograd.h>
 #include <torch/types.h>
 
-namespace torchlora::nn {
+// The upcast route. A block of kBlockRows rows of the weight is copied to an
+// fp32 buffer and multiplied while it is in the cache; forward writes a block
+// of output columns, backward adds a block's share of the input's gradient. The
+// buffer belongs to the thread and is kept, and the autograd function saves the
+// weight as it is, so nothing of the weight's size is allocated.
 
+namespace torchlora::nn {
 namespace {
 
 /// Rows of the weight that are upcast at a time.
 constexpr int64_t kBlockRows = 512;
 
-/// Whether LibTorch's matrix products in `dtype` are fast here. Elsewhere than
-/// on x86 this is not asked: upcast is never much slower than fp32.
+/// Returns whether LibTorch's matrix products in `dtype` are fast on this CPU.
+/// On other CPUs than x86 the answer is no: upcast is never much slower than
+/// fp32.
 bool cpu_multiplies([[maybe_unused]] at::ScalarType dtype) {
 #if defined(__x86_64__)
   return dtype == at::kBFloat16 ? __builtin_cpu_supports("avx512bf16") != 0
@@ -42,8 +48,8 @@ std::optional<ComputeRoute> route_of_environment() {
 
 std::atomic<int> forced_route{-1};
 
-/// fp32 memory of the thread, kept: to map new pages in every product takes as
-/// long as to fill them.
+/// Returns fp32 memory of the thread. It is kept, as mapping new pages for each
+/// product takes as long as filling them.
 at::Tensor scratch_of(int64_t size) {
   thread_local at::Tensor scratch;
   if (!scratch.defined() || scratch.numel() < size) {
@@ -54,8 +60,8 @@ at::Tensor scratch_of(int64_t size) {
   return scratch.narrow(0, 0, size);
 }
 
-/// fp32 matrix product with a half-precision weight that is upcast block by
-/// block. `visit(begin, rows)` receives W[begin : begin + n] in fp32.
+/// Upcasts a half-precision weight block by block: `visit(begin, rows)`
+/// receives W[begin : begin + n] in fp32.
 template <class Visit>
 void for_each_block(const at::Tensor& weight, const Visit& visit) {
   const auto rows = weight.size(0);
@@ -69,7 +75,7 @@ void for_each_block(const at::Tensor& weight, const Visit& visit) {
   }
 }
 
-/// x Wᵀ in fp32; `x` [T, in] of any floating dtype.
+/// Computes x Wᵀ in fp32; `x` [T, in] of any floating dtype.
 at::Tensor upcast_product(const at::Tensor& x, const at::Tensor& weight) {
   const auto x32 = x.to(at::kFloat);
   auto out = at::empty({x.size(0), weight.size(0)}, x32.options());
@@ -80,7 +86,7 @@ at::Tensor upcast_product(const at::Tensor& x, const at::Tensor& weight) {
   return out;
 }
 
-/// g W in fp32; `g` [T, out] of any floating dtype.
+/// Computes g W in fp32; `g` [T, out] of any floating dtype.
 at::Tensor upcast_product_transposed(
     const at::Tensor& g,
     const at::Tensor& weight) {
@@ -97,7 +103,8 @@ at::Tensor rows_of(const at::Tensor& tensor) {
   return tensor.reshape({-1, tensor.size(-1)});
 }
 
-// NOTE: no view of the rows: what a function returns may be changed in place.
+// NOTE: the result must not be a view, as the user may change what a function
+// returns in place.
 at::Tensor
 with_last_size(const at::Tensor& rows, const at::Tensor& like, int64_t size) {
   auto sizes = like.sizes().vec();
@@ -122,8 +129,8 @@ struct UpcastLinear : torch::autograd::Function<UpcastLinear> {
       const at::Tensor& input,
       const at::Tensor& weight,
       const std::optional<at::Tensor>& bias) {
-    // The input is needed for the gradient of the weight only, which is
-    // frozen as a rule.
+    // Only the gradient of the weight needs the input, and the weight is
+    // usually frozen.
     ctx->save_for_backward(
         {weight.requires_grad() ? input : at::Tensor(), weight});
     auto out = upcast_product(rows_of(input), weight);
@@ -195,7 +202,8 @@ at::Tensor linear_backward_input(
     const at::Tensor& grad_output,
     const at::Tensor& weight) {
   if (!takes_upcast(grad_output, weight)) {
-    // Under autocast they differ, as the cast of the weight is not kept.
+    // The dtypes differ under autocast, which does not keep its cast of the
+    // weight.
     return at::matmul(grad_output, weight.to(grad_output.scalar_type()));
   }
   return with_last_size(

@@ -40,7 +40,7 @@ at::Tensor forward_with_rows(
   const auto ids = input.to(at::kLong).contiguous();
   auto place = at::searchsorted(rows.index, ids);
   const auto is_replaced = rows.index.take(place.clamp_max(count - 1)).eq(ids);
-  // All others count as one row more, which gets no gradient.
+  // All other ids look up one additional row, which gets no gradient.
   place = at::where(is_replaced, place, count);
   const auto values = at::constant_pad_nd(rows.values, {0, 0, 0, 1});
   const auto padding = options.padding_idx().value_or(-1);
@@ -53,7 +53,7 @@ at::Tensor forward_with_rows(
           found == rows.indices.end() ? -1 : found - rows.indices.begin()),
       look_up(layer.weight, ids, padding));
   if (options.max_norm()) {
-    // The gradient is that of the row that at::embedding_renorm_ would write.
+    // NOTE: the scale has no gradient, as at::embedding_renorm_ has none.
     const auto own = result.detach();
     result = result + own * (detail::max_norm_scale(own, options) - 1);
   }

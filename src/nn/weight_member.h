@@ -5,8 +5,8 @@
 
 namespace torchlora::nn {
 
-/// The `weight` member of a `torch::nn::Linear` or `Embedding`, which need not
-/// be its registered parameter; nullptr of all other modules.
+/// Returns the `weight` member of a `torch::nn::Linear` or `Embedding`, which
+/// can differ from the registered parameter; nullptr for other modules.
 inline const at::Tensor* weight_member(const torch::nn::Module& module) {
   if (const auto* linear = module.as<torch::nn::LinearImpl>()) {
     return &linear->weight;

@@ -16,11 +16,11 @@ namespace torchlora::io {
 /// `model.safetensors.index.json` with its shards.
 class TORCHLORA_API Checkpoint {
  public:
-  /// DataError if there is no checkpoint, a shard is missing or the index and
-  /// the shards disagree.
+  /// Opens the files and reads their headers. DataError if there is no
+  /// checkpoint, a shard is missing or the index and the shards disagree.
   explicit Checkpoint(const std::filesystem::path& directory);
 
-  /// As it was given.
+  /// The folder, as it was given.
   const std::filesystem::path& directory() const {
     return directory_;
   }
@@ -28,15 +28,15 @@ class TORCHLORA_API Checkpoint {
   const std::vector<std::string>& keys() const {
     return keys_;
   }
-  /// Whether there is a tensor of this name.
+  /// Returns whether the checkpoint has a tensor of this name.
   bool contains(const std::string& key) const;
-  /// The shard that has a tensor. DataError if there is none.
+  /// Returns the shard with this tensor. DataError if there is none.
   const SafetensorsFile& file_of(const std::string& key) const;
   /// The shards.
   const std::vector<std::shared_ptr<SafetensorsFile>>& files() const {
     return files_;
   }
-  /// The tensor, see `SafetensorsFile::tensor`.
+  /// Returns the tensor; see `SafetensorsFile::tensor`.
   at::Tensor tensor(const std::string& key) const;
 
  private:
@@ -46,17 +46,15 @@ class TORCHLORA_API Checkpoint {
   std::unordered_map<std::string, size_t> file_index_;
 };
 
-/// Writes a Hugging Face folder like `source` with the parameters and buffers
-/// of `model` in place of the tensors of the same names (in the checkpoint's
-/// dtype) and every other tensor and file (not folder) carried over, so that it
-/// stays whole: what `model` did not load is still there. Same shards as the
-/// source. `model` must not be adapted (merge and unload first). Each file is
-/// written atomically and config.json last: an interrupted save does not look
-/// like a checkpoint.
+/// Writes a Hugging Face folder with the parameters and buffers of `model`. The
+/// rest comes from `source`: its dtypes, its shards, the tensors that `model`
+/// did not load, and its other files (not folders). `model` must not be
+/// adapted; merge and unload first. Each file is written atomically and
+/// config.json last, so an interrupted save does not look like a checkpoint.
 ///
-/// ValueError for a tensor of `model` without a counterpart of the same sizes,
-/// and if the destination is the source; `c10::Error` with the system's reason
-/// if a file cannot be written.
+/// ValueError if a tensor of `model` has no counterpart of the same sizes in
+/// `source`, or if the destination is the source; `c10::Error` with the
+/// system's reason if a file cannot be written.
 TORCHLORA_API void save_pretrained(
     const torch::nn::Module& model,
     const std::filesystem::path& source,

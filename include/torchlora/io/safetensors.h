@@ -20,24 +20,24 @@ class TORCHLORA_API SafetensorsFile {
   /// Maps the file and reads its header.
   explicit SafetensorsFile(const std::filesystem::path& path);
 
-  /// As it was given.
+  /// The path, as it was given.
   const std::filesystem::path& path() const;
-  /// In the order of the data in the file.
+  /// Names of all tensors, in the order of the data in the file.
   const std::vector<std::string>& keys() const;
-  /// Whether there is a tensor of this name.
+  /// Returns whether the file has a tensor of this name.
   bool contains(const std::string& key) const;
   /// The file's `__metadata__`; empty without one.
   const std::map<std::string, std::string>& metadata() const;
   /// @{
-  /// Of a tensor.
+  /// Returns what the header says of a tensor.
   at::ScalarType dtype(const std::string& key) const;
   std::vector<int64_t> sizes(const std::string& key) const;
   /// @}
 
-  /// The tensor on the CPU, sharing the mapping's memory (which lives as long
-  /// as the tensor). The mapping is private: writing to the tensor does not
-  /// change the file. A tensor whose data is not aligned to its element size
-  /// is copied.
+  /// Returns the tensor on the CPU. It shares the mapping's memory, which lives
+  /// as long as the tensor, and is copied only if its data is not aligned to
+  /// its element size. The mapping is private: a write to the tensor does not
+  /// change the file.
   at::Tensor tensor(const std::string& key) const;
 
  private:
@@ -45,8 +45,8 @@ class TORCHLORA_API SafetensorsFile {
   std::shared_ptr<const Impl> impl_;
 };
 
-/// Writes `tensors` (any device, any strides) in the given order. Atomic: the
-/// file appears whole (temporary file, fsync, rename) or not at all.
+/// Writes `tensors` (any device, any strides) in the given order. The file
+/// appears whole or not at all (`io/atomic_file.h`).
 TORCHLORA_API void save_safetensors(
     const std::filesystem::path& path,
     const std::vector<std::pair<std::string, at::Tensor>>& tensors,

@@ -7,43 +7,50 @@
 
 #include <torchlora/export.h>
 
+// Compute follows the CPU, storage follows the checkpoint. On a CPU without
+// bf16 or fp16 instructions LibTorch's products in these dtypes are slower than
+// fp32 by up to two orders of magnitude. There the weight stays in its dtype in
+// memory, and a product upcasts one block of its rows at a time into a small
+// fp32 buffer. The values agree to rounding, the speed is that of fp32, and no
+// fp32 copy of the model exists. The route is chosen once per process.
+
 namespace torchlora::nn {
 
-/// How the matrix product of a layer with a bf16 or fp16 weight is computed.
+/// The way to compute the matrix product of a layer with a bf16 or fp16 weight.
 enum class ComputeRoute {
-  /// By LibTorch's kernels in the weight's dtype.
+  /// LibTorch's kernels in the weight's dtype.
   kNative,
-  /// The weight stays in its dtype in memory and is upcast a block of rows at
-  /// a time into a small fp32 buffer, in forward and in backward.
+  /// fp32 products with blocks of the weight's rows, in forward and in
+  /// backward.
   kUpcast,
 };
 
-/// The route of a CPU layer whose weight has `dtype`: the forced one, else
-/// native where the hardware multiplies that dtype (bf16: AVX512-BF16, which
-/// every CPU with AMX has; fp16: AVX512-FP16), else upcast. fp32 and fp64 are
-/// always native, and so are layers on other devices.
+/// Returns the route of a CPU layer whose weight has `dtype`: the forced route,
+/// or native if the CPU multiplies that dtype (bf16: AVX512-BF16, which every
+/// CPU with AMX has; fp16: AVX512-FP16), or upcast. fp32 and fp64 are always
+/// native, and so are layers on other devices.
 TORCHLORA_API ComputeRoute
 compute_route(at::ScalarType dtype = at::ScalarType::BFloat16);
 
-/// Forces a route for the process; `nullopt` goes back to the CPU's own.
-/// The environment variable TORCHLORA_COMPUTE_ROUTE (`native` or `upcast`)
-/// does the same; ValueError on first use if it is anything else.
+/// Forces a route for the process; `nullopt` returns to the CPU's own route.
+/// The environment variable TORCHLORA_COMPUTE_ROUTE (`native` or `upcast`) does
+/// the same; any other value is a ValueError on first use.
 TORCHLORA_API void set_compute_route(std::optional<ComputeRoute> route);
 
-/// y = x Wᵀ + b by the route in force. `input` [*, in], `weight` [out, in],
-/// `bias` [out] or undefined; the output [*, out] has the input's dtype.
-/// Same values as `torch::nn::functional::linear` to the rounding of the
-/// input's dtype; differentiable (once) in all three. A half-precision weight
-/// on the CPU takes an input of any other floating dtype too, by upcast on
-/// either route.
+/// Computes y = x Wᵀ + b: `input` [*, in], `weight` [out, in], `bias` [out] or
+/// undefined; the output [*, out] has the input's dtype. The values are those
+/// of `torch::nn::functional::linear` to the rounding of the input's dtype.
+/// Differentiable once in all three. A half-precision weight on the CPU also
+/// accepts an input of another floating dtype and is then upcast on either
+/// route.
 TORCHLORA_API at::Tensor linear(
     const at::Tensor& input,
     const at::Tensor& weight,
     const at::Tensor& bias = {});
 
-/// g W by the route in force: the gradient of `linear` with respect to its
-/// input, for autograd functions that hold such a product. `grad_output`
-/// [*, out]; the result [*, in] has its dtype. Not differentiable itself.
+/// Computes g W, the gradient of `linear` with respect to its input, for
+/// autograd functions that contain such a product. `grad_output` [*, out]; the
+/// result [*, in] has the same dtype. Not differentiable.
 TORCHLORA_API at::Tensor linear_backward_input(
     const at::Tensor& grad_output,
     const at::Tensor& weight);
