@@ -116,8 +116,7 @@ int run(const std::string& output_dir) {
           .target_modules({"conv1", "conv2", "head"})
           .modules_to_save({"norm1", "norm2"}));
   peft.print_trainable_parameters();
-  fit(net, peft.trainable_parameters(), Camera::kNew, [&] {
-  });
+  fit(net, peft.trainable_parameters(), Camera::kNew, [&] {});
   const auto after = accuracy(net, new_photos);
   std::printf("new camera, with the adapter: %.3f\n", after);
 

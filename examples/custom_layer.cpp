@@ -44,10 +44,10 @@ struct LoraGainLinear : tl::LoraLinear {
   using LoraLinear::LoraLinear;
 
  protected:
-  Tensor adapted_forward(const Tensor& x, const std::vector<Term>& terms)
+  Tensor adapted_forward(const tl::LayerCall& call, tl::ActiveUpdates updates)
       override {
     return base_layer()->as<GainLinearImpl>()->gain *
-        LoraLinear::adapted_forward(x, terms);
+        LoraLinear::adapted_forward(call, updates);
   }
 };
 

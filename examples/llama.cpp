@@ -341,7 +341,10 @@ tl::PeftModel
 adapt(LlamaForCausalLM& model, const std::string& model_dir, Options& options) {
   if (!options["adapter"].empty()) {
     return tl::PeftModel::from_pretrained(
-        *model, options["adapter"], "default", tl::LoadOptions().is_trainable(true));
+        *model,
+        options["adapter"],
+        "default",
+        tl::LoadOptions().is_trainable(true));
   }
   std::vector<std::string> targets;
   std::istringstream names(options["targets"]);

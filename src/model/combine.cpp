@@ -125,7 +125,7 @@ void PeftModel::add_weighted_adapter(
     const std::string& adapter_name,
     const CombinationOptions& given) {
   check_sources(*state_, adapters, weights, adapter_name);
-  // Of one adapter everything else would be an approximation of it.
+  // For one adapter everything else would be an approximation of it.
   auto options = given;
   if (adapters.size() == 1) {
     options.combination_type("linear");

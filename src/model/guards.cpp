@@ -76,8 +76,11 @@ void check_mixed_batch(
     const bool has_one = std::ranges::any_of(
         rows, [&](const auto& row) { return site.layer->has(row.first); });
     TORCH_CHECK_VALUE(
-        !has_one || site.kind == TargetSite::kModule,
-        "[mixed_batch] MultiheadAttention and target_parameters, as at \"",
+        !has_one ||
+            (site.kind == TargetSite::kModule &&
+             site.layer->weight_use() != WeightUse::kEmbeddingBag),
+        "[mixed_batch] MultiheadAttention, EmbeddingBag and target_parameters, "
+        "as at \"",
         site.name,
         "\", are not supported: the first dimension of their input is not the "
         "batch");

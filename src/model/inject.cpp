@@ -253,7 +253,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
         progress(layers.size(), plan.targets.size(), site.name);
       }
     }
-    // By what a layer type's own initializer did.
+    // Judged by what a layer type's own initializer did.
     std::vector<WrittenTensor> changed;
     for (size_t i = 0; i < layers.size(); ++i) {
       if (layers[i]->find_adapter(adapter_name)->changed_base) {

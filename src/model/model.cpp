@@ -30,7 +30,8 @@ std::string with_commas(int64_t value) {
   return text;
 }
 
-/// What an initialiser changes must be the base model's alone.
+/// ValueError if the initializer would change a weight of which another adapter
+/// has a version of its own.
 void check_is_base(const SavedModules& versions, const InjectionPlan& plan) {
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(
@@ -253,7 +254,7 @@ std::vector<torch::Tensor> PeftModel::trainable_parameters() const {
 
 std::pair<int64_t, int64_t> PeftModel::get_nb_trainable_parameters() const {
   int64_t trainable = 0, all = 0;
-  // By memory, which replicated layers share.
+  // Counted by memory, which replicated layers share.
   std::set<std::pair<const void*, size_t>> seen;
   for (const auto& parameter : state_->model->parameters()) {
     const void* data = parameter.const_data_ptr();

@@ -48,7 +48,7 @@ class SavedModules : public TunerLayer {
   const AdapterStates& states() const override {
     return states_;
   }
-  /// By full keys.
+  /// Returns the tensors by full keys.
   std::vector<std::pair<std::string, at::Tensor>> adapter_state(
       const std::string& adapter) const override;
   /// ValueError, with the keys, if two of the adapters have versions of one

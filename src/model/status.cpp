@@ -13,7 +13,7 @@ namespace {
 
 using Names = std::vector<std::string>;
 
-/// Of two parts and of both together.
+/// Returns what holds for two parts together.
 Consistency both(Consistency a, Consistency b) {
   return a == b ? a : Consistency::kIrregular;
 }

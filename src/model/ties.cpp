@@ -41,12 +41,13 @@ std::vector<Owner> owners(torch::nn::Module& model) {
   return result;
 }
 
-/// Those of `all` outside of `module` that share memory with `tensor`.
+/// Returns those of `all` outside `module` that share memory with `tensor`.
 std::vector<Tie> find_ties(
     const std::vector<Owner>& all,
     torch::nn::Module& module,
     const at::Tensor& tensor) {
-  // By identity: a layer that is registered under two names is one layer.
+  // Compared by identity: a layer that is registered under two names is one
+  // layer.
   std::unordered_set<torch::nn::Module*> own;
   for (const auto& inner : module.modules()) {
     own.insert(inner.get());

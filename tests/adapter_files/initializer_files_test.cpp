@@ -143,7 +143,8 @@ TEST_F(InitializerFiles, LoadingDrawsNothing) {
     torch::manual_seed(1);
     const auto expected = torch::randn({3});
     torch::manual_seed(1);
-    auto loaded = PeftModel::from_pretrained(*base, folder_, "default", LoadOptions().is_trainable(true));
+    auto loaded = PeftModel::from_pretrained(
+        *base, folder_, "default", LoadOptions().is_trainable(true));
     EXPECT_TRUE(torch::equal(torch::randn({3}), expected));
     EXPECT_LT(difference(run(*base), run(*model_)), 1e-6);
     const auto* adapter = loaded.layers()[0].second->find_adapter("default");

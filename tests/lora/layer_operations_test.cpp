@@ -162,7 +162,9 @@ TYPED_TEST(LayerOperations, MergeAndUnloadTakesNames) {
   peft.set_adapter("second");
   const auto second = this->run();
   peft.set_adapter("default");
-  EXPECT_THROW(peft.merge_and_unload(MergeOptions().adapter_names({"none"})), c10::ValueError);
+  EXPECT_THROW(
+      peft.merge_and_unload(MergeOptions().adapter_names({"none"})),
+      c10::ValueError);
   peft.merge_and_unload(MergeOptions().adapter_names({"second"}));
   EXPECT_LT(this->difference(this->run(), second), 1e-5);
 }

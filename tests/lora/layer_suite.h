@@ -27,7 +27,12 @@ using MatrixLayersAnd = testing::Types<
     Others...>;
 using MatrixLayerTypes = MatrixLayersAnd<>;
 /// Every adaptable layer type.
-using LayerTypes = MatrixLayersAnd<ExpertsType<false>, ExpertsType<true>>;
+using LayerTypes = MatrixLayersAnd<
+    ExpertsType<false>,
+    ExpertsType<true>,
+    EmbeddingBagType,
+    GroupedConvType,
+    UnmodifiedGroupedConvType>;
 
 /// A model with two layers of a type, one of them below another module.
 template <class Type>

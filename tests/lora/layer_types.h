@@ -157,6 +157,20 @@ struct Conv3dType : ConvType {
   }
 };
 
+struct GroupedConvType : ConvType {
+  using Layer = nn::Conv1d;
+  static Layer make() {
+    return Layer(torch::nn::Conv1dOptions(6, 9, 3)
+                     .stride(2)
+                     .groups(3)
+                     .padding(1)
+                     .padding_mode(torch::kReflect));
+  }
+  static at::Tensor input() {
+    return torch::randn({4, 6, 9});
+  }
+};
+
 /// Attends to itself.
 struct SelfAttention : nn::MultiheadAttention {
   using nn::MultiheadAttention::MultiheadAttention;

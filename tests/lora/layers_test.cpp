@@ -242,5 +242,29 @@ TYPED_TEST(LoraLayers, NamesAreThoseOfPeft) {
   EXPECT_TRUE(has_base);
 }
 
+TEST(Scale, IsSetAndMultipliedAsInPeft) {
+  auto model = std::make_shared<torch::nn::Module>("Model");
+  model->register_module("fc", nn::Linear(6, 4));
+  auto peft = get_peft_model(
+      *model,
+      LoraConfig(4).lora_alpha(6).use_rslora(true).target_modules({"fc"}));
+  const auto layer = peft.layers()[0].second;
+  const auto scaling = [&] { return layer->find_adapter("default")->scaling; };
+  EXPECT_EQ(scaling(), 3); // 6 / √4
+  layer->set_scale("default", 0.5);
+  EXPECT_EQ(scaling(), 1.5);
+  layer->scale_layer(4);
+  EXPECT_EQ(scaling(), 6);
+  layer->unscale_layer(2);
+  EXPECT_EQ(scaling(), 3);
+  layer->scale_layer(7);
+  layer->unscale_layer();
+  EXPECT_EQ(scaling(), 3);
+  peft.merge_adapter();
+  EXPECT_THROW(layer->set_scale("default", 2), c10::ValueError);
+  EXPECT_THROW(layer->scale_layer(2), c10::ValueError);
+  EXPECT_THROW(layer->unscale_layer(), c10::ValueError);
+}
+
 } // namespace
 } // namespace torchlora::test

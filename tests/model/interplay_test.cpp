@@ -148,7 +148,9 @@ TEST_F(Interplay, AMergeThatFailsLosesNothing) {
         peft.layers()[0].second->find_adapter("default")->lora_B->weight;
     const auto value = bias[0][0].item<float>();
     bias[0][0] = NAN;
-    EXPECT_THROW(peft.merge_and_unload(MergeOptions().safe_merge(true)), c10::ValueError);
+    EXPECT_THROW(
+        peft.merge_and_unload(MergeOptions().safe_merge(true)),
+        c10::ValueError);
     bias[0][0] = value;
   }
   EXPECT_LT(difference(run(), adapted), 1e-6);

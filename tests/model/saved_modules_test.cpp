@@ -39,9 +39,9 @@ struct NetOf : torch::nn::Module {
 };
 using NetImpl = NetOf<torch::nn::Linear>;
 
-class OwnedTensors : public testing::Test {
+class SavedModulesTest : public testing::Test {
  protected:
-  OwnedTensors() {
+  SavedModulesTest() {
     torch::NoGradGuard no_grad;
     for (auto& item : model_->named_parameters()) {
       item.value().copy_(reference_.tensor("base." + item.key()));
@@ -71,10 +71,10 @@ class OwnedTensors : public testing::Test {
   Tensor base_;
 };
 
-class OwnedTensorGoldens : public OwnedTensors,
+class SavedModuleGoldens : public SavedModulesTest,
                            public testing::WithParamInterface<const char*> {};
 
-TEST_P(OwnedTensorGoldens, AreThoseOfPeft) {
+TEST_P(SavedModuleGoldens, AreThoseOfPeft) {
   const std::string name = GetParam();
   EXPECT_LT(difference(base_, reference_.tensor("base.output")), 1e-6);
   auto peft = PeftModel::from_pretrained(
@@ -121,7 +121,7 @@ TEST_P(OwnedTensorGoldens, AreThoseOfPeft) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases,
-    OwnedTensorGoldens,
+    SavedModuleGoldens,
     testing::Values(
         "modules_to_save",
         "bias_all",
@@ -167,7 +167,7 @@ INSTANTIATE_TEST_SUITE_P(
     OldVersionFiles,
     testing::Values("0.10.0", "0.12.0", "0.14.0"));
 
-TEST_F(OwnedTensors, EachAdapterHasItsOwnAndGradientsAndOptimizersFollow) {
+TEST_F(SavedModulesTest, EachAdapterHasItsOwnAndGradientsAndOptimizersFollow) {
   auto peft = get_peft_model(*model_, config().modules_to_save({"head"}));
   EXPECT_LT(difference(run(), base_), 1e-6);
   EXPECT_EQ(peft.trainable_parameters().size(), 4U);
@@ -205,7 +205,7 @@ TEST_F(OwnedTensors, EachAdapterHasItsOwnAndGradientsAndOptimizersFollow) {
 }
 
 // A forward whose backward comes after a look at the base model, as in DPO.
-TEST_F(OwnedTensors, BackwardAfterADisabledForwardIsRight) {
+TEST_F(SavedModulesTest, BackwardAfterADisabledForwardIsRight) {
   auto peft = get_peft_model(*model_, config().modules_to_save({"head"}));
   disturb(peft);
   model_->forward(ids_).square().sum().backward();
@@ -220,7 +220,7 @@ TEST_F(OwnedTensors, BackwardAfterADisabledForwardIsRight) {
   EXPECT_TRUE(torch::equal(model_->head->weight.grad(), expected));
 }
 
-TEST_F(OwnedTensors, FollowTheModelToAnotherDtype) {
+TEST_F(SavedModulesTest, FollowTheModelToAnotherDtype) {
   auto peft = get_peft_model(*model_, config().modules_to_save({"head"}));
   disturb(peft);
   const auto adapted = run();
@@ -232,12 +232,12 @@ TEST_F(OwnedTensors, FollowTheModelToAnotherDtype) {
 }
 
 // In peft ["q_proj"] also trains "xq_proj".
-TEST_F(OwnedTensors, NamesEndAtADot) {
+TEST_F(SavedModulesTest, NamesEndAtADot) {
   auto peft = get_peft_model(*model_, config().modules_to_save({"ead"}));
   EXPECT_EQ(peft.trainable_parameters().size(), 2U);
 }
 
-TEST_F(OwnedTensors, AModuleToSaveIsNotAdapted) {
+TEST_F(SavedModulesTest, AModuleToSaveIsNotAdapted) {
   auto peft = get_peft_model(
       *model_,
       LoraConfig(2)
@@ -254,7 +254,7 @@ TEST_F(OwnedTensors, AModuleToSaveIsNotAdapted) {
       c10::ValueError);
 }
 
-TEST_F(OwnedTensors, ATiedModuleNeedsConsent) {
+TEST_F(SavedModulesTest, ATiedModuleNeedsConsent) {
   struct TiedImpl : torch::nn::Module {
     nn::Embedding table = register_module("table", nn::Embedding(12, 6));
     nn::Linear up = register_module("up", nn::Linear(6, 6));
@@ -281,7 +281,7 @@ TEST_F(OwnedTensors, ATiedModuleNeedsConsent) {
   EXPECT_TRUE(model->table->weight.requires_grad());
 }
 
-TEST_F(OwnedTensors, BadConfigurationsLeaveTheModelAlone) {
+TEST_F(SavedModulesTest, BadConfigurationsLeaveTheModelAlone) {
   for (const auto& bad :
        {config().bias("some"), config().bias("all").lora_bias(true)}) {
     EXPECT_THROW(get_peft_model(*model_, bad), c10::ValueError);
@@ -289,7 +289,7 @@ TEST_F(OwnedTensors, BadConfigurationsLeaveTheModelAlone) {
   }
 }
 
-TEST_F(OwnedTensors, AreMissedInAFile) {
+TEST_F(SavedModulesTest, AreMissedInAFile) {
   const auto folder = fs::path(testing::TempDir()) / "owned_missing";
   fs::remove_all(folder);
   fs::copy(folder_ / "modules_to_save", folder);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <torchlora/lora/layer.h>
 #include <torchlora/model.h>
 #include <torchlora/nn/clippable_linear.h>
 #include <torchlora/nn/conv.h>
@@ -231,9 +232,7 @@ TEST(TiedLayers, AHeadThatIsTheTableIsRefused) {
   randomize(peft);
   const auto weight = model->table->weight;
   const auto value = weight.clone();
-  const auto text = refusal([&] {
-    peft.merge_and_unload();
-  });
+  const auto text = refusal([&] { peft.merge_and_unload(); });
   EXPECT_NE(text.find("output head"), std::string::npos) << text;
   EXPECT_TRUE(model->table->weight.is_same(weight));
   EXPECT_TRUE(torch::equal(weight, value));

@@ -193,7 +193,9 @@ TEST_F(Tokens, MergeAndUnmergeRestoreTheRowsExactly) {
     }
     EXPECT_TRUE(torch::equal(delta(peft, "second")[0], table[1]));
     EXPECT_LT(difference(run(*model), adapted), 1e-5);
-    EXPECT_THROW(peft.merge_adapter(MergeOptions().adapter_names({"second"})), c10::ValueError);
+    EXPECT_THROW(
+        peft.merge_adapter(MergeOptions().adapter_names({"second"})),
+        c10::ValueError);
     EXPECT_THROW(peft.delete_adapter("default"), c10::ValueError);
     peft.unmerge_adapter();
     EXPECT_TRUE(torch::equal(model->embed_tokens->weight, table));
@@ -222,8 +224,10 @@ TEST_F(Tokens, ASafeMergeOfBrokenRowsWritesNothing) {
   torch::NoGradGuard no_grad;
   delta(peft)[1][2].fill_(NAN);
   const auto up = model->up->weight.clone();
-  EXPECT_THROW(peft.merge_adapter(MergeOptions().safe_merge(true)), c10::ValueError);
-  EXPECT_THROW(peft.merge_and_unload(MergeOptions().safe_merge(true)), c10::ValueError);
+  EXPECT_THROW(
+      peft.merge_adapter(MergeOptions().safe_merge(true)), c10::ValueError);
+  EXPECT_THROW(
+      peft.merge_and_unload(MergeOptions().safe_merge(true)), c10::ValueError);
   EXPECT_TRUE(torch::equal(model->up->weight, up));
   EXPECT_TRUE(torch::equal(
       model->embed_tokens->weight,

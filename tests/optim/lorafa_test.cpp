@@ -139,8 +139,8 @@ TEST(LoraFATest, BiasesMagnitudesAndOtherAdaptersDoNotDisturbThePairs) {
     const auto* other = layer->find_adapter("other");
     const auto A = adapter->lora_A->weight.clone();
     const auto other_B = other->lora_B->weight.clone();
-    const auto& extra =
-        dora ? adapter->variant_tensor("lora_magnitude_vector") : adapter->lora_B->bias;
+    const auto& extra = dora ? adapter->variant_tensor("lora_magnitude_vector")
+                             : adapter->lora_B->bias;
     const auto extra_before = extra.detach().clone();
     model->forward(torch::arange(20)).square().sum().backward();
     optimizer->step();

@@ -70,7 +70,8 @@ TEST(LoraPlus, WhatIsTrainedAsAWholeLearnsAtThePlainRate) {
   const auto* up = layers[1].second->find_adapter("default");
   EXPECT_EQ(place(table->lora_A->weight), Place(0.03, 0.1));
   EXPECT_EQ(place(table->lora_B->weight), Place(0.03, 0.1));
-  EXPECT_EQ(place(table->variant_tensor("lora_magnitude_vector")), Place(2, 0.1));
+  EXPECT_EQ(
+      place(table->variant_tensor("lora_magnitude_vector")), Place(2, 0.1));
   EXPECT_EQ(place(up->lora_A->weight), Place(0.5, 0.1));
   EXPECT_EQ(place(up->lora_B->weight), Place(2, 0.1));
   EXPECT_EQ(place(up->variant_tensor("lora_magnitude_vector")), Place(2, 0.1));

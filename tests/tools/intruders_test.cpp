@@ -59,7 +59,8 @@ TEST(Intruders, AreFoundAndReducedAsPeftDoes) {
     EXPECT_EQ(
         report[i].intruders.empty(),
         torch::equal(
-            layer->get_delta_weight("reduced"), layer->get_delta_weight("default")));
+            layer->get_delta_weight("reduced"),
+            layer->get_delta_weight("default")));
   }
   // Shared out evenly.
   const auto* reduced = peft.layers()[0].second->find_adapter("reduced");

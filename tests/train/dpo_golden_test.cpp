@@ -60,7 +60,9 @@ TEST_P(DpoGolden, EveryStepEqualsTrl) {
   GoldenRun run(GetParam());
   auto peft = PeftModel::from_pretrained(
       *run.model,
-      run.folder / "init_adapter", "default", LoadOptions().is_trainable(true));
+      run.folder / "init_adapter",
+      "default",
+      LoadOptions().is_trainable(true));
   DpoTrainer trainer(
       *run.model,
       peft,
@@ -133,7 +135,9 @@ TEST(DpoReference, AnAdapterThatChangesTheModelIsComparedWithItself) {
   run.config.max_steps = 2;
   auto peft = PeftModel::from_pretrained(
       *run.model,
-      run.folder / "init_adapter", "default", LoadOptions().is_trainable(true));
+      run.folder / "init_adapter",
+      "default",
+      LoadOptions().is_trainable(true));
   DpoTrainer trainer(
       *run.model,
       peft,

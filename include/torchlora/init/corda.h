@@ -51,7 +51,8 @@ inline void corda_init(Factors& factors, const Arguments& arguments) {
       {weight.size(1), weight.size(1)});
   const auto method =
       arguments.config.corda_config().value_or(CordaConfig()).corda_method();
-  const auto [damped, inverse] = damped_inverse(covariance.to(weight.options()));
+  const auto [damped, inverse] =
+      damped_inverse(covariance.to(weight.options()));
   const auto product = at::mm(weight, damped);
   const auto r = arguments.r;
   Triplets triplets;

@@ -7,7 +7,8 @@
 namespace torchlora::init {
 
 /// "olora": with W = Q R, B is the first r columns of Q and A the first r rows
-/// of R. The base weight loses scaling · B A. Büyükakyüz 2024, arXiv:2406.01775.
+/// of R. The base weight loses scaling · B A. Büyükakyüz 2024,
+/// arXiv:2406.01775.
 inline void olora_init(Factors& factors, const Arguments& arguments) {
   const auto weight = weight_to_decompose(arguments, "olora");
   // The first r columns of Q depend on the first r columns of W only.

@@ -97,7 +97,7 @@ TORCHLORA_API std::vector<AdapterTensorSpec> adapter_tensor_specs(
 /// module tree, by adapter name: the names come out as PEFT's.
 class TORCHLORA_API AdapterDict : public torch::nn::Module {
  public:
-  /// As in `FactorNames`.
+  /// `are_modules` as in `FactorNames`.
   explicit AdapterDict(bool are_modules = true) : are_modules_(are_modules) {}
   void insert(
       const std::string& adapter_name,

@@ -17,13 +17,14 @@ enum class WeightLayout {
   /// [out_features, in_features, kernel…], as `torch::nn::Linear` and the
   /// convolutions do.
   kOutIn,
-  /// [in_features, out_features]: PEFT's `fan_in_fan_out`, embedding tables;
-  /// of a transposed convolution [in_channels, out_channels, kernel…].
+  /// [in_features, out_features], as embedding tables and PEFT's
+  /// `fan_in_fan_out` layers do; a transposed convolution stores
+  /// [in_channels, out_channels, kernel…].
   kInOut,
 };
 
 /// Where an adaptable layer keeps its weight and what it looks like. Merging,
-/// the initialisers, the files and every tool reach a base weight through
+/// the initializers, the files and every tool reach a base weight through
 /// this accessor alone, so a layer type that provides it gets all of them.
 ///
 /// Holds handles, not copies: writing goes to the layer's own tensor, in
@@ -42,8 +43,8 @@ class TORCHLORA_API BaseWeight {
         path_(std::move(path)),
         layout_(layout) {}
 
-  /// The weights of several experts in one tensor: [experts, out_features,
-  /// in_features], or with `is_transposed` [experts, in_features,
+  /// Makes the accessor of several experts' weights in one tensor: [experts,
+  /// out_features, in_features], or with `is_transposed` [experts, in_features,
   /// out_features].
   static BaseWeight stacked(at::Tensor weight, bool is_transposed) {
     BaseWeight result(
@@ -59,7 +60,6 @@ class TORCHLORA_API BaseWeight {
   const at::Tensor& weight() const& {
     return weight_;
   }
-  /// The same of a temporary.
   at::Tensor weight() && {
     return std::move(weight_);
   }
@@ -67,7 +67,6 @@ class TORCHLORA_API BaseWeight {
   const at::Tensor& bias() const& {
     return bias_;
   }
-  /// The same of a temporary.
   at::Tensor bias() && {
     return std::move(bias_);
   }
@@ -81,7 +80,7 @@ class TORCHLORA_API BaseWeight {
   at::Tensor* member() const& {
     return member_;
   }
-  /// The same of another tensor.
+  /// Returns the same accessor for another tensor.
   BaseWeight with_weight(at::Tensor weight) && {
     weight_ = std::move(weight);
     return std::move(*this);
@@ -90,29 +89,28 @@ class TORCHLORA_API BaseWeight {
   const std::string& path() const {
     return path_;
   }
-  /// How the weight is stored.
   WeightLayout layout() const {
     return layout_;
   }
-  /// Of a stacked weight; 0 for all others.
+  /// The number of experts in a stacked weight; 0 for all others.
   int64_t experts() const {
     return experts_;
   }
-  /// Of a convolution the input channels; of a transposed one the output
-  /// features are its channels times the kernel's elements.
+  /// The input channels of a convolution, per group.
   int64_t in_features() const {
     return weight_.size(first_dim() + (layout_ == WeightLayout::kOutIn));
   }
-  /// Output channels, or features.
+  /// The output channels of a convolution; of a transposed one, times the
+  /// kernel's elements.
   int64_t out_features() const {
     const auto dim = first_dim() + (layout_ == WeightLayout::kInOut);
     return experts_ || dim == 0 ? weight_.size(dim)
                                 : weight_.numel() / weight_.size(0);
   }
 
-  /// The weight as a matrix [out_features, in_features · kernel elements],
-  /// of a stacked one [experts · out_features, in_features], to read: it
-  /// shares the weight's memory where strides allow.
+  /// Returns the weight as a matrix [out_features, in_features · kernel
+  /// elements], a stacked one as [experts · out_features, in_features]. To
+  /// read: it shares the weight's memory where strides allow.
   at::Tensor matrix() const {
     if (experts_) {
       return by_expert().flatten(0, 1);
@@ -129,7 +127,7 @@ class TORCHLORA_API BaseWeight {
   void copy_(const at::Tensor& matrix) const {
     weight_.copy_(from_matrix(matrix));
   }
-  /// A matrix like `matrix()` in the weight's own sizes.
+  /// Gives a matrix like `matrix()` the weight's own sizes.
   at::Tensor from_matrix(const at::Tensor& matrix) const {
     if (experts_) {
       const auto stack = matrix.view({experts_, -1, matrix.size(1)});
@@ -139,30 +137,33 @@ class TORCHLORA_API BaseWeight {
         .reshape(weight_.sizes());
   }
 
-  /// A stacked weight as [experts, out_features, in_features], in its memory.
+  /// Returns a stacked weight as [experts, out_features, in_features], in its
+  /// memory.
   at::Tensor by_expert() const {
     return layout_ == WeightLayout::kInOut ? weight_.transpose(1, 2) : weight_;
   }
-  /// The factors of a stacked weight's update by expert: A [experts, r,
-  /// in_features], B [experts, out_features, r], in their memory.
+  /// @{
+  /// Returns a factor of a stacked weight's update by expert, in its memory:
+  /// A [experts, r, in_features], B [experts, out_features, r].
   at::Tensor A_by_expert(const at::Tensor& A) const {
     return A.view({experts_, -1, A.size(1)});
   }
-  /// As `A_by_expert`.
   at::Tensor B_by_expert(const at::Tensor& B) const {
     return B.view({B.size(0), -1, experts_}).permute({2, 0, 1});
   }
+  /// @}
 
-  /// B A, shaped like `matrix()`.
+  /// Returns B A, shaped like `matrix()`.
   at::Tensor product(const at::Tensor& A, const at::Tensor& B) const {
     return experts_ ? B_by_expert(B).bmm(A_by_expert(A)).flatten(0, 1)
                     : B.flatten(1).mm(A.flatten(1));
   }
 
-  /// Sizes of the factors of an update: A [r, in_features, kernel…], B
-  /// [out_features, r, 1…]. Of a stacked weight as PEFT stores them: A
-  /// [experts · r, in_features], the rows of an expert together, B
-  /// [out_features, r · experts], the columns of a rank together.
+  /// @{
+  /// Returns the sizes of the factors of an update: A [r, in_features,
+  /// kernel…], B [out_features, r, 1…]. For a stacked weight they are as PEFT
+  /// stores them: A [experts · r, in_features], the rows of an expert together,
+  /// B [out_features, r · experts], the columns of a rank together.
   std::vector<int64_t> A_sizes(int64_t r) const {
     if (experts_) {
       return {experts_ * r, in_features()};
@@ -171,7 +172,6 @@ class TORCHLORA_API BaseWeight {
     sizes.insert(sizes.begin(), {r, in_features()});
     return sizes;
   }
-  /// As `A_sizes`.
   std::vector<int64_t> B_sizes(int64_t r) const {
     if (experts_) {
       return {out_features(), r * experts_};
@@ -180,7 +180,8 @@ class TORCHLORA_API BaseWeight {
     sizes.insert(sizes.begin(), {out_features(), r});
     return sizes;
   }
-  /// Sizes of DoRA's magnitudes: [out_features], of a convolution
+  /// @}
+  /// Returns the sizes of DoRA's magnitudes: [out_features], for a convolution
   /// [1, out_features, 1…].
   std::vector<int64_t> magnitude_sizes() const {
     if (weight_.dim() == 2) {
@@ -192,7 +193,7 @@ class TORCHLORA_API BaseWeight {
   }
 
  private:
-  /// Of the matrix, or of the matrices in a stacked weight.
+  /// The first dimension of the matrix, or of the matrices in a stacked weight.
   int64_t first_dim() const {
     return experts_ ? 1 : 0;
   }

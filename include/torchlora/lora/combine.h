@@ -12,10 +12,10 @@
 
 namespace torchlora {
 
-/// How updates become one; the names and defaults of PEFT's
-/// `add_weighted_adapter`.
+/// How `PeftModel::add_weighted_adapter` combines updates; PEFT's names and
+/// defaults.
 struct TORCHLORA_API CombinationOptions {
-  /// Of this type, the rest as in PEFT.
+  /// Leaves all but the type at PEFT's defaults.
   CombinationOptions(std::string combination_type = "svd")
       : combination_type_(std::move(combination_type)) {}
 
@@ -23,47 +23,45 @@ struct TORCHLORA_API CombinationOptions {
   bool prunes() const;
   /// Whether the factors are combined one by one.
   bool is_by_factor() const;
-  /// ValueError for what cannot be.
+  /// ValueError for an unknown type and for values that do not fit it.
   void validate() const;
 
-  /// Exact: "cat" (the ranks add up), "svd" (the best approximation of
-  /// `svd_rank`). On the factors one by one, which is a rough approximation:
-  /// "linear", "magnitude_prune", "ties" (arXiv:2306.01708), "dare_linear",
-  /// "dare_ties" (arXiv:2311.03099). On whole updates, then approximated:
-  /// "magnitude_prune_svd", "ties_svd", "dare_linear_svd", "dare_ties_svd".
+  /// "cat" is exact: the ranks add up. "svd" is the best approximation of rank
+  /// `svd_rank`. "linear", "magnitude_prune", "ties" (arXiv:2306.01708),
+  /// "dare_linear" and "dare_ties" (arXiv:2311.03099) combine the factors one
+  /// by one, which is a rough approximation. "magnitude_prune_svd", "ties_svd",
+  /// "dare_linear_svd" and "dare_ties_svd" combine the whole updates and
+  /// approximate the result.
   TORCH_ARG(std::string, combination_type);
-  /// Rank of the kinds that end in "svd"; none: the largest of the adapters.
+  /// Rank for the types that end in "svd"; none: the largest of the adapters.
   TORCH_ARG(std::optional<int64_t>, svd_rank);
   /// Quantile at which the factors of an approximation are clamped.
   TORCH_ARG(std::optional<double>, svd_clamp);
-  /// Share of the values that stay, in (0, 1]; the kinds that prune need it.
+  /// Share of the values that stay, in (0, 1]; the types that prune need it.
   TORCH_ARG(std::optional<double>, density);
-  /// Of the "ties" kinds: "total" or "frequency".
+  /// "total" or "frequency"; for the "ties" types.
   TORCH_ARG(std::string, majority_sign_method) = "total";
 };
 
 /// One update, weight · scaling · B A.
 struct WeightedUpdate {
   /// [r, in]
-  at::Tensor A; // [r, in]
+  at::Tensor A;
   /// [out, r]
-  at::Tensor B; // [out, r]
-  /// @{
-  /// What B A is multiplied by.
+  at::Tensor B;
   double scaling;
   double weight;
-  /// @}
 };
 
-/// The factors of a combination.
+/// The factors of a combination, B A.
 struct CombinedUpdate {
-  /// @{
-  /// A [r, in], B [out, r].
-  at::Tensor A, B;
-  /// @}
+  /// [rank, in]
+  at::Tensor A;
+  /// [out, rank]
+  at::Tensor B;
 };
 
-/// The factors of the combination, B A. DARE draws from the default generator
+/// Combines updates of one layer. DARE draws from the default generator
 /// as PEFT does, for whole updates in the order of the weight's `layout`.
 TORCHLORA_API CombinedUpdate combine_updates(
     const std::vector<WeightedUpdate>& updates,

@@ -17,19 +17,16 @@ struct LoraAdapter;
 /// unmodified layer (`lora/overlay.h`) of that type gets its update in low-rank
 /// form. All others see the dense adapted weight.
 enum class WeightUse {
-  /// By none.
+  /// No operation is known.
   kDense,
-  /// By linear, matmul, mm or addmm.
+  /// linear, matmul, mm or addmm
   kLinear,
-  /// By embedding.
   kEmbedding,
-  /// By embedding_bag.
   kEmbeddingBag,
-  /// By conv1d, conv2d or conv3d.
+  /// conv1d, conv2d or conv3d
   kConvolution,
-  /// By conv_transpose1d, 2d or 3d.
+  /// conv_transpose1d, 2d or 3d
   kTransposedConvolution,
-  /// By bilinear.
   kBilinear,
 };
 

@@ -13,7 +13,7 @@ namespace torchlora {
 
 /// A base layer type that can be adapted.
 struct LoraLayerType {
-  /// As error messages call it, for example "torchlora::nn::Linear".
+  /// The name in error messages, for example "torchlora::nn::Linear".
   std::string name;
   /// Whether a module is one.
   std::function<bool(torch::nn::Module&)> matches;

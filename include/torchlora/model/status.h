@@ -18,15 +18,15 @@ struct TunerModelStatus {
   /// "LORA", by adapter name.
   std::map<std::string, std::string> peft_types;
   /// @{
-  /// Numbers of parameters, value by value, and of adapted layers.
+  /// Numbers of trainable and of all parameters, and of adapted layers.
   int64_t trainable_params = 0, total_params = 0, num_adapter_layers = 0;
   /// @}
 
   /// Whether the adapters are on.
   Consistency enabled = Consistency::kTrue;
   /// @{
-  /// None: the layers differ (PEFT's "irregular"). Of active adapters, in
-  /// which of those that they have.
+  /// None if the layers differ (PEFT's "irregular"). A layer that lacks an
+  /// active adapter does not count as different.
   std::optional<std::vector<std::string>> active_adapters, merged_adapters;
   /// @}
 
@@ -38,12 +38,13 @@ struct TunerModelStatus {
   std::map<std::string, std::vector<std::string>> devices;
 };
 
-/// The LoRA layers of a model and the tables with rows, adapted by
-/// `get_peft_model` or `inject_adapter`. ValueError if it has none.
+/// Returns the state of each LoRA layer and each table with trained rows of a
+/// model that `get_peft_model` or `inject_adapter` adapted. ValueError if it
+/// has none.
 TORCHLORA_API std::vector<TunerLayerStatus> get_layer_status(
     torch::nn::Module& model);
 /// @{
-/// The same of an adapted model, and as a whole.
+/// Returns the same for an adapted model, and for it as a whole.
 TORCHLORA_API std::vector<TunerLayerStatus> get_layer_status(
     const PeftModel& model);
 TORCHLORA_API TunerModelStatus get_model_status(const PeftModel& model);

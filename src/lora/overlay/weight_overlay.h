@@ -27,7 +27,7 @@ class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
   const at::Tensor& weight() const {
     return layer_ ? weight_ : member_;
   }
-  /// That of the last `install`, also when the layer is gone.
+  /// The raw weight at the last `install`, also when the layer is gone.
   const at::Tensor& last_weight() const {
     return weight_;
   }

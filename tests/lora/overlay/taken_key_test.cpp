@@ -22,7 +22,8 @@ TORCH_LIBRARY_IMPL(_, DeferredInit, library) {
 TEST(TakenKey, TheOverlayTakesAnother) {
   ASSERT_TRUE(has_weight_overlay());
   auto net = std::make_shared<torch::nn::Module>("Net");
-  auto fc = net->register_module("fc", torch::nn::Linear(6, 4));
+  torch::nn::Linear fc(6, 4);
+  net->register_module("fc", fc);
   const auto raw = fc->weight.detach().clone();
   auto peft =
       get_peft_model(*net, LoraConfig(2).lora_alpha(4).target_modules({"fc"}));

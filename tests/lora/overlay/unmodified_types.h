@@ -29,6 +29,18 @@ struct UnmodifiedEmbeddingType : EmbeddingType {
   }
 };
 
+struct EmbeddingBagType : UnmodifiedEmbeddingType {
+  using Layer = torch::nn::EmbeddingBag;
+  static constexpr bool kMixes = false; // its input is one list of indices
+  static at::Tensor
+  dense(Layer& /*layer*/, const at::Tensor& x, const at::Tensor& weight) {
+    return at::embedding(weight, x).mean(1);
+  }
+  static Layer make() {
+    return Layer(torch::nn::EmbeddingBagOptions(11, 10).mode(torch::kMean));
+  }
+};
+
 struct UnmodifiedConv1dType : Conv1dType {
   using Layer = torch::nn::Conv1d;
   static at::Tensor
@@ -57,6 +69,20 @@ struct UnmodifiedConv2dType : LayerType {
   }
   static at::Tensor input() {
     return torch::randn({2, 5, 6, 7});
+  }
+};
+
+struct UnmodifiedGroupedConvType : LayerType {
+  using Layer = torch::nn::Conv2d;
+  static at::Tensor
+  dense(Layer& layer, const at::Tensor& x, const at::Tensor& weight) {
+    return at::conv2d(x, weight, layer->bias, 1, 1, 1, /*groups=*/2);
+  }
+  static Layer make() {
+    return Layer(torch::nn::Conv2dOptions(6, 8, 3).padding(1).groups(2));
+  }
+  static at::Tensor input() {
+    return torch::randn({2, 6, 5, 4});
   }
 };
 

@@ -22,7 +22,8 @@ TEST(WithoutOverlay, AnUnmodifiedLayerIsRefusedByName) {
         std::pair("pair", "torchlora::nn::Redirectable")}) {
     const auto text = refusal(
         [&] { get_peft_model(*net, LoraConfig(2).target_modules({name})); });
-    for (const auto& part : {std::string("\"") + name + "\"", std::string(way_out)}) {
+    for (const auto& part :
+         {std::string("\"") + name + "\"", std::string(way_out)}) {
       EXPECT_PRED_FORMAT2(testing::IsSubstring, part, text);
     }
   }
@@ -31,12 +32,12 @@ TEST(WithoutOverlay, AnUnmodifiedLayerIsRefusedByName) {
 
 TEST(WithoutOverlay, OurLayersAreAdapted) {
   const auto net = std::make_shared<torch::nn::Module>("Net");
-  const auto fc = net->register_module("fc", nn::Linear(6, 4));
+  nn::Linear layer(6, 4);
+  net->register_module("fc", layer);
   auto peft = get_peft_model(*net, LoraConfig(2).target_modules({"fc"}));
   torch::NoGradGuard no_grad;
   net->named_parameters()["fc.lora_B.default.weight"].normal_();
   const auto x = torch::randn({5, 6});
-  auto layer = fc;
   const auto adapted = layer(x);
   peft.merge_and_unload();
   EXPECT_LT(difference(layer(x), adapted), 1e-6);

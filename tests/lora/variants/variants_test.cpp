@@ -56,7 +56,8 @@ TYPED_TEST(Variants, SeveralDoraAndPlainAdaptersMergeAsTheyRun) {
   peft.set_adapter({"default", "plain", "second"});
   const auto unmerged = this->run();
   EXPECT_GT(difference(unmerged, base), 1e-3);
-  peft.merge_adapter(MergeOptions().safe_merge(true).adapter_names({"default"}));
+  peft.merge_adapter(
+      MergeOptions().safe_merge(true).adapter_names({"default"}));
   peft.merge_adapter();
   EXPECT_LT(difference(this->run(), unmerged), 2e-5);
   {
@@ -166,8 +167,8 @@ TEST(Dora, WithDropoutTheBaseProductSeesTheDroppedInputToo) {
   const auto dropped = at::dropout(x, 0.5, true);
   const auto W = layer->base_weight().weight();
   const auto delta = layer->get_delta_weight("default");
-  const auto c =
-      adapter->variant_tensor("lora_magnitude_vector") / (W + delta).norm(2, {1});
+  const auto c = adapter->variant_tensor("lora_magnitude_vector") /
+      (W + delta).norm(2, {1});
   const auto expected = at::linear(x, W, layer->base_weight().bias()) +
       (c - 1) * at::linear(dropped, W) + c * at::linear(dropped, delta);
   EXPECT_LT(difference(output, expected), 1e-5);
@@ -241,18 +242,6 @@ TEST(MaxNorm, AMergeOfAnEmbeddingComesOffAgain) {
   torch::manual_seed(4);
   merge_with_max_norm<nn::Embedding>();
   merge_with_max_norm<torch::nn::Embedding>();
-}
-
-TEST(LoraConv, AGroupedConvolutionIsRefused) {
-  struct HolderImpl : torch::nn::Module {
-    nn::Conv1d conv = register_module(
-        "conv",
-        nn::Conv1d(torch::nn::Conv1dOptions(4, 4, 3).groups(2)));
-  };
-  auto model = std::make_shared<HolderImpl>();
-  EXPECT_THROW(
-      get_peft_model(*model, LoraConfig(2).target_modules({"conv"})),
-      c10::ValueError);
 }
 
 } // namespace

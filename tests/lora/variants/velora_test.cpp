@@ -115,7 +115,7 @@ class VeloraTest : public testing::Test {
     return *peft.layers()[0].second->find_adapter("default");
   }
   Tensor grad_A(const PeftModel& peft, const Tensor& x) {
-    auto& A = adapter(peft).lora_A->weight;
+    auto A = adapter(peft).lora_A->weight;
     A.mutable_grad().reset();
     torch::manual_seed(8);
     model->layer(x).square().sum().backward();
@@ -147,7 +147,7 @@ TEST_F(VeloraTest, OutOfTrainingTheGradientIsExactAndNothingIsWritten) {
   const auto x = torch::randn({6, 12});
   auto peft = adapt(velora(VeloraConfig(3)));
   const auto approximate = grad_A(peft, x);
-  adapter(peft).velora->embed.zero_();
+  adapter(peft).variant_tensor("lora_velora_embed").zero_();
   {
     torch::NoGradGuard no_grad;
     model->layer(x);
@@ -158,7 +158,8 @@ TEST_F(VeloraTest, OutOfTrainingTheGradientIsExactAndNothingIsWritten) {
   model->train();
   peft.set_adapter({"default"}, /*inference_mode=*/true);
   model->layer(x);
-  EXPECT_FALSE(adapter(peft).velora->embed.any().item<bool>());
+  EXPECT_FALSE(
+      adapter(peft).variant_tensor("lora_velora_embed").any().item<bool>());
 }
 
 // Two forwards before their backwards: each is rebuilt by its own vector.
@@ -183,7 +184,7 @@ TEST_F(VeloraTest, ALoadedVectorIsKept) {
   const auto values = VeloraConfig(5).scale(2).init_type("batch_average_once");
   auto peft = adapt(velora(values));
   grad_A(peft, torch::randn({6, 12}));
-  const auto embed = adapter(peft).velora->embed.clone();
+  const auto embed = adapter(peft).variant_tensor("lora_velora_embed").clone();
   EXPECT_NEAR(embed.norm().item<double>(), 1, 1e-6);
   peft.save_pretrained(folder);
   EXPECT_TRUE(io::SafetensorsFile(folder / "adapter_model.safetensors")
@@ -193,7 +194,8 @@ TEST_F(VeloraTest, ALoadedVectorIsKept) {
       *model, folder, "default", LoadOptions().is_trainable(true));
   EXPECT_EQ(peft.peft_config().velora_config(), values);
   grad_A(peft, torch::randn({6, 12}));
-  EXPECT_TRUE(torch::equal(adapter(peft).velora->embed, embed));
+  EXPECT_TRUE(
+      torch::equal(adapter(peft).variant_tensor("lora_velora_embed"), embed));
   EXPECT_TRUE(
       model->named_buffers().contains("layer.lora_velora_embed.default"));
   peft.add_adapter("other", velora(values));

@@ -308,9 +308,8 @@ TEST(Gemma4Model, NeitherStacksItsLayersNorMergesIntoItsHead) {
       << stacked;
   auto peft =
       get_peft_model(*model, LoraConfig(2).target_modules({"embed_tokens"}));
-  const auto tied = message_of<c10::ValueError>([&] {
-    peft.merge_and_unload();
-  });
+  const auto tied =
+      message_of<c10::ValueError>([&] { peft.merge_and_unload(); });
   EXPECT_NE(tied.find("output head"), std::string::npos) << tied;
 }
 
