@@ -4,13 +4,16 @@
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/torchlora)
 
-# torchlora_install(COMPONENT HEADERS PATTERN…): a library with its public
+# torchlora_install(COMPONENT [HEADERS PATTERN…]): a library with its public
 # headers, given below include/torchlora, and its targets file.
 function(torchlora_install component)
   cmake_parse_arguments(ARG "" "" "HEADERS" ${ARGN})
   set(name torchlora_${component})
-  list(TRANSFORM ARG_HEADERS PREPEND ${PROJECT_SOURCE_DIR}/include/torchlora/)
-  file(GLOB headers CONFIGURE_DEPENDS ${ARG_HEADERS})
+  set(headers)
+  if(ARG_HEADERS)
+    list(TRANSFORM ARG_HEADERS PREPEND ${PROJECT_SOURCE_DIR}/include/torchlora/)
+    file(GLOB headers CONFIGURE_DEPENDS ${ARG_HEADERS})
+  endif()
   get_target_property(type ${name} TYPE)
   set(scope PUBLIC)
   if(type STREQUAL "INTERFACE_LIBRARY")
@@ -30,11 +33,15 @@ function(torchlora_install component)
     DESTINATION ${package_dir})
 endfunction()
 
-torchlora_install(core HEADERS error.h export.h model.h adapter_files/*.h config/*.h detail/*.h init/*.h
-                            io/*.h lora/*.h lora/layers/*.h lora/variants/*.h model/*.h nn/*.h optim/*.h tools/*.h)
-torchlora_install(gemma4 HEADERS models/gemma4/*.h tokenizer/*.h)
-torchlora_install(train HEADERS train/*.h)
-torchlora_install(all HEADERS torchlora.h)
+torchlora_install(
+  core
+  HEADERS
+    torchlora.h error.h export.h model.h adapter_files/*.h config/*.h detail/*.h init/*.h io/*.h
+    lora/*.h lora/layers/*.h lora/variants/*.h model/*.h nn/*.h optim/*.h tools/*.h)
+torchlora_install(tokenizer HEADERS tokenizer.h tokenizer/*.h)
+torchlora_install(gemma4 HEADERS gemma4.h models/gemma4/*.h)
+torchlora_install(train HEADERS train.h train/*.h)
+torchlora_install(all)
 if(TARGET torchlora_program)
   install(TARGETS torchlora_program)
 endif()

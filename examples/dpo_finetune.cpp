@@ -8,7 +8,9 @@
 //
 // Built as the target `dpo_finetune` of torchlora, or in a project of your own
 // as examples/consumer shows.
+#include <torchlora/gemma4.h>
 #include <torchlora/torchlora.h>
+#include <torchlora/train.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -65,7 +67,9 @@ int run(
   config.max_steps = max_steps;
   config.logging_steps = 1;
   config.max_length = 256;
-  tl::train::DpoTrainer trainer(*model, peft, tokenizer, config, dataset);
+  const tl::gemma4::ChatFormat chat_format; // for pairs of conversations
+  tl::train::DpoTrainer trainer(
+      model, peft, tokenizer, config, dataset, {}, &chat_format);
   trainer.add_callback(std::make_shared<PrintLog>());
   const auto result = trainer.train();
   std::printf("mean loss %.4f\n", result.training_loss);

@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 #include <torchlora/torchlora.h>
+#include <torchlora/train.h>
 
 struct NetImpl : torch::nn::Module {
   torchlora::nn::Linear fc = register_module("fc", torchlora::nn::Linear(8, 4));

@@ -1,6 +1,8 @@
 #pragma once
 
-/// Everything that a program needs to adapt, train, save and load.
+/// The component core: everything that a program needs to adapt its own
+/// modules, save and load. `gemma4.h`, `tokenizer.h` and `train.h` are the
+/// headers of the other components.
 
 #include <torchlora/adapter_files/adapter_config.h>
 #include <torchlora/adapter_files/hotswap.h>
@@ -22,7 +24,6 @@
 #include <torchlora/model.h>
 #include <torchlora/model/status.h>
 #include <torchlora/model/trainable_tokens.h>
-#include <torchlora/models/gemma4/model.h>
 #include <torchlora/nn/clippable_linear.h>
 #include <torchlora/nn/compute.h>
 #include <torchlora/nn/conv.h>
@@ -36,8 +37,5 @@
 #include <torchlora/optim/lorafa.h>
 #include <torchlora/optim/loraplus.h>
 #include <torchlora/optim/riemannian.h>
-#include <torchlora/tokenizer/chat.h>
-#include <torchlora/tokenizer/tokenizer.h>
 #include <torchlora/tools/intruders.h>
 #include <torchlora/tools/preprocess.h>
-#include <torchlora/train/dpo.h>

@@ -14,18 +14,20 @@
 
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
+#include <torchlora/models/gemma4/chat_format.h>
 #include <torchlora/train/dpo.h>
 #include <torchlora/train/dpo_loss.h>
 
-#include "cli/adapted_model.h"
+#include "cli/adapt.h"
 #include "cli/callbacks.h"
 #include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
-#include "cli/merge.h"
+#include "cli/merge_and_save.h"
 #include "cli/options.h"
 #include "cli/output_dir.h"
 #include "cli/progress.h"
+#include "cli/training_options.h"
 
 namespace torchlora::cli {
 namespace {
@@ -42,7 +44,7 @@ struct DpoOptions {
   int64_t dump_gradients_step = 0;
 
   void add_to(CLI::App& app);
-  /// Fills what the parser does not and refuses what cannot be right.
+  /// Sets the fields that the parser does not set, and checks all fields.
   void resolve();
 };
 
@@ -123,11 +125,9 @@ train::PreferenceTokenSet tokenized(
   if (file.empty()) {
     return {};
   }
+  const gemma4::ChatFormat chat_format;
   train::PreferenceTokenSet set = train::tokenize_preferences(
-      train::load_preference_dataset(file),
-      tokenizer,
-      {.max_length = config.max_length,
-       .truncation_mode = config.truncation_mode});
+      train::load_preference_dataset(file), tokenizer, config, &chat_format);
   const train::PreferenceStatistics& statistics = set.statistics;
   fmt::print(
       "{}: {} examples, {} dropped (the prompt alone is too long), {} "
@@ -274,7 +274,7 @@ int train(const DpoOptions& options, const std::string& arguments) {
 
   const auto tokenizer =
       Tokenizer::from_pretrained(options.model.model_name_or_path);
-  // Padding is never looked at; any token will do.
+  // No result depends on padding, so any token will do.
   const int64_t pad_token_id = std::max<int64_t>(tokenizer.pad_token_id(), 0);
   auto train_set = tokenized(options.data.dataset_name, tokenizer, config);
   auto eval_set = tokenized(options.data.eval_dataset_name, tokenizer, config);
@@ -335,7 +335,8 @@ int train(const DpoOptions& options, const std::string& arguments) {
   return 0;
 }
 
-/// A loaded adapter brings its own configuration.
+/// Warns about LoRA flags beside an adapter that is loaded, which has its own
+/// configuration.
 void warn_of_ignored_flags(const CLI::App& app, const std::string& adapter) {
   std::vector<std::string> ignored;
   for (const CLI::Option* option : app.get_options()) {

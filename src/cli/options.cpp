@@ -125,7 +125,7 @@ void LoraOptions::add_to(CLI::App& app) {
   app.add_option(
          "--init_lora_weights",
          init_lora_weights,
-         "true, false or the name of an initialiser: gaussian, olora, pissa, "
+         "true, false or the name of an initializer: gaussian, olora, pissa, "
          "orthogonal, mica")
       ->capture_default_str()
       ->group(kLora);
@@ -152,7 +152,7 @@ LoraConfig LoraOptions::config() const {
         init_lora_weights != name,
         "--init_lora_weights ",
         name,
-        " needs data or a quantiser, which the program does not give it; the "
+        " needs data or a quantizer, which the program does not give it; the "
         "library does (torchlora/tools/preprocess.h)");
   }
   return LoraConfig(r)

@@ -10,12 +10,11 @@
 
 #include <torchlora/config/lora_config.h>
 
-#include <torchlora/train/arguments.h>
-
 #include "cli/command_line.h"
 
-// The groups of flags that the fine-tuning subcommands share. Names and
-// defaults are TRL's and PEFT's.
+// The groups of flags that all fine-tuning subcommands share, with TRL's and
+// PEFT's names and defaults. Each group is a struct whose `add_to` adds its
+// flags to a parser.
 namespace torchlora::cli {
 
 struct ModelOptions {
@@ -25,7 +24,7 @@ struct ModelOptions {
   int torch_num_threads = 0;
 
   void add_to(CLI::App& app);
-  /// dtype of the weights in memory; nullopt: the checkpoint's.
+  /// Returns the dtype of the weights in memory. nullopt: the checkpoint's.
   std::optional<at::ScalarType> storage_dtype() const;
 };
 
@@ -41,7 +40,7 @@ struct LoraOptions {
 
   int64_t r = 16;
   double alpha = 32;
-  /// TRL's is 0.05, and its DPO disables it.
+  /// TRL's default is 0.05, which its DPO then disables.
   double dropout = 0;
   std::vector<std::string> target_modules;
   std::vector<std::string> exclude_modules;
@@ -51,7 +50,7 @@ struct LoraOptions {
   std::string init_lora_weights = "true";
 
   void add_to(CLI::App& app);
-  /// `c10::ValueError` for a value that is out of range.
+  /// ValueError for a value that is out of range.
   LoraConfig config() const;
 };
 
@@ -63,14 +62,11 @@ struct OutputOptions {
   void add_to(CLI::App& app);
 };
 
-/// The fields of `args` but `output_dir`, which OutputOptions has.
-void add_training_options(CLI::App& app, train::TrainingArguments& args);
-
-/// What the command line says about modules: nothing, "all-linear", a regular
-/// expression (one value that is not a plain name, as in TRL) or a list.
+/// Reads the values of a flag that selects modules: none, "all-linear", one
+/// regular expression (a value that is not a plain name, as in TRL) or a list.
 ModuleNames module_names(const std::vector<std::string>& values);
 
-/// Flags of older releases of TRL and transformers.
+/// Returns the flags of older releases of TRL and transformers.
 const std::vector<RetiredFlag>& retired_flags();
 
 } // namespace torchlora::cli

@@ -1,6 +1,5 @@
-#include "cli/options.h"
+#include "cli/training_options.h"
 
-#include <torchlora/train/arguments.h>
 #include <torchlora/train/schedule.h>
 
 namespace torchlora::cli {

@@ -12,7 +12,7 @@ namespace torchlora::train {
 
 namespace {
 
-/// The first few of many.
+/// Lists the first few names.
 std::string some(std::vector<std::string> names) {
   if (names.size() > 3) {
     names.resize(3);
@@ -28,7 +28,7 @@ void Trainer::check_finite(double value, const char* what) const {
     return;
   }
   std::vector<std::string> frozen, trained, gradients;
-  for (const auto& name : nn::find_nonfinite(model_.module())) {
+  for (const auto& name : nn::find_nonfinite(model())) {
     const bool is_trained = std::any_of(
         parameters_.begin(), parameters_.end(), [&](const auto& item) {
           return item.first == name;

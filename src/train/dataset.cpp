@@ -8,15 +8,13 @@
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
 
-#include "tokenizer/unicode.h"
-
 namespace torchlora::train {
 using nlohmann::json;
 
 namespace {
 
-/// Columns and keys of messages that would change the text, if they were
-/// implemented.
+/// Columns of rows and keys of messages that are not implemented and cannot be
+/// ignored, because they change the text.
 constexpr const char* kRefusedColumns[] = {
     "tools",
     "chat_template_kwargs",
@@ -32,7 +30,7 @@ bool has(const json& object, const char* key) {
   return object.contains(key) && !object[key].is_null();
 }
 
-/// What the first row has and every other must have.
+/// The format of the first row, which all rows must have.
 struct Format {
   bool is_conversational;
   bool has_prompt;
@@ -152,7 +150,9 @@ class Row {
     return result;
   }
 
-  std::string content(const json& value, const std::string& name) const {
+  decltype(ChatMessage::content) content(
+      const json& value,
+      const std::string& name) const {
     if (value.is_string()) {
       return value.get<std::string>();
     }
@@ -163,7 +163,7 @@ class Row {
         name,
         "` should be a string or a list of parts, found ",
         value.type_name());
-    std::string joined;
+    std::vector<std::string> texts;
     for (const auto& part : value) {
       TORCHLORA_CHECK_DATA(
           part.is_object() && has(part, "type") && part["type"].is_string(),
@@ -186,10 +186,9 @@ class Row {
           "`",
           name,
           "` has a text part without `text`");
-      // As the template prints parts: each without the space around it.
-      joined += detail::strip(part["text"].get_ref<const std::string&>());
+      texts.push_back(part["text"].get<std::string>());
     }
-    return joined;
+    return texts;
   }
 
   const json& object_;
@@ -219,8 +218,8 @@ json parse_row(std::string_view line, const std::string& source) {
   }
 }
 
-/// Index of the first difference of two sequences, with TRL's rule for when
-/// one continues the other: one before the shorter one's end.
+/// Returns the index of the first difference of two sequences. If one continues
+/// the other it is one before the end of the shorter one, as in TRL.
 template <class Sequence>
 size_t first_difference(const Sequence& a, const Sequence& b) {
   const auto differs = [](const auto& x, const auto& y) {
@@ -239,7 +238,7 @@ size_t first_difference(const Sequence& a, const Sequence& b) {
   return shorter - 1;
 }
 
-/// Back to the first byte of the UTF-8 character that `position` is in.
+/// Returns the first byte of the UTF-8 character that contains `position`.
 size_t character_begin(std::string_view text, size_t position) {
   while (position > 0 && (text[position] & 0xC0) == 0x80) {
     --position;

@@ -11,7 +11,6 @@
 #include <torchlora/lora/layer.h>
 #include <torchlora/model/trainable_tokens.h>
 #include <torchlora/train/dpo_loss.h>
-#include <torchlora/train/logprobs.h>
 
 namespace torchlora::train {
 
@@ -19,7 +18,7 @@ namespace {
 
 constexpr const char* kReferenceAdapter = "ref";
 
-/// Makes other adapters active for its lifetime; trains none of them.
+/// Makes another adapter active, and not trainable, for its lifetime.
 class ActiveAdapterGuard {
  public:
   ActiveAdapterGuard(PeftModel model, const std::string& adapter_name)
@@ -37,7 +36,7 @@ class ActiveAdapterGuard {
   std::vector<std::string> saved_;
 };
 
-/// Whether a condition holds for an active adapter of a layer.
+/// Returns whether `condition` holds for an active adapter of any layer.
 template <class Condition>
 bool any_active(const PeftModel& model, const Condition& condition) {
   for (const auto& [name, layer] : model.layers()) {
@@ -50,15 +49,14 @@ bool any_active(const PeftModel& model, const Condition& condition) {
   return false;
 }
 
-/// Whether the adapted model is not the base model; it is while of each
-/// update one factor is zero.
+/// Returns whether the update B·A is not zero. It is zero while A or B is.
 bool changes_something(const LoraAdapter& adapter) {
   return adapter.lora_A->weight.any().item<bool>() &&
       adapter.lora_B->weight.any().item<bool>();
 }
 
-/// Whether an active adapter has a tensor of the base model of its own
-/// (`modules_to_save`, `bias`) or rows of one that are not the base model's.
+/// Returns whether an active adapter replaces a tensor of the base model
+/// (`modules_to_save`, `bias`) or rows of a table by other values.
 bool replaces_something(const PeftModel& model) {
   for (const auto& module : model.base_model().modules()) {
     const auto* tokens = dynamic_cast<const TrainableTokens*>(module.get());
@@ -78,29 +76,37 @@ bool replaces_something(const PeftModel& model) {
   });
 }
 
-/// Scores the completion tokens of a batch whose tensors are on the model's
-/// device.
-TokenScores score(nn::CausalLM& model, const PreferenceBatch& batch) {
-  const auto hidden = model.hidden_states(batch.input_ids);
-  return score_tokens(
-      hidden.flatten(0, 1).index_select(0, batch.positions),
-      model.lm_head(),
-      batch.labels);
-}
-
-/// Sums over the tokens of each row: [2B].
+/// Sums the log-probabilities of each row: [2B].
 at::Tensor row_sums(const at::Tensor& logps, const PreferenceBatch& batch) {
   return at::zeros({batch.input_ids.size(0)}, logps.options())
       .index_add(0, batch.rows, logps);
 }
 
+void check_tokens(const PreferenceTokens& pair, int64_t vocabulary) {
+  for (const auto* ids :
+       {&pair.prompt_ids, &pair.chosen_ids, &pair.rejected_ids}) {
+    for (const auto id : *ids) {
+      TORCHLORA_CHECK_DATA(
+          id >= 0 && id < vocabulary,
+          "[DpoTrainer] ",
+          pair.source,
+          ": token ",
+          id,
+          " is not one of the model's ",
+          vocabulary,
+          "; is the tokenizer the model's?");
+    }
+  }
+}
+
 PreferenceTokenSet tokenize_or_none(
     const std::vector<PreferenceExample>& examples,
     const Tokenizer& tokenizer,
-    const RowTruncation& truncation) {
+    const RowTruncation& truncation,
+    const ChatFormat* chat_format) {
   return examples.empty()
       ? PreferenceTokenSet()
-      : tokenize_preferences(examples, tokenizer, truncation);
+      : tokenize_preferences(examples, tokenizer, truncation, chat_format);
 }
 
 } // namespace
@@ -129,29 +135,31 @@ void DpoConfig::validate() const {
 }
 
 DpoTrainer::DpoTrainer(
-    nn::CausalLM& model,
+    TokenScorer model,
     PeftModel peft_model,
     const Tokenizer& tokenizer,
     DpoConfig config,
     const std::vector<PreferenceExample>& train_dataset,
-    const std::vector<PreferenceExample>& eval_dataset)
+    const std::vector<PreferenceExample>& eval_dataset,
+    const ChatFormat* chat_format)
     : DpoTrainer(
-          model,
+          std::move(model),
           std::move(peft_model),
           config,
-          tokenize_preferences(train_dataset, tokenizer, config),
-          tokenize_or_none(eval_dataset, tokenizer, config),
-          // Padding is never looked at; any token will do.
+          tokenize_preferences(train_dataset, tokenizer, config, chat_format),
+          tokenize_or_none(eval_dataset, tokenizer, config, chat_format),
+          // No result depends on padding, so any token will do.
           std::max<int64_t>(tokenizer.pad_token_id(), 0)) {}
 
 DpoTrainer::DpoTrainer(
-    nn::CausalLM& model,
+    TokenScorer model,
     PeftModel peft_model,
     DpoConfig config,
     PreferenceTokenSet train_dataset,
     PreferenceTokenSet eval_dataset,
     int64_t pad_token_id)
-    : Trainer(model, std::move(peft_model), config),
+    : Trainer(std::move(peft_model), config),
+      scorer_(std::move(model)),
       config_(std::move(config)),
       train_dataset_(std::move(train_dataset)),
       eval_dataset_(std::move(eval_dataset)),
@@ -161,8 +169,9 @@ DpoTrainer::DpoTrainer(
       static_cast<int64_t>(train_dataset_.examples.size()),
       static_cast<int64_t>(eval_dataset_.examples.size()));
   check_adapters();
-  check_tokens(train_dataset_);
-  check_tokens(eval_dataset_);
+  if (auto* causal_lm = scorer_.causal_lm()) {
+    check_causal_lm(*causal_lm);
+  }
   if (config_.disable_dropout) {
     disable_dropout();
   }
@@ -184,14 +193,7 @@ void DpoTrainer::check_adapters() const {
         " is trainable and not part of an adapter: the reference would train "
         "with it; freeze it");
   }
-  const auto heads = model().output_embeddings();
   for (const auto& [name, layer] : peft_model().layers()) {
-    TORCH_CHECK_VALUE(
-        std::find(heads.begin(), heads.end(), name) == heads.end(),
-        "[DpoTrainer] the output head ",
-        name,
-        " is adapted; its weight is used directly, so leave it out by "
-        "exclude_modules");
     TORCH_CHECK_VALUE(
         !layer->merged(),
         "[DpoTrainer] the adapter is merged into ",
@@ -200,22 +202,23 @@ void DpoTrainer::check_adapters() const {
   }
 }
 
-void DpoTrainer::check_tokens(const PreferenceTokenSet& dataset) const {
-  const auto vocabulary = model().lm_head().weight.size(0);
-  for (const auto& pair : dataset.examples) {
-    for (const auto* ids :
-         {&pair.prompt_ids, &pair.chosen_ids, &pair.rejected_ids}) {
-      for (const auto id : *ids) {
-        TORCHLORA_CHECK_DATA(
-            id >= 0 && id < vocabulary,
-            "[DpoTrainer] ",
-            pair.source,
-            ": token ",
-            id,
-            " is not one of the model's ",
-            vocabulary,
-            "; is the tokenizer the model's?");
-      }
+void DpoTrainer::check_causal_lm(nn::CausalLM& causal_lm) const {
+  TORCH_CHECK_VALUE(
+      &causal_lm.module() == &model(),
+      "[DpoTrainer] the model to train must be the one that was adapted");
+  const auto heads = causal_lm.output_embeddings();
+  for (const auto& [name, layer] : peft_model().layers()) {
+    TORCH_CHECK_VALUE(
+        std::ranges::find(heads, name) == heads.end(),
+        "[DpoTrainer] the output head ",
+        name,
+        " is adapted; its weight is used directly, so leave it out by "
+        "exclude_modules");
+  }
+  const auto vocabulary = causal_lm.lm_head().weight.size(0);
+  for (const auto* dataset : {&train_dataset_, &eval_dataset_}) {
+    for (const auto& pair : dataset->examples) {
+      check_tokens(pair, vocabulary);
     }
   }
 }
@@ -228,7 +231,7 @@ void DpoTrainer::disable_dropout() {
     }
     layer->set_lora_dropout(0);
   }
-  for (const auto& module : model().module().modules()) {
+  for (const auto& module : model().modules()) {
     if (auto* dropout = module->as<torch::nn::DropoutImpl>()) {
       dropout->options.p(0);
     }
@@ -265,7 +268,7 @@ void DpoTrainer::set_up_reference() {
       "[DpoTrainer] a copy of the initial adapter as reference needs one "
       "active adapter, found ",
       fmt::format("{}", fmt::join(active, ", ")));
-  // Copied below, not initialised: that would change the base again.
+  // Its values are copied below. An initializer could change the base again.
   auto config = peft.peft_config(active[0]);
   peft.add_adapter(kReferenceAdapter, config.forget_initializer());
   torch::NoGradGuard no_grad;
@@ -277,8 +280,8 @@ void DpoTrainer::set_up_reference() {
         copy,
         "[DpoTrainer] the initial adapter brought ",
         item.key(),
-        " in its file, which a copy of it has not; merge the adapter first, or "
-        "use reference base");
+        " in its file, which its copy does not have; merge the adapter first, "
+        "or use reference base");
     copy->copy_(item.value());
   }
   if (config_.disable_dropout) {
@@ -288,14 +291,18 @@ void DpoTrainer::set_up_reference() {
   }
 }
 
-at::Tensor DpoTrainer::reference_logps(const PreferenceBatch& batch) {
+TokenScores DpoTrainer::score(const PreferenceBatch& batch) const {
+  return scorer_(batch.input_ids, batch.positions, batch.labels);
+}
+
+at::Tensor DpoTrainer::reference_logps(const PreferenceBatch& batch) const {
   torch::NoGradGuard no_grad;
   if (reference_ == "base") {
     const auto guard = peft_model().disable_adapter();
-    return row_sums(score(model(), batch).logps, batch);
+    return row_sums(score(batch).logps, batch);
   }
   const ActiveAdapterGuard guard(peft_model(), kReferenceAdapter);
-  return row_sums(score(model(), batch).logps, batch);
+  return row_sums(score(batch).logps, batch);
 }
 
 at::Tensor DpoTrainer::compute_loss(
@@ -305,13 +312,13 @@ at::Tensor DpoTrainer::compute_loss(
   const auto& dataset = training ? train_dataset_ : eval_dataset_;
   auto batch =
       collate_preferences(dataset.examples, indices, pad_token_id_, config_);
-  const auto device = model().lm_head().weight.device();
+  const auto device = trainable_parameters().front().second.device();
   for (auto* tensor :
        {&batch.input_ids, &batch.positions, &batch.labels, &batch.rows}) {
     *tensor = tensor->to(device);
   }
   const auto reference = reference_logps(batch).chunk(2);
-  const auto scores = score(model(), batch);
+  const auto scores = score(batch);
   const auto policy = row_sums(scores.logps, batch).chunk(2);
   const DpoLossInput input{
       policy[0], policy[1], reference[0], reference[1], config_.beta};

@@ -4,7 +4,6 @@
 
 #include <c10/util/Exception.h>
 #include <fmt/ranges.h>
-#include <torch/types.h>
 
 namespace torchlora::train {
 
@@ -20,14 +19,6 @@ const Entry kLosses[] = {
 };
 
 } // namespace
-
-at::Tensor DpoLossInput::chosen_logratios() const {
-  return chosen_logps - ref_chosen_logps;
-}
-
-at::Tensor DpoLossInput::rejected_logratios() const {
-  return rejected_logps - ref_rejected_logps;
-}
 
 std::vector<std::string> dpo_loss_types() {
   std::vector<std::string> names;
@@ -49,11 +40,6 @@ DpoLoss find_dpo_loss(const std::string& loss_type) {
       ", found ",
       loss_type);
   return entry->loss;
-}
-
-at::Tensor sigmoid_dpo_loss(const DpoLossInput& input) {
-  const auto delta = input.chosen_logratios() - input.rejected_logratios();
-  return -at::log_sigmoid(delta * input.beta);
 }
 
 } // namespace torchlora::train

@@ -1,3 +1,10 @@
+// Log-probabilities without logits. `ScoreTokens` is one autograd function over
+// tiles of tokens × vocabulary, so that one tile of logits exists at a time and
+// never the [N, vocab_size] tensor. The forward pass keeps running statistics
+// per token (maximum, sum of exponentials, …), which are rescaled whenever a
+// new maximum appears, and saves only the log-sum-exp. The backward pass
+// computes each tile again: the gradient of log p(label) in the logits is
+// [label] − p, and p follows from the logits and the saved log-sum-exp.
 #include <torchlora/train/logprobs.h>
 
 #include <algorithm>
@@ -7,18 +14,20 @@
 #include <torch/autograd.h>
 #include <torch/types.h>
 
+#include <torchlora/error.h>
 #include <torchlora/nn/compute.h>
 
 namespace torchlora::train {
 
 namespace {
 
-/// fp32, and fp64 for fp64.
+/// Returns fp64 for fp64 inputs, fp32 for all others.
 at::ScalarType statistics_dtype(const at::Tensor& hidden) {
   return hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-/// Logits of a tile in the statistics' dtype, soft-capped: [tokens, words].
+/// Computes the soft-capped logits of a tile, [tokens, words], in the dtype of
+/// the statistics.
 at::Tensor tile_logits(
     const at::Tensor& hidden,
     const at::Tensor& weight,
@@ -31,11 +40,11 @@ at::Tensor tile_logits(
   return logits;
 }
 
-/// The head's weight [vocab_size, hidden_size] a piece at a time, with the rows
-/// that take the place of its own.
+/// Gives the weight of the head [vocab_size, hidden_size] one piece at a time,
+/// with its replaced rows.
 class Vocabulary {
  public:
-  /// The places of a piece's replaced rows in `values`: [first, last).
+  /// The range [first, last) of `values` that replaces rows of a piece.
   struct Replaced {
     int64_t first, last;
     bool any() const {
@@ -62,7 +71,7 @@ class Vocabulary {
     };
     return {place(begin), place(begin + size)};
   }
-  /// Int64, relative to `begin`.
+  /// Returns the replaced rows (int64), relative to `begin`.
   at::Tensor index(const Replaced& rows, int64_t begin) const {
     return index_.slice(0, rows.first, rows.last) - begin;
   }
@@ -89,8 +98,8 @@ void for_each_piece(int64_t total, int64_t size, const Visit& visit) {
   }
 }
 
-/// The labels that lie in [begin, begin + size), relative to begin; others
-/// are clamped into it. Second: which lie in it.
+/// Returns the labels relative to `begin`, clamped to [0, size), and a mask of
+/// those that needed no clamping.
 std::pair<at::Tensor, at::Tensor>
 labels_in_piece(const at::Tensor& labels, int64_t begin, int64_t size) {
   const auto local = labels - begin;
@@ -99,8 +108,8 @@ labels_in_piece(const at::Tensor& labels, int64_t begin, int64_t size) {
       local.ge(0).logical_and_(local.lt(size))};
 }
 
-/// Statistics of the distributions of some tokens, built up over pieces of
-/// the vocabulary.
+/// The statistics of the distributions of some tokens. `add` takes one piece of
+/// the vocabulary after another.
 struct RunningStatistics {
   RunningStatistics(const at::Tensor& labels, at::TensorOptions options)
       : labels_(labels),
@@ -300,6 +309,31 @@ TokenScores score_tokens(
       tiling.tokens,
       tiling.vocabulary);
   return {scores[0], scores[1], scores[2], scores[3]};
+}
+
+TokenScores score_logits(const at::Tensor& logits, const at::Tensor& labels) {
+  TORCH_CHECK_VALUE(
+      logits.dim() == 2 && labels.dim() == 1 &&
+          logits.size(0) == labels.size(0),
+      "[score_logits] logits [N, vocab_size] and labels [N] are required, "
+      "found ",
+      logits.sizes(),
+      " and ",
+      labels.sizes());
+  TORCHLORA_CHECK_DATA(
+      labels.lt(logits.size(1)).logical_and_(labels.ge(0)).all().item<bool>(),
+      "[score_logits] a label is not one of the model's ",
+      logits.size(1),
+      " tokens; is the tokenizer the model's?");
+  const auto values = logits.to(statistics_dtype(logits));
+  const auto log_p = values.log_softmax(1);
+  const auto logps = log_p.gather(1, labels.unsqueeze(1)).squeeze(1);
+  const torch::NoGradGuard no_grad;
+  return {
+      logps,
+      values.mean(1),
+      (log_p.exp() * log_p).sum(1).neg(),
+      values.argmax(1).eq(labels)};
 }
 
 } // namespace torchlora::train

@@ -19,7 +19,8 @@ size_t common_prefix(
   return end - a.begin();
 }
 
-/// Tokens of prompt, prompt + chosen and prompt + rejected, each as a whole.
+/// The token ids of prompt, prompt + chosen and prompt + rejected, each
+/// tokenized as a whole.
 struct WholeTokens {
   std::vector<int64_t> prompt, chosen, rejected;
 };
@@ -49,17 +50,16 @@ WholeTokens encode_standard(
 
 WholeTokens encode_conversation(
     const PreferenceExample& example,
-    const Tokenizer& tokenizer) {
+    const Tokenizer& tokenizer,
+    const ChatFormat& chat_format) {
   const auto encode = [&](const Text* completion) {
     auto messages = std::get<std::vector<ChatMessage>>(example.prompt);
     if (completion) {
       const auto& more = std::get<std::vector<ChatMessage>>(*completion);
       messages.insert(messages.end(), more.begin(), more.end());
     }
-    return tokenizer.encode(
-        apply_chat_template(
-            messages, /*add_generation_prompt=*/completion == nullptr),
-        /*add_special_tokens=*/false);
+    return chat_format.encode(
+        tokenizer, messages, /*add_generation_prompt=*/completion == nullptr);
   };
   try {
     return {
@@ -70,7 +70,30 @@ WholeTokens encode_conversation(
   }
 }
 
-/// One row of a pair as truncation leaves it.
+/// Checks that there is a chat format, and that the tokenizer has its tokens,
+/// if any example is a conversation.
+void check_chat_format(
+    const std::vector<PreferenceExample>& examples,
+    const Tokenizer& tokenizer,
+    const ChatFormat* chat_format) {
+  const auto conversation =
+      std::ranges::find_if(examples, &PreferenceExample::is_conversational);
+  if (conversation == examples.end()) {
+    return;
+  }
+  TORCH_CHECK_VALUE(
+      chat_format,
+      "[tokenize_preferences] ",
+      conversation->source,
+      " is a conversation, and only a chat format says how the model writes "
+      "one; pass the model's ChatFormat (torchlora/tokenizer/chat_format.h), "
+      "or data whose prompt, chosen and rejected are strings");
+  chat_format->check_tokenizer(tokenizer);
+}
+
+/// One row of a pair after truncation. `begin` and `end` are positions in
+/// prompt
+/// + completion; the tokens are not copied.
 struct Row {
   Row(const PreferenceTokens& pair,
       const std::vector<int64_t>& completion_ids,
@@ -90,8 +113,8 @@ struct Row {
   bool is_cut() const {
     return end - begin < prompt.size() + completion.size();
   }
-  /// Position in the cut row of the first completion token that a token
-  /// before it predicts.
+  /// Returns the position in the cut row of the first completion token that has
+  /// a token before it, which predicts it.
   int64_t first_scored() const {
     return static_cast<int64_t>(
         std::max(std::max(prompt.size(), begin) - begin, size_t{1}));
@@ -108,7 +131,7 @@ struct Row {
   size_t begin, end;
 };
 
-/// Both rows, the chosen one first.
+/// Returns both rows, the chosen one first.
 std::array<Row, 2> rows_of(
     const PreferenceTokens& pair,
     const RowTruncation& truncation) {
@@ -161,13 +184,15 @@ void RowTruncation::validate() const {
 PreferenceTokenSet tokenize_preferences(
     const std::vector<PreferenceExample>& examples,
     const Tokenizer& tokenizer,
-    const RowTruncation& truncation) {
+    const RowTruncation& truncation,
+    const ChatFormat* chat_format) {
   truncation.validate();
+  check_chat_format(examples, tokenizer, chat_format);
   PreferenceTokenSet set;
   auto& statistics = set.statistics;
   for (const auto& example : examples) {
     const auto whole = example.is_conversational()
-        ? encode_conversation(example, tokenizer)
+        ? encode_conversation(example, tokenizer, *chat_format)
         : encode_standard(example, tokenizer);
     const auto n = std::min(
         common_prefix(whole.prompt, whole.chosen),

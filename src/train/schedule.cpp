@@ -1,8 +1,6 @@
 #include <torchlora/train/schedule.h>
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
 
 #include <c10/util/Exception.h>
 #include <fmt/ranges.h>
@@ -11,22 +9,18 @@ namespace torchlora::train {
 
 namespace {
 
-/// The part after the warmup, as a function of its progress in [0, 1].
 struct Schedule {
   const char* name;
   bool has_warmup;
+  /// The factor after the warmup as a function of the progress in [0, 1].
   double (*decay)(double progress);
 };
 
 const Schedule kSchedules[] = {
-    {"linear", true, [](double progress) { return 1 - progress; }},
-    {"cosine",
-     true,
-     [](double progress) {
-       return 0.5 * (1 + std::cos(std::numbers::pi * progress));
-     }},
-    {"constant", false, [](double) { return 1.0; }},
-    {"constant_with_warmup", true, [](double) { return 1.0; }},
+    {"linear", true, linear_decay},
+    {"cosine", true, cosine_decay},
+    {"constant", false, no_decay},
+    {"constant_with_warmup", true, no_decay},
 };
 
 } // namespace
@@ -63,13 +57,6 @@ LrSchedule make_lr_schedule(
         static_cast<double>(step - warmup) / static_cast<double>(rest);
     return std::max(0.0, decay(std::min(1.0, progress)));
   };
-}
-
-int64_t resolve_warmup_steps(double warmup_steps, int64_t num_training_steps) {
-  return static_cast<int64_t>(
-      warmup_steps >= 1
-          ? warmup_steps
-          : std::ceil(static_cast<double>(num_training_steps) * warmup_steps));
 }
 
 } // namespace torchlora::train

@@ -20,7 +20,7 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-/// Every that many steps; below 1 a share of all.
+/// Returns a number of steps; below 1, `steps` is a share of `max_steps`.
 int64_t whole_steps(double steps, int64_t max_steps) {
   return static_cast<int64_t>(
       steps < 1 ? std::ceil(static_cast<double>(max_steps) * steps)
@@ -37,7 +37,7 @@ double rounded(double value, double digits) {
   return std::round(value * scale) / scale;
 }
 
-/// `<prefix>_runtime` and what is done a second.
+/// Adds `<prefix>_runtime` and the samples and steps per second.
 void add_speed(
     LogRecord& record,
     const std::string& prefix,
@@ -53,18 +53,10 @@ void add_speed(
 
 } // namespace
 
-Trainer::Trainer(
-    nn::CausalLM& model,
-    PeftModel peft_model,
-    TrainingArguments args)
-    : model_(model),
-      peft_model_(std::move(peft_model)),
-      args_(std::move(args)) {
+Trainer::Trainer(PeftModel peft_model, TrainingArguments args)
+    : peft_model_(std::move(peft_model)), args_(std::move(args)) {
   args_.validate();
-  TORCH_CHECK_VALUE(
-      &model_.module() == &peft_model_.base_model(),
-      "[Trainer] the model to train must be the one that was adapted");
-  for (const auto& item : model_.module().named_parameters()) {
+  for (const auto& item : model().named_parameters()) {
     if (item.value().requires_grad()) {
       parameters_.emplace_back(item.key(), item.value());
     }
@@ -108,7 +100,7 @@ void Trainer::start(Run& run) {
   state_.train_batch_size = args_.per_device_train_batch_size;
   run.batches_per_epoch = batches;
   run.optimizer = args_.loraplus_lr_ratio > 0
-      ? make_loraplus_adamw(model_.module(), args_)
+      ? make_loraplus_adamw(model(), args_)
       : make_adamw(parameters_, args_);
   run.peak_learning_rates = learning_rates(*run.optimizer);
   run.schedule = make_lr_schedule(
@@ -127,8 +119,8 @@ TrainOutput Trainer::train(const std::atomic<bool>* stop) {
   run_ = &run;
   const auto end_of_run = c10::make_scope_exit([&] { run_ = nullptr; });
   start_log();
-  model_.module().train();
-  model_.module().zero_grad();
+  model().train();
+  model().zero_grad();
   notify([&](auto& callback) { callback.on_train_begin(*this); });
   if (args_.eval_on_start && num_eval_examples_ > 0) {
     evaluate();
@@ -194,7 +186,7 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
   double step_loss = 0;
   for (int64_t i = 0; i < num_micro_steps; ++i) {
     if (run.should_stop()) {
-      model_.module().zero_grad();
+      model().zero_grad();
       return false;
     }
     const auto begin = window.begin() + i * batch_size;
@@ -224,7 +216,7 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
   run.learning_rate = args_.learning_rate * factor;
   scale_learning_rates(*run.optimizer, run.peak_learning_rates, factor);
   run.optimizer->step();
-  model_.module().zero_grad();
+  model().zero_grad();
   return true;
 }
 
@@ -298,7 +290,7 @@ LogRecord Trainer::finish(Run& run) {
 LogRecord Trainer::evaluate() {
   TORCH_CHECK_VALUE(
       num_eval_examples_ > 0, "[evaluate] there are no evaluation examples");
-  auto& module = model_.module();
+  auto& module = model();
   const bool was_training = module.is_training();
   module.eval();
   const auto back = c10::make_scope_exit([&] { module.train(was_training); });

@@ -18,6 +18,7 @@ set(contents
     "/include/torchlora/lora/overlay\\.h\n"
     "/libtorchlora_core\\.${ending}"
     "/libtorchlora_gemma4\\.${ending}"
+    "/libtorchlora_tokenizer\\.${ending}"
     "/libtorchlora_train\\.${ending}"
     "/cmake/torchlora/torchloraConfig\\.cmake\n"
     "/pkgconfig/torchlora\\.pc\n"

@@ -17,7 +17,7 @@ endif()
 
 file(GLOB texts ${prefix}/${LIBDIR}/cmake/torchlora/*.cmake ${prefix}/${LIBDIR}/pkgconfig/*.pc)
 list(LENGTH texts count)
-if(count LESS 7)
+if(count LESS 8)
   message(FATAL_ERROR "missing package files, there are: ${texts}")
 endif()
 foreach(file IN LISTS texts)

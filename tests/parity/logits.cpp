@@ -1,6 +1,7 @@
 // parity_logits CHECKPOINT ADAPTER INPUT OUTPUT: logits (fp32) of a checkpoint
 // with an adapter for the `input_ids` of a safetensors file, for the parity
 // scripts.
+#include <torchlora/gemma4.h>
 #include <torchlora/torchlora.h>
 
 int main(int argc, char** argv) {

@@ -55,7 +55,9 @@ TEST_F(PreferenceDataset, ReadsMessagesWithTextParts) {
   ASSERT_TRUE(rows.at(0).is_conversational());
   const auto& prompt = std::get<std::vector<ChatMessage>>(rows[0].prompt);
   EXPECT_EQ(prompt.at(0).role, "user");
-  EXPECT_EQ(prompt.at(0).content, "ab");
+  EXPECT_EQ(
+      std::get<std::vector<std::string>>(prompt.at(0).content),
+      (std::vector<std::string>{" a ", "b"}));
 }
 
 TEST_F(PreferenceDataset, ErrorsNameFileLineAndField) {

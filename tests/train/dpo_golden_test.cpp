@@ -7,6 +7,7 @@
 
 #include <torchlora/io/safetensors.h>
 #include <torchlora/lora/layer.h>
+#include <torchlora/models/gemma4/chat_format.h>
 #include <torchlora/models/gemma4/model.h>
 #include <torchlora/train/dpo.h>
 
@@ -52,6 +53,7 @@ struct GoldenRun {
   DpoConfig config;
   gemma4::Gemma4ForCausalLM model = gemma4::from_pretrained(kData / "model");
   Tokenizer tokenizer = Tokenizer::from_pretrained(kData / "model");
+  gemma4::ChatFormat chat_format;
 };
 
 class DpoGolden : public testing::TestWithParam<const char*> {};
@@ -68,7 +70,9 @@ TEST_P(DpoGolden, EveryStepEqualsTrl) {
       peft,
       run.tokenizer,
       run.config,
-      load_preference_dataset(run.folder / "pairs.jsonl"));
+      load_preference_dataset(run.folder / "pairs.jsonl"),
+      {},
+      &run.chat_format);
   const auto first = std::make_shared<FirstGradients>();
   trainer.add_callback(first);
 
@@ -143,7 +147,9 @@ TEST(DpoReference, AnAdapterThatChangesTheModelIsComparedWithItself) {
       peft,
       run.tokenizer,
       run.config,
-      load_preference_dataset(run.folder / "pairs.jsonl"));
+      load_preference_dataset(run.folder / "pairs.jsonl"),
+      {},
+      &run.chat_format);
   EXPECT_EQ(trainer.reference(), "initial_adapter");
   EXPECT_EQ(peft.adapter_names(), (std::vector<std::string>{"default", "ref"}));
   const auto reference =

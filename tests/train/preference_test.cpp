@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include <torchlora/error.h>
+#include <torchlora/models/gemma4/chat_format.h>
 
 namespace torchlora::train {
 namespace {
@@ -35,8 +36,9 @@ TEST(TokenizePreferences, EqualsTrl) {
     }
     RowTruncation truncation;
     truncation.max_length = c["max_length"].get<int64_t>();
+    const gemma4::ChatFormat chat_format;
     const auto set = tokenize_preferences(
-        load_preference_dataset(path), tokenizer(), truncation);
+        load_preference_dataset(path), tokenizer(), truncation, &chat_format);
     ASSERT_EQ(set.examples.size(), c["tokens"].size());
     EXPECT_EQ(
         set.statistics.num_dropped,
@@ -63,6 +65,56 @@ TEST(TokenizePreferences, NothingLeftIsAnError) {
   EXPECT_THROW(
       tokenize_preferences(examples, tokenizer(), {2, "keep_middle"}),
       c10::ValueError);
+}
+
+const std::vector<PreferenceExample> kConversations = {
+    {"one", " a", " b", "pairs.jsonl:1"},
+    {std::vector<ChatMessage>{{"user", "one"}},
+     std::vector<ChatMessage>{{"assistant", "a"}},
+     std::vector<ChatMessage>{{"assistant", "b"}},
+     "pairs.jsonl:2"}};
+
+TEST(TokenizePreferences, ConversationsNeedAChatFormat) {
+  try {
+    tokenize_preferences(kConversations, tokenizer());
+    ADD_FAILURE();
+  } catch (const c10::ValueError& error) {
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring,
+        "pairs.jsonl:2 is a conversation",
+        error.what_without_backtrace());
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring,
+        "pass the model's ChatFormat",
+        error.what_without_backtrace());
+  }
+}
+
+TEST(TokenizePreferences, ATokenizerWithoutTheTurnTokensIsRefusedByName) {
+  const auto folder = fs::path(testing::TempDir()) / "without_turns";
+  fs::create_directories(folder);
+  std::ifstream original(kData / "dpo" / "model" / "tokenizer.json");
+  auto file = json::parse(original);
+  for (auto& token : file["added_tokens"]) {
+    if (token["content"] == "<|turn>") {
+      token["content"] = "<|round>";
+    }
+  }
+  auto& vocab = file["model"]["vocab"];
+  vocab["<|round>"] = vocab["<|turn>"];
+  vocab.erase("<|turn>");
+  std::ofstream(folder / "tokenizer.json") << file.dump();
+  const auto other = Tokenizer::from_pretrained(folder);
+  const gemma4::ChatFormat chat_format;
+  try {
+    tokenize_preferences(kConversations, other, {}, &chat_format);
+    ADD_FAILURE();
+  } catch (const DataError& error) {
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring,
+        "the chat format gemma4 needs the token <|turn>",
+        error.what_without_backtrace());
+  }
 }
 
 std::vector<int64_t> values(const at::Tensor& tensor) {

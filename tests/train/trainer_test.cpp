@@ -30,7 +30,7 @@ class ToyTrainer : public Trainer {
       PeftModel peft,
       TrainingArguments args,
       int64_t num_eval = 0)
-      : Trainer(*model, std::move(peft), std::move(args)), toy_(*model) {
+      : Trainer(std::move(peft), std::move(args)), toy_(*model) {
     set_num_examples(5, num_eval);
   }
 

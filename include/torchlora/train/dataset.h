@@ -6,46 +6,46 @@
 #include <vector>
 
 #include <torchlora/export.h>
-#include <torchlora/tokenizer/chat.h>
+#include <torchlora/tokenizer/chat_format.h>
 
 namespace torchlora::train {
 
-/// A text (TRL's "standard" format) or messages ("conversational").
+/// A string (TRL's "standard" format) or messages ("conversational").
 using Text = std::variant<std::string, std::vector<ChatMessage>>;
 
-/// A preference pair. All three have the same format.
+/// A preference pair. All three texts have the same format.
 struct PreferenceExample {
   /// @{
-  /// As the file has them; `extract_prompt` for one without a prompt.
+  /// The fields of a row. A row without a prompt gets one by `extract_prompt`.
   Text prompt, chosen, rejected;
   /// @}
 
-  /// Where it came from, for messages: "pairs.jsonl:17".
+  /// The origin of the row for error messages, for example "pairs.jsonl:17".
   std::string source;
 
-  /// Whether they are messages.
+  /// Returns whether the texts are messages.
   bool is_conversational() const {
     return std::holds_alternative<std::vector<ChatMessage>>(prompt);
   }
 };
 
-/// Reads a JSONL file of preference pairs: objects with `prompt`, `chosen`
-/// and `rejected`, or without `prompt`, which then is what the two have in
-/// common (`extract_prompt`). Values are strings or lists of {"role",
-/// "content"}; a content is a string or a list of {"type": "text", "text"}
-/// parts. The first row decides the format of all. Blank lines are skipped,
-/// other columns ignored.
+/// Reads a JSONL file of preference pairs: objects with `prompt`, `chosen` and
+/// `rejected`, or with `chosen` and `rejected` only, whose common beginning
+/// becomes the prompt (`extract_prompt`). A value is a string or a list of
+/// {"role", "content"}; a content is a string or a list of
+/// {"type": "text", "text"} parts. The first row decides the format of all
+/// rows. Skips blank lines and ignores other columns.
 ///
-/// DataError names file, line and field: no file, no rows, broken JSON, a
-/// field that is missing or has another format, media.
+/// DataError names file, line and field: a file that is missing, has no rows or
+/// has broken JSON; a field that is missing or has another format; media.
 TORCHLORA_API std::vector<PreferenceExample> load_preference_dataset(
     const std::filesystem::path& path);
 
-/// Moves what `chosen` and `rejected` begin with in common, in characters or
-/// in messages, to `prompt`. TRL's `extract_prompt`, with what users meet of
-/// it: a space before the first difference goes to the completions, and if
-/// one continues the other the prompt ends one element before the shorter
-/// one's end. DataError if one of the two is empty.
+/// Moves the common beginning of `chosen` and `rejected`, in characters or in
+/// messages, to `prompt`. TRL's `extract_prompt` with its special cases: a
+/// space before the first difference stays in the completions, and if one text
+/// continues the other, the prompt ends one element before the end of the
+/// shorter text. DataError if `chosen` or `rejected` is empty.
 TORCHLORA_API void extract_prompt(PreferenceExample& example);
 
 } // namespace torchlora::train

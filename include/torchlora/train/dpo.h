@@ -5,30 +5,32 @@
 #include <vector>
 
 #include <torchlora/export.h>
+#include <torchlora/tokenizer/chat_format.h>
 #include <torchlora/tokenizer/tokenizer.h>
 #include <torchlora/train/dataset.h>
 #include <torchlora/train/dpo_loss.h>
-#include <torchlora/train/logprobs.h>
 #include <torchlora/train/preference.h>
+#include <torchlora/train/token_scorer.h>
 #include <torchlora/train/trainer.h>
 
 namespace torchlora::train {
 
 /// TRL's `DPOConfig`.
 struct TORCHLORA_API DpoConfig : TrainingArguments, RowTruncation {
-  /// Strength of the pull towards the reference.
+  /// The strength of the pull toward the reference.
   double beta = 0.1;
-  /// Names of `dpo_loss_types()` (train/dpo_loss.h); several are summed with
-  /// `loss_weights` (empty: each 1).
+  /// Names in `dpo_loss_types()` (train/dpo_loss.h). Several losses are summed
+  /// with `loss_weights`.
   std::vector<std::string> loss_type = {"sigmoid"};
-  /// One for each of `loss_type`.
+  /// One weight per loss. Empty: each is 1.
   std::vector<double> loss_weights;
-  /// What the policy is compared with: "base", the model without adapters;
-  /// "initial_adapter", a frozen copy of the adapter as it is now, kept as
-  /// the adapter `ref`; "auto", the base where the adapter changes nothing
-  /// yet (every B is zero), else the initial adapter.
+  /// The reference of the policy. "base": the model without adapters.
+  /// "initial_adapter": a frozen copy of the adapter as it is now, kept as the
+  /// adapter `ref`. "auto": "base" if the adapter changes nothing yet (every B
+  /// is zero), otherwise "initial_adapter".
   std::string reference = "auto";
-  /// TRL switches dropout off in DPO, that of the adapter included.
+  /// Whether to switch off all dropout, that of the adapter included, as TRL
+  /// does in DPO.
   bool disable_dropout = true;
 
   /// ValueError names the field that cannot be right.
@@ -36,48 +38,47 @@ struct TORCHLORA_API DpoConfig : TrainingArguments, RowTruncation {
 };
 
 /// Direct Preference Optimization (Rafailov et al. 2023) of the active
-/// adapter, TRL's `DPOTrainer`. Log-probabilities are computed of completion
-/// tokens only and in tiles of the vocabulary.
+/// adapter, TRL's `DPOTrainer`. The model is an `nn::CausalLM`, of which only
+/// the completion tokens go through the head, or any module whose logits a
+/// callable gives (`TokenScorer`).
 ///
-/// ValueError if the configuration cannot be right: nothing trainable or more
-/// than an adapter, an adapter on the output head, an adapter that is merged
-/// into the base. DataError if the data cannot be used.
+/// ValueError if the configuration cannot be right: nothing is trainable, a
+/// tensor outside the adapter is, the adapter is merged into the base, or it
+/// adapts the head of an `nn::CausalLM`. DataError if the data cannot be used.
 class TORCHLORA_API DpoTrainer : public Trainer {
  public:
-  /// `model` is the one that `peft_model` adapted. Both stay the caller's.
+  /// `model` scores tokens by the module that `peft_model` adapted, which the
+  /// caller keeps alive. Conversational data requires `chat_format`.
   DpoTrainer(
-      nn::CausalLM& model,
+      TokenScorer model,
       PeftModel peft_model,
       const Tokenizer& tokenizer,
       DpoConfig config,
       const std::vector<PreferenceExample>& train_dataset,
-      const std::vector<PreferenceExample>& eval_dataset = {});
-  /// The same for data that is tokenized already.
+      const std::vector<PreferenceExample>& eval_dataset = {},
+      const ChatFormat* chat_format = nullptr);
+  /// The same for tokenized data.
   DpoTrainer(
-      nn::CausalLM& model,
+      TokenScorer model,
       PeftModel peft_model,
       DpoConfig config,
       PreferenceTokenSet train_dataset,
       PreferenceTokenSet eval_dataset,
       int64_t pad_token_id);
 
-  /// As it was given.
   const DpoConfig& config() const {
     return config_;
   }
-  /// "base" or "initial_adapter": what "auto" came to.
+  /// Returns "base" or "initial_adapter", also for the configuration "auto".
   const std::string& reference() const {
     return reference_;
   }
-  /// @{
-  /// Tokenized.
   const PreferenceTokenSet& train_dataset() const {
     return train_dataset_;
   }
   const PreferenceTokenSet& eval_dataset() const {
     return eval_dataset_;
   }
-  /// @}
 
  protected:
   at::Tensor compute_loss(
@@ -87,17 +88,19 @@ class TORCHLORA_API DpoTrainer : public Trainer {
 
  private:
   void check_adapters() const;
-  void check_tokens(const PreferenceTokenSet& dataset) const;
+  void check_causal_lm(nn::CausalLM& causal_lm) const;
   void disable_dropout();
   void set_up_reference();
-  /// Summed log-probabilities [2B] of a batch's rows under the reference.
-  at::Tensor reference_logps(const PreferenceBatch& batch);
+  TokenScores score(const PreferenceBatch& batch) const;
+  /// Returns the summed log-probabilities [2B] of the rows under the reference.
+  at::Tensor reference_logps(const PreferenceBatch& batch) const;
   void add_metrics(
       const PreferenceBatch& batch,
       const TokenScores& scores,
       const DpoLossInput& input,
       Metrics& metrics) const;
 
+  TokenScorer scorer_;
   DpoConfig config_;
   PreferenceTokenSet train_dataset_, eval_dataset_;
   int64_t pad_token_id_;

@@ -1,19 +1,21 @@
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/log_sigmoid.h>
 
 #include <torchlora/export.h>
 
 namespace torchlora::train {
 
-/// What a DPO loss may look at; all tensors [B] (a pair each) and fp32.
-struct TORCHLORA_API DpoLossInput {
+/// The input of a DPO loss. All tensors are [B] (one value per pair) and fp32.
+struct DpoLossInput {
   /// @{
-  /// Summed log-probabilities of the completions under policy and reference.
+  /// Log-probabilities of the completions under the policy and under the
+  /// reference, summed over the tokens.
   at::Tensor chosen_logps, rejected_logps;
   at::Tensor ref_chosen_logps, ref_rejected_logps;
   /// @}
@@ -22,23 +24,30 @@ struct TORCHLORA_API DpoLossInput {
   double beta;
 
   /// @{
-  /// Policy less reference, [B].
-  at::Tensor chosen_logratios() const;
-  at::Tensor rejected_logratios() const;
+  /// Policy minus reference, [B].
+  at::Tensor chosen_logratios() const {
+    return chosen_logps - ref_chosen_logps;
+  }
+  at::Tensor rejected_logratios() const {
+    return rejected_logps - ref_rejected_logps;
+  }
   /// @}
 };
 
-/// The loss of each pair, [B].
+/// Computes the loss of each pair, [B].
 using DpoLoss = at::Tensor (*)(const DpoLossInput& input);
 
-/// TRL's loss of this name. ValueError lists the names there are.
+/// Returns TRL's loss of this name. ValueError lists the names that exist.
 TORCHLORA_API DpoLoss find_dpo_loss(const std::string& loss_type);
 
-/// The names that `find_dpo_loss` knows.
+/// Returns the names that `find_dpo_loss` knows.
 TORCHLORA_API std::vector<std::string> dpo_loss_types();
 
-/// "sigmoid": −log σ(β (chosen − rejected log-ratio)), Rafailov et al. 2023,
+/// "sigmoid": −log σ(β (chosen − rejected log-ratio)). Rafailov et al. 2023,
 /// eq. 7.
-TORCHLORA_API at::Tensor sigmoid_dpo_loss(const DpoLossInput& input);
+inline at::Tensor sigmoid_dpo_loss(const DpoLossInput& input) {
+  const auto delta = input.chosen_logratios() - input.rejected_logratios();
+  return -at::log_sigmoid(delta * input.beta);
+}
 
 } // namespace torchlora::train

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
+#include <numbers>
 #include <string>
 #include <vector>
 
@@ -9,23 +11,45 @@
 
 namespace torchlora::train {
 
-/// The factor on the learning rate for a step index (from 0).
+/// Returns the factor on the learning rate for a step index (from 0).
 using LrSchedule = std::function<double(int64_t step)>;
 
-/// transformers' schedule of this name over `num_training_steps`, the first
-/// `num_warmup_steps` of which rise linearly from 0. ValueError lists the
-/// names there are.
+/// Makes transformers' schedule of this name for `num_training_steps` steps.
+/// The factor rises linearly from 0 in the first `num_warmup_steps` (not for
+/// "constant"), then follows the decay of that name. ValueError lists the names
+/// that exist.
 TORCHLORA_API LrSchedule make_lr_schedule(
     const std::string& lr_scheduler_type,
     int64_t num_warmup_steps,
     int64_t num_training_steps);
 
-/// The names that `make_lr_schedule` knows.
+/// Returns the names that `make_lr_schedule` knows.
 TORCHLORA_API std::vector<std::string> lr_scheduler_types();
 
-/// `TrainingArguments::warmup_steps` in steps: below 1 the share of
-/// `num_training_steps`, rounded up.
-TORCHLORA_API int64_t
-resolve_warmup_steps(double warmup_steps, int64_t num_training_steps);
+/// Returns `TrainingArguments::warmup_steps` as a number of steps: below 1 it
+/// is a share of `num_training_steps`, rounded up.
+inline int64_t resolve_warmup_steps(
+    double warmup_steps,
+    int64_t num_training_steps) {
+  return static_cast<int64_t>(
+      warmup_steps >= 1
+          ? warmup_steps
+          : std::ceil(static_cast<double>(num_training_steps) * warmup_steps));
+}
+
+/// "linear": 1 − p, where p in [0, 1] is the progress after the warmup.
+inline double linear_decay(double progress) {
+  return 1 - progress;
+}
+
+/// "cosine": ½ (1 + cos πp). Loshchilov and Hutter 2017, one half period.
+inline double cosine_decay(double progress) {
+  return 0.5 * (1 + std::cos(std::numbers::pi * progress));
+}
+
+/// "constant" and "constant_with_warmup".
+inline double no_decay(double /*progress*/) {
+  return 1;
+}
 
 } // namespace torchlora::train

@@ -11,87 +11,86 @@
 
 #include <torchlora/export.h>
 #include <torchlora/model.h>
-#include <torchlora/nn/pretrained.h>
 #include <torchlora/train/arguments.h>
 #include <torchlora/train/callback.h>
 #include <torchlora/train/state.h>
 
 namespace torchlora::train {
 
-/// The training loop that all trainers share, transformers' `Trainer`: order,
-/// accumulation windows (which never cross epochs; the loss is divided by the
-/// number of micro-batches that the window has), clipping, AdamW, schedule,
-/// logging, evaluation, checkpoints. A trainer derives from it and gives the
-/// loss and the metrics of a micro-batch.
+/// The training loop of any adapted module, transformers' `Trainer`: order,
+/// gradient accumulation, clipping, AdamW, schedule, logging, evaluation and
+/// checkpoints. A trainer derives from it and returns the loss of a
+/// micro-batch.
 ///
-/// Stops with an error, instead of training on: a trainable tensor without a
-/// gradient on the first step, a loss or gradient that is not finite.
+/// The micro-batches of a step never cross epochs, so the last step of an epoch
+/// may have fewer of them. Its loss is divided by the number that it has.
+///
+/// The run stops with an error if a trainable tensor has no gradient in the
+/// first step, or if a loss or a gradient is not finite.
 class TORCHLORA_API Trainer {
  public:
   virtual ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// Trains to the end. `stop` is looked at before every micro-batch; once
-  /// it is true (it may be set by a signal handler) the run saves a
-  /// checkpoint of the last whole step and returns `interrupted`.
+  /// Trains to the end. Reads `stop` before every micro-batch. When it is true
+  /// (a signal handler may set it), saves a checkpoint of the last complete
+  /// step and returns with `interrupted`.
   TrainOutput train(const std::atomic<bool>* stop = nullptr);
-  /// Evaluates on the evaluation data and records it. ValueError without
-  /// such data. Ends without a record when the run is to stop.
+  /// Evaluates on the evaluation data and records the result. ValueError if
+  /// there is no such data. Returns an empty record if the run is stopped
+  /// meanwhile.
   LogRecord evaluate();
 
-  /// Writes the adapter as TRL's `trainer.save_model` does: "default" into
-  /// `directory`, others (a frozen `ref`) into folders below it.
+  /// Writes the adapters as TRL's `trainer.save_model` does: "default" into
+  /// `directory`, others (such as a frozen `ref`) into folders below it.
   void save_model(const std::filesystem::path& directory) const;
-  /// Writes `output_dir`/checkpoint-N, N the step: the adapter,
-  /// trainer_state.json and the optimizer's state. The folder appears whole or
-  /// not at all.
+  /// Writes the adapter, trainer_state.json and the state of the optimizer to
+  /// `output_dir`/checkpoint-N, where N is the step, and returns this folder.
+  /// The folder appears complete or not at all.
   std::filesystem::path save_checkpoint();
 
-  /// Callbacks are called in the order in which they were added.
   void add_callback(std::shared_ptr<TrainerCallback> callback);
 
-  /// @{
-  /// What it was made of, and where it is.
   const TrainingArguments& args() const {
     return args_;
   }
   const TrainerState& state() const {
     return state_;
   }
-  nn::CausalLM& model() const {
-    return model_;
+  /// Returns the module that `peft_model()` adapted.
+  torch::nn::Module& model() const {
+    return peft_model_.base_model();
   }
   const PeftModel& peft_model() const {
     return peft_model_;
   }
-  /// @}
-
-  /// What is trained, by the names of the module tree
+  /// Returns what is trained, with the names of the module tree
   /// (`….q_proj.lora_A.default.weight`).
   const std::vector<std::pair<std::string, at::Tensor>>& trainable_parameters()
       const {
     return parameters_;
   }
-  /// @{
-  /// Of the data sets.
   int64_t num_train_examples() const {
     return num_train_examples_;
   }
   int64_t num_eval_examples() const {
     return num_eval_examples_;
   }
-  /// @}
 
  protected:
-  /// ValueError if the arguments cannot be right or nothing is trainable.
-  Trainer(nn::CausalLM& model, PeftModel peft_model, TrainingArguments args);
+  /// Trains the parameters that require gradients in the module that
+  /// `peft_model` adapted. The caller keeps the module alive. ValueError if
+  /// `args` cannot be right or nothing is trainable.
+  Trainer(PeftModel peft_model, TrainingArguments args);
 
-  /// How many examples the data sets have; 0 evaluation examples: none.
+  /// Sets the sizes of the data sets: the range of the indices in
+  /// `compute_loss`. 0 evaluation examples: no evaluation.
   void set_num_examples(int64_t num_train_examples, int64_t num_eval_examples);
 
-  /// The loss (a scalar, differentiable in training) of the training or the
-  /// evaluation examples with these indices; its metrics go to `metrics`.
+  /// Returns the loss (a scalar, differentiable in training) of the examples
+  /// with these indices, and adds their metrics to `metrics`. `training`
+  /// selects the training or the evaluation data.
   virtual at::Tensor compute_loss(
       const std::vector<int64_t>& indices,
       bool training,
@@ -119,14 +118,13 @@ class TORCHLORA_API Trainer {
   void check_finite(double value, const char* what) const;
   void check_gradients() const;
 
-  nn::CausalLM& model_;
   PeftModel peft_model_;
   TrainingArguments args_;
   TrainerState state_;
   std::vector<std::pair<std::string, at::Tensor>> parameters_;
   std::vector<std::shared_ptr<TrainerCallback>> callbacks_;
   int64_t num_train_examples_ = 0, num_eval_examples_ = 0;
-  /// The run that is going on, for what a callback may ask for.
+  /// The run in progress, or nullptr outside of `train`.
   Run* run_ = nullptr;
 };
 

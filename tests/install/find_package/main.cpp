@@ -1,6 +1,9 @@
 #include <iostream>
 
+#include <torchlora/gemma4.h>
+#include <torchlora/tokenizer.h>
 #include <torchlora/torchlora.h>
+#include <torchlora/train.h>
 
 #include <torch/nn/modules/linear.h>
 

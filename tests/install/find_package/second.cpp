@@ -1,4 +1,7 @@
+#include <torchlora/gemma4.h>
+#include <torchlora/tokenizer.h>
 #include <torchlora/torchlora.h>
+#include <torchlora/train.h>
 
 int64_t adapted_parameters(torch::nn::Module& model) {
   auto peft = torchlora::get_peft_model(

@@ -1,4 +1,4 @@
-#include "cli/merge.h"
+#include "cli/merge_and_save.h"
 
 #include <algorithm>
 
@@ -26,8 +26,8 @@ double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   return (a - b).abs().max().item<double>();
 }
 
-/// The merged weights in the folder, loaded again, must be those in memory,
-/// rounded to the dtype of the file.
+/// Checks that the weights loaded from the folder are those in memory, rounded
+/// to the dtype of the file.
 void check_saved(
     const gemma4::Gemma4ForCausalLM& model,
     const gemma4::Gemma4ForCausalLM& saved,
@@ -71,8 +71,8 @@ MergeReport merge_and_save(
   }
   const at::ScalarType dtype = model->lm_head().weight.scalar_type();
   peft_model.merge_and_unload(/*safe_merge=*/true);
-  // In half precision the merged weights are rounded: the bound is what the
-  // adapter does, lest a merge that loses it pass.
+  // In half precision the merge rounds the weights. The bound stays below the
+  // effect of the adapter, so that a merge that loses the adapter cannot pass.
   const double scale = std::max(1.0, adapted.abs().max().item<double>());
   const double bound = at::isReducedFloatingType(dtype)
       ? std::max(0.02 * scale, std::min(0.1 * scale, report.largest_effect / 2))

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -8,16 +7,14 @@
 #include <torchlora/model.h>
 #include <torchlora/models/gemma4/model.h>
 
-#include "cli/options.h"
-
 namespace torchlora::cli {
 
-/// Names of the modules of the checkpoint that are not in memory, without
-/// those below another one: "model.vision_tower".
+/// Returns the names of the modules of the checkpoint that are not in memory,
+/// only the topmost ones, for example "model.vision_tower".
 std::vector<std::string> left_aside(const nn::PretrainedModel& model);
 
-/// Adapts `model` by `config`. `c10::ValueError` if the configuration asks
-/// for modules that were left aside, with the flag that helps.
+/// Adapts `model` by `config` and shows the progress. ValueError, with the flag
+/// that helps, if the configuration selects modules that are not in memory.
 PeftModel adapt(gemma4::Gemma4ForCausalLM& model, const LoraConfig& config);
 
 } // namespace torchlora::cli

@@ -1,4 +1,4 @@
-#include <torchlora/tokenizer/chat.h>
+#include <torchlora/models/gemma4/chat_format.h>
 
 #include <algorithm>
 
@@ -6,14 +6,17 @@
 
 #include "tokenizer/unicode.h"
 
-namespace torchlora {
+namespace torchlora::gemma4 {
 
 namespace {
 
+constexpr const char* kBos = "<bos>";
+constexpr const char* kTurn = "<|turn>";
+constexpr const char* kTurnEnd = "<turn|>";
 constexpr std::string_view kChannel = "<|channel>";
 constexpr std::string_view kChannelEnd = "<channel|>";
 
-/// Without what stands between `<|channel>` and `<channel|>`.
+/// Removes the text between `<|channel>` and `<channel|>`.
 std::string strip_thinking(std::string_view text) {
   std::string result;
   for (size_t begin = 0; begin <= text.size();) {
@@ -25,16 +28,36 @@ std::string strip_thinking(std::string_view text) {
   return std::string(detail::strip(result));
 }
 
+/// The template prints each part without the white space around it.
+std::string text_of(const ChatMessage& message) {
+  if (const auto* text = std::get_if<std::string>(&message.content)) {
+    return *text;
+  }
+  std::string joined;
+  for (const auto& part : std::get<std::vector<std::string>>(message.content)) {
+    joined += detail::strip(part);
+  }
+  return joined;
+}
+
 bool is_system(const ChatMessage& message) {
   return message.role == "system" || message.role == "developer";
 }
 
 } // namespace
 
-std::string apply_chat_template(
+std::string ChatFormat::name() const {
+  return "gemma4";
+}
+
+std::vector<std::string> ChatFormat::special_tokens() const {
+  return {kBos, kTurn, kTurnEnd};
+}
+
+std::string ChatFormat::apply_chat_template(
     const std::vector<ChatMessage>& messages,
-    bool add_generation_prompt) {
-  std::string text = "<bos>";
+    bool add_generation_prompt) const {
+  std::string text = kBos;
   for (size_t i = 0; i < messages.size(); ++i) {
     const auto& message = messages[i];
     const bool is_assistant = message.role == "assistant";
@@ -48,23 +71,25 @@ std::string apply_chat_template(
     const auto is_assistant_at = [&](size_t j) {
       return j < messages.size() && messages[j].role == "assistant";
     };
+    // Consecutive assistant messages are one turn.
     const bool continues = is_assistant && i > 0 && is_assistant_at(i - 1);
     if (!continues) {
       const auto role = is_assistant     ? "model"
           : i == 0 && is_system(message) ? "system"
                                          : message.role;
-      text += "<|turn>" + role + "\n";
+      text += kTurn + role + "\n";
     }
-    text += is_assistant ? strip_thinking(message.content)
-                         : std::string(detail::strip(message.content));
+    const auto content = text_of(message);
+    text += is_assistant ? strip_thinking(content)
+                         : std::string(detail::strip(content));
     if (!is_assistant || !is_assistant_at(i + 1)) {
-      text += "<turn|>\n";
+      text += std::string(kTurnEnd) + "\n";
     }
   }
   if (add_generation_prompt) {
-    text += "<|turn>model\n";
+    text += std::string(kTurn) + "model\n";
   }
   return text;
 }
 
-} // namespace torchlora
+} // namespace torchlora::gemma4

@@ -1,4 +1,4 @@
-#include "cli/adapted_model.h"
+#include "cli/adapt.h"
 
 #include <unistd.h>
 
@@ -27,9 +27,9 @@ bool matches(const TargetMatcher& matcher, const std::string& name) {
   return matcher.match(name) == TargetMatch::kTargeted;
 }
 
-/// A regular expression or an entry of a list asks for a module that text
-/// never reaches; an entry that the language model has too does not ask for
-/// the tower's.
+/// Returns whether `target_modules` selects `module`, which text never reaches.
+/// A regular expression does if it matches. An entry of a list does if the
+/// language model, which is loaded, has no module of that name.
 bool asks_for(
     const LoraConfig& config,
     const std::string& module,

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 
 #include <ATen/core/Tensor.h>
 
@@ -12,19 +11,20 @@
 namespace torchlora::cli {
 
 struct MergeReport {
-  /// Between the adapted model before the merge and the merged model as it
-  /// was loaded again.
+  /// The largest difference of logits between the adapted model before the
+  /// merge and the merged model loaded from its files.
   double largest_difference = 0;
-  /// Between the adapted model and the base model: what the adapter does.
+  /// The largest difference of logits between the adapted model and the base
+  /// model: the effect of the adapter.
   double largest_effect = 0;
   int64_t num_positions = 0;
 };
 
-/// Merges the active adapters into `model`, writes a whole Hugging Face
-/// folder like the one it came from and loads that again. Logits are compared
+/// Merges the active adapters into `model`, writes a complete Hugging Face
+/// folder like the one it was loaded from, and loads that. Compares the logits
 /// at `positions` (row · T + t, at most 64 of them) of `input_ids` [B, T].
-/// `c10::Error` if the merge changes them by more than the model's dtype
-/// explains, and if what was written is not what was merged.
+/// Error if the merge changes them by more than the rounding of the dtype, or
+/// if the files do not have the merged weights.
 MergeReport merge_and_save(
     gemma4::Gemma4ForCausalLM& model,
     PeftModel& peft_model,

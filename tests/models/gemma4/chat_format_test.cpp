@@ -1,13 +1,13 @@
+#include <torchlora/models/gemma4/chat_format.h>
+
 #include <fstream>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include <torchlora/error.h>
-#include <torchlora/tokenizer/chat.h>
-#include <torchlora/tokenizer/tokenizer.h>
 
-namespace torchlora {
+namespace torchlora::gemma4 {
 namespace {
 
 const std::string kFolder = std::string(TORCHLORA_TEST_DATA) + "/tokenizer";
@@ -28,7 +28,7 @@ bool is_text_case(const nlohmann::json& c) {
   return true;
 }
 
-TEST(ChatTemplate, EqualsTheReferenceInEveryTextCase) {
+TEST(ChatFormat, EqualsTheReferenceInEveryTextCase) {
   const auto tokenizer = Tokenizer::from_pretrained(kFolder);
   int compared = 0;
   for (const auto* name : {"/chat_cases.json", "/chat_text_cases.json"}) {
@@ -40,13 +40,16 @@ TEST(ChatTemplate, EqualsTheReferenceInEveryTextCase) {
       }
       std::vector<ChatMessage> messages;
       for (const auto& message : c["messages"]) {
-        messages.push_back({message["role"], message["content"]});
+        messages.push_back(
+            {message["role"].get<std::string>(),
+             message["content"].get<std::string>()});
       }
-      const auto text = apply_chat_template(
-          messages, c["kwargs"].value("add_generation_prompt", false));
-      EXPECT_EQ(text, c["text"].get<std::string>());
+      const bool prompt = c["kwargs"].value("add_generation_prompt", false);
       EXPECT_EQ(
-          tokenizer.encode(text, /*add_special_tokens=*/false),
+          ChatFormat().apply_chat_template(messages, prompt),
+          c["text"].get<std::string>());
+      EXPECT_EQ(
+          ChatFormat().encode(tokenizer, messages, prompt),
           c["ids"].get<std::vector<int64_t>>());
       ++compared;
     }
@@ -54,9 +57,16 @@ TEST(ChatTemplate, EqualsTheReferenceInEveryTextCase) {
   EXPECT_GE(compared, 20);
 }
 
-TEST(ChatTemplate, RefusesOtherRolesByName) {
+TEST(ChatFormat, JoinsPartsWithoutTheSpaceAroundEach) {
+  EXPECT_EQ(
+      ChatFormat().apply_chat_template(
+          {{"user", std::vector<std::string>{" a ", "b"}}}),
+      ChatFormat().apply_chat_template({{"user", "ab"}}));
+}
+
+TEST(ChatFormat, RefusesOtherRolesByName) {
   try {
-    apply_chat_template({{"user", "Hi"}, {"tool", "rain"}});
+    ChatFormat().apply_chat_template({{"user", "Hi"}, {"tool", "rain"}});
     ADD_FAILURE();
   } catch (const DataError& e) {
     EXPECT_NE(std::string(e.what()).find("\"tool\""), std::string::npos);
@@ -64,4 +74,4 @@ TEST(ChatTemplate, RefusesOtherRolesByName) {
 }
 
 } // namespace
-} // namespace torchlora
+} // namespace torchlora::gemma4
