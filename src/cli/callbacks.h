@@ -12,7 +12,7 @@
 
 namespace torchlora::cli {
 
-/// Feeds `Progress`, and keeps the records of the evaluations.
+/// Shows the run in `Progress` and keeps the records of the evaluations.
 class ProgressCallback : public train::TrainerCallback {
  public:
   explicit ProgressCallback(std::shared_ptr<Progress> progress)
@@ -39,8 +39,8 @@ class ProgressCallback : public train::TrainerCallback {
   std::vector<train::LogRecord> evaluations_;
 };
 
-/// Writes the gradients of one step, before clipping, under the names of the
-/// adapter file: `directory`/grads_step<N>.safetensors.
+/// Writes the gradients of one step before clipping to
+/// `directory`/grads_step<N>.safetensors, with the names of the adapter file.
 class GradientDump : public train::TrainerCallback {
  public:
   GradientDump(int64_t step, std::filesystem::path directory)

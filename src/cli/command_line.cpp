@@ -46,8 +46,8 @@ class Names {
   Names(const CLI::App& app, std::vector<RetiredFlag> retired)
       : app_(app), retired_(std::move(retired)) {}
 
-  /// The option called `name`; `c10::ValueError` that says where the name was
-  /// found otherwise.
+  /// Returns the option `name`. If there is none, ValueError says where the
+  /// name was found.
   const CLI::Option& option(const std::string& name, const std::string& where)
       const {
     for (const RetiredFlag& flag : retired_) {
@@ -84,8 +84,9 @@ bool is_flag(const CLI::Option& option) {
   return option.get_items_expected_max() == 0;
 }
 
-/// CLI11 wants `--flag=value` of a boolean flag: joins what was typed apart.
-std::vector<std::string> normalised(
+/// Joins a boolean flag and its value to `--flag=value`, the only form that
+/// CLI11 reads, and replaces hyphens in the names of flags.
+std::vector<std::string> normalized(
     const std::vector<std::string>& args,
     const Names& names) {
   std::vector<std::string> result;
@@ -110,7 +111,8 @@ std::vector<std::string> normalised(
   return result;
 }
 
-/// CLI11's TOML and INI reader with the command line's rules for names.
+/// CLI11's reader of TOML and INI, with the same rules for names as the command
+/// line.
 class ConfigFile : public CLI::ConfigTOML {
  public:
   ConfigFile(std::string section, Names names)
@@ -156,7 +158,7 @@ nlohmann::ordered_json typed(
   if (text.empty()) {
     return nullptr;
   }
-  // As the parser reads them: JSON knows neither ".5" nor "+1".
+  // Read by the parser: ".5" and "+1" are not JSON.
   const std::string type = option.get_type_name();
   if (type.starts_with("INT") || type.starts_with("UINT")) {
     return option.as<int64_t>();
@@ -197,7 +199,7 @@ bool parse_command_line(
           "TOML or INI file of flags (key = value); the command line wins");
   app.config_formatter(std::make_shared<ConfigFile>(command, names));
   app.allow_config_extras(false);
-  args = normalised(args, names);
+  args = normalized(args, names);
   std::reverse(args.begin(), args.end());
   try {
     app.parse(std::move(args));

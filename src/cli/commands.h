@@ -5,8 +5,8 @@
 
 namespace torchlora::cli {
 
-/// A subcommand: runs with the arguments behind its name and returns the exit
-/// code, or throws.
+/// A subcommand. Takes the arguments after its name and returns the exit code,
+/// or throws. Each has a file of its own.
 using Command = int (*)(const std::vector<std::string>& args);
 
 int dpo(const std::vector<std::string>& args);

@@ -4,11 +4,11 @@
 
 namespace torchlora::cli {
 
-/// Exit code of a run that Ctrl-C or SIGTERM ended.
+/// The exit code of a run that Ctrl-C or SIGTERM ended.
 constexpr int kInterrupted = 130;
 
-/// From now on the first SIGINT or SIGTERM sets `stop_requested()` and the
-/// second ends the program at once.
+/// Installs a signal handler: the first SIGINT or SIGTERM sets
+/// `stop_requested()`, the second ends the program at once.
 void handle_interrupts();
 
 const std::atomic<bool>& stop_requested();

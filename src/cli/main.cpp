@@ -32,7 +32,7 @@ struct Subcommand {
 
 constexpr Subcommand kSubcommands[] = {
     {"dpo",
-     "fine-tune on preference pairs (direct preference optimisation)",
+     "fine-tune on preference pairs (direct preference optimization)",
      dpo},
 };
 

@@ -4,10 +4,10 @@
 
 namespace torchlora::cli {
 
-/// A folder for results. Checked before the work starts: `c10::ValueError` if
-/// it holds something and `overwrite` is not set, `c10::Error` if nothing can
-/// be written there. A folder that was made here and is still empty when the
-/// program leaves is removed again.
+/// A folder for results, checked before the work starts: ValueError if it is
+/// not empty and `overwrite` is false, Error if it cannot be written to. The
+/// destructor removes the folder if the constructor made it and it is still
+/// empty. `flag` is the name in error messages.
 class OutputDir {
  public:
   OutputDir(

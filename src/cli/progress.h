@@ -8,14 +8,14 @@
 
 namespace torchlora::cli {
 
-/// Shows how far a run is: on a terminal a bar with the time that is left
-/// (stderr), otherwise a plain line every ten seconds; and the metric lines
-/// (stdout) as TRL prints them, with 4 significant digits.
+/// Shows the progress of a run. On a terminal: a bar with the remaining time
+/// (stderr). Elsewhere: a plain line every ten seconds. Metrics are printed to
+/// stdout as TRL prints them, with 4 significant digits.
 class Progress {
  public:
   using Metrics = std::vector<std::pair<std::string, double>>;
 
-  /// `unit`: what is counted.
+  /// `unit` is the name of what is counted.
   explicit Progress(bool terminal, std::string unit = "step")
       : terminal_(terminal), unit_(std::move(unit)) {}
   ~Progress() {
@@ -24,15 +24,14 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// `step` of `total` units are done.
+  /// Reports that `step` of `total` units are done.
   void step(int64_t step, int64_t total);
-  /// What the run does between two steps, shown behind the bar on a terminal;
-  /// the next step ends it.
+  /// Shows, after the bar on a terminal, what the run does until the next step.
   void activity(const std::string& text);
   void metrics(const Metrics& metrics);
-  /// A line of text that leaves the bar intact.
+  /// Prints a line of text above the bar.
   void line(const std::string& text);
-  /// Leaves the bar as it is; what is printed next stands below it.
+  /// Ends the bar, so that later output is below it.
   void finish();
 
  private:
@@ -53,7 +52,7 @@ class Progress {
   Clock::time_point last_line_ = start_;
 };
 
-/// {'loss': '0.6931', 'grad_norm': '1.25'}
+/// Returns {'loss': '0.6931', 'grad_norm': '1.25'}.
 std::string metrics_line(const Progress::Metrics& metrics);
 
 } // namespace torchlora::cli

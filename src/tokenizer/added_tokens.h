@@ -8,8 +8,9 @@
 
 namespace torchlora::detail {
 
-/// Finds the tokens that are taken out of a text before anything else is done
-/// with it: the leftmost one, and the longest among those that begin there.
+/// Finds added tokens, which are cut out of a text before it is normalized: the
+/// leftmost match first, and the longest of those that begin at the same place.
+/// A trie over bytes.
 class AddedTokens {
  public:
   struct Match {
@@ -18,7 +19,7 @@ class AddedTokens {
   };
 
   void insert(const std::string& content, int64_t id);
-  /// All matches in `text`, left to right.
+  /// Returns all matches in `text`, left to right.
   std::vector<Match> find_all(std::string_view text) const;
 
  private:

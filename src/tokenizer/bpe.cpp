@@ -87,6 +87,10 @@ std::vector<uint32_t> Bpe::initial_symbols(std::string_view word) const {
   return symbols;
 }
 
+// The symbols are a linked list (`previous`, `next`), so a merge is O(1). A
+// heap has the candidate merges, lowest rank first and leftmost among equals.
+// Entries are not removed when a neighbor changes: an entry is skipped if its
+// pair does not have the rank any more.
 void Bpe::encode(std::string_view word, std::vector<int64_t>& ids) const {
   auto symbols = initial_symbols(word);
   const auto count = static_cast<int32_t>(symbols.size());

@@ -10,27 +10,29 @@
 
 namespace torchlora::detail {
 
-/// Byte-pair encoding with byte fallback over a vocabulary and merges in the
-/// order of their ranks.
+/// Byte-pair encoding: begins with the characters of a word and merges the
+/// adjacent pair with the lowest rank until no pair has a merge. A character
+/// that is not in the vocabulary becomes its bytes (byte fallback) or the
+/// unknown token.
 class Bpe {
  public:
   struct Options {
-    /// Empty: characters that are not in the vocabulary are dropped.
+    /// Empty: drops characters that are not in the vocabulary.
     std::string unk_token;
     bool fuse_unk = false;
     bool byte_fallback = false;
   };
 
-  /// DataError, beginning with `where`, if the unknown token, a token of a
-  /// merge or, with byte fallback, one of `<0x00>` … `<0xFF>` is not in the
-  /// vocabulary.
+  /// `merges` are in the order of their ranks. DataError, beginning with
+  /// `where`, if the vocabulary lacks the unknown token, a token of a merge or,
+  /// with byte fallback, one of `<0x00>` … `<0xFF>`.
   Bpe(std::unordered_map<std::string, int64_t> vocab,
       const std::vector<std::pair<std::string, std::string>>& merges,
       Options options,
       const std::string& where);
 
-  /// Appends the tokens of `word`. O(n log n) in its length: merges are taken
-  /// from a heap, lowest rank first, leftmost among equals.
+  /// Appends the token ids of `word` to `ids`. O(n log n) in the length of the
+  /// word.
   void encode(std::string_view word, std::vector<int64_t>& ids) const;
 
   const std::unordered_map<std::string, int64_t>& vocab() const {
@@ -48,7 +50,7 @@ class Bpe {
 
   std::unordered_map<std::string, int64_t> vocab_;
   std::unordered_map<uint64_t, Merge> merges_;
-  /// Ids of `<0x00>` … `<0xFF>`; empty without byte fallback.
+  /// The ids of `<0x00>` … `<0xFF>`. Empty without byte fallback.
   std::vector<uint32_t> byte_ids_;
   std::optional<uint32_t> unk_id_;
   bool fuse_unk_;

@@ -19,7 +19,7 @@ struct SpecialToken {
   int64_t id = -1;
 };
 
-/// The byte that a token `<0xXX>` stands for; -1 for any other token.
+/// Returns the byte that a token `<0xXX>` stands for, or -1 for other tokens.
 int byte_of(const std::string& token) {
   if (token.size() != 6 || token.compare(0, 3, "<0x") != 0 || token[5] != '>') {
     return -1;
@@ -31,7 +31,8 @@ int byte_of(const std::string& token) {
       : -1;
 }
 
-/// Runs of byte tokens become the text they spell, or one U+FFFD a byte.
+/// Replaces each run of byte tokens by the text that it spells, or by one
+/// U+FFFD per byte if it is not valid UTF-8.
 std::vector<std::string> join_bytes(const std::vector<std::string>& tokens) {
   std::vector<std::string> joined;
   std::string bytes;
@@ -112,7 +113,7 @@ struct Tokenizer::Impl {
     return found == json.bpe.vocab().end() ? -1 : found->second;
   }
 
-  /// `text` has no added token in it.
+  /// Encodes a text without added tokens.
   void encode_plain(std::string_view text, std::vector<int64_t>& ids) const {
     std::string normalized(text);
     for (const auto& step : json.normalizer) {

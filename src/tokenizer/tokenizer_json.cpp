@@ -14,7 +14,8 @@ using nlohmann::json;
 
 namespace {
 
-/// Of a token; guards the table of tokens by id against a wrong file.
+/// The largest token id: the table of tokens by id must not grow with a wrong
+/// file.
 constexpr int64_t kMaxId = 1 << 24;
 
 json parse(const std::filesystem::path& path) {
@@ -22,7 +23,7 @@ json parse(const std::filesystem::path& path) {
       io::read_file(path), "[tokenizer] " + path.string() + ": ");
 }
 
-/// A part of the file with the name by which messages call it.
+/// A part of the file, with its name for error messages.
 struct Part {
   const json& value;
   std::string name;
@@ -51,7 +52,7 @@ struct Part {
   T get(const char* key, T otherwise) const {
     return has(key) ? (*this)[key].as<T>() : otherwise;
   }
-  /// Refuses options that this reader does not know.
+  /// Refuses unknown options.
   void allow_only(std::initializer_list<std::string_view> keys) const {
     if (!value.is_object()) {
       refuse("must be an object");
@@ -62,7 +63,7 @@ struct Part {
       }
     }
   }
-  /// An option that must have this value, or not be there.
+  /// Refuses an option that is present with another value.
   void require(const char* key, const json& supported) const {
     if (has(key) && value[key] != supported) {
       refuse(
@@ -79,7 +80,7 @@ struct Part {
     }
     return value.get<int64_t>();
   }
-  /// `"pattern": {"String": …}`
+  /// Reads `"pattern": {"String": …}`.
   std::string string_pattern() const {
     const auto pattern = (*this)["pattern"];
     pattern.allow_only({"String"});
@@ -148,7 +149,7 @@ void read_decoder(const Part& part, std::vector<DecodeStep>& steps) {
   }
 }
 
-/// Tokens that the template puts before and behind the text.
+/// Reads the tokens that the template puts before and after the text.
 void read_post_processor(const Part& part, TokenizerJson& tokenizer) {
   if (part.type() != "TemplateProcessing") {
     part.refuse_type("TemplateProcessing is");

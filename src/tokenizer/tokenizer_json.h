@@ -22,24 +22,27 @@ struct DecodeStep {
   Replacement replacement;
 };
 
-/// A tokenizer.json, taken apart.
+/// The contents of a tokenizer.json.
 struct TokenizerJson {
   Bpe bpe;
   AddedTokens added_tokens;
   std::map<std::string, int64_t> added_ids;
   std::set<int64_t> special_ids;
   std::vector<Replacement> normalizer;
-  /// A word ends behind each of these; empty: the text is one word.
+  /// A word ends after each occurrence of this string. Empty: the text is one
+  /// word.
   std::string split_behind;
   std::vector<int64_t> prefix_ids, suffix_ids;
   std::vector<DecodeStep> decoder;
 };
 
-/// DataError names the component or the option that is not implemented.
+/// Reads a tokenizer.json. DataError names a component or an option that is not
+/// implemented.
 TokenizerJson read_tokenizer_json(const std::filesystem::path& path);
 
-/// `name` ("bos_token" …) of a tokenizer_config.json, a string or an object
-/// with `content`; empty if the file or the name is not there.
+/// Returns "bos_token", "eos_token" and "pad_token" of a tokenizer_config.json
+/// by name, as far as the file exists and has them. A value is a string or an
+/// object with `content`.
 std::map<std::string, std::string> read_special_tokens(
     const std::filesystem::path& tokenizer_config);
 

@@ -10,7 +10,7 @@ unsigned char byte_at(std::string_view text, size_t position) {
   return static_cast<unsigned char>(text[position]);
 }
 
-/// The code point of the character of `length` bytes at `position`.
+/// Returns the code point of the character of `length` bytes at `position`.
 char32_t code_point(std::string_view text, size_t position, size_t length) {
   const auto first = byte_at(text, position);
   if (length == 1) {
@@ -29,7 +29,8 @@ bool is_space(char32_t c) {
       c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
-/// 0 if the bytes at `position` are not a character.
+/// Returns the length of the character at `position`, or 0 if the bytes there
+/// are not valid UTF-8.
 size_t valid_length(std::string_view text, size_t position) {
   const auto first = byte_at(text, position);
   if (first < 0x80) {

@@ -13,7 +13,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// A folder that is written under another name and renamed when it is whole.
+/// A folder that is written under a temporary name and renamed by `commit`, so
+/// that it appears complete or not at all.
 class PendingDirectory {
  public:
   explicit PendingDirectory(fs::path target)

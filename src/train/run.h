@@ -12,7 +12,8 @@
 
 namespace torchlora::train {
 
-/// What exists while `Trainer::train` runs.
+/// The state of a run that is not in `TrainerState`: it exists while
+/// `Trainer::train` runs and is not saved as JSON.
 struct Trainer::Run {
   std::unique_ptr<torch::optim::AdamW> optimizer;
   std::vector<double> peak_learning_rates;
@@ -22,9 +23,9 @@ struct Trainer::Run {
   int64_t batches_per_epoch = 0;
 
   Metrics metrics;
-  /// Of the last step.
+  /// The values of the last step.
   double grad_norm = 0, learning_rate = 0;
-  /// Sums over steps: since the last record, and of all steps.
+  /// The losses since the last record, and those before it, summed over steps.
   double loss_sum = 0, total_loss = 0;
   int64_t last_logged_step = 0, last_saved_step = -1;
   std::chrono::steady_clock::time_point started =

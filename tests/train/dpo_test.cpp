@@ -146,7 +146,7 @@ TEST_F(Dpo, TrainsEveryTensorOfADoraAdapter) {
 
 // PiSSA takes the update out of the base: disabled adapters are not the model
 // that training started from.
-TEST_F(Dpo, AnInitialiserThatChangesTheBaseIsComparedWithItsCopy) {
+TEST_F(Dpo, AnInitializerThatChangesTheBaseIsComparedWithItsCopy) {
   auto peft = get_peft_model(*model, lora.init_lora_weights("pissa"));
   const auto weight =
       peft.layers().at(0).second->base_weight().weight().clone();

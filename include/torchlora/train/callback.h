@@ -10,9 +10,9 @@ namespace torchlora::train {
 
 class Trainer;
 
-/// What a program sees of a running trainer: progress bars, other logs,
-/// access to the gradients. transformers' `TrainerCallback`; called in the
-/// order in which the callbacks were added. `trainer.state()` is up to date
+/// Watches a running trainer: for progress bars, other logs or access to the
+/// gradients. transformers' `TrainerCallback`. The trainer calls its callbacks
+/// in the order in which they were added, and `trainer.state()` is up to date
 /// in every call.
 class TORCHLORA_API TrainerCallback {
  public:
@@ -20,31 +20,31 @@ class TORCHLORA_API TrainerCallback {
 
   /// Before the first step.
   virtual void on_train_begin(Trainer& /*trainer*/) {}
-  /// A micro-batch is done: number `micro_step` (from 1) of the
-  /// `num_micro_steps` of this step.
+  /// After the backward pass of each micro-batch. `micro_step` counts from 1 to
+  /// `num_micro_steps` within the step.
   virtual void on_substep_end(
       Trainer& /*trainer*/,
       int64_t /*micro_step*/,
       int64_t /*num_micro_steps*/) {}
-  /// The gradients of step `state().global_step` + 1 are whole and not yet
-  /// clipped.
+  /// When the gradients of step `state().global_step` + 1 are complete and not
+  /// clipped yet.
   virtual void on_pre_optimizer_step(Trainer& /*trainer*/) {}
-  /// A step is done.
+  /// After each optimizer step.
   virtual void on_step_end(Trainer& /*trainer*/) {}
-  /// A record was added to the log.
+  /// After a record was added to the log.
   virtual void on_log(Trainer& /*trainer*/, const LogRecord& /*record*/) {}
-  /// An evaluation has done `batch` (from 1) of `num_batches`.
+  /// After each batch of an evaluation. `batch` counts from 1 to `num_batches`.
   virtual void on_prediction_step(
       Trainer& /*trainer*/,
       int64_t /*batch*/,
       int64_t /*num_batches*/) {}
-  /// An evaluation is done; its record.
+  /// After an evaluation, with its record.
   virtual void on_evaluate(Trainer& /*trainer*/, const LogRecord& /*record*/) {}
-  /// A checkpoint is whole on disk.
+  /// After a checkpoint was written to `directory`.
   virtual void on_save(
       Trainer& /*trainer*/,
       const std::filesystem::path& /*directory*/) {}
-  /// The last call.
+  /// After the last step, also if the run was interrupted.
   virtual void on_train_end(Trainer& /*trainer*/) {}
 };
 

@@ -11,38 +11,39 @@
 
 namespace torchlora::train {
 
-/// One entry of `log_history`: metrics by TRL's names in the order in which
-/// they were recorded.
+/// One entry of `log_history`.
 struct TORCHLORA_API LogRecord {
-  /// `TrainerState::global_step` at that time.
+  /// `TrainerState::global_step` when the record was made.
   int64_t step = 0;
-  /// Epochs done, with fraction.
+  /// The number of epochs done, with fraction.
   double epoch = 0;
-  /// By name.
+  /// Values by TRL's names, in the order in which they were recorded.
   std::vector<std::pair<std::string, double>> metrics;
 
-  /// nullptr if there is none of this name.
+  /// Returns the metric, or nullptr if the record does not have it.
   const double* find(std::string_view name) const;
-  /// ValueError if there is none of this name.
+  /// Returns the metric. ValueError if the record does not have it.
   double at(std::string_view name) const;
-  /// {"loss": 0.69, …, "epoch": 0.1, "step": 1} on one line, all digits.
+  /// Returns {"loss": 0.69, …, "epoch": 0.1, "step": 1} on one line with all
+  /// digits.
   std::string to_json() const;
 };
 
-/// The metrics of the micro-batches since the last record, by name in the
-/// order of their first appearance.
+/// Collects the metrics of micro-batches between two records. Names keep the
+/// order in which they first appeared.
 class TORCHLORA_API Metrics {
  public:
-  /// One micro-batch's value; the record has the unweighted mean.
+  /// Adds the value of one micro-batch. The record has the unweighted mean.
   void add(std::string_view name, double value);
-  /// A running figure (`num_tokens`): the record has the last value.
+  /// Sets a running count such as `num_tokens`. The record has the last value.
   void set(std::string_view name, double value);
 
-  /// Whether there is nothing since the last record.
+  /// Returns whether nothing was collected since the last `take`.
   bool empty() const {
     return entries_.empty();
   }
-  /// The means and last values, with `prefix` before each name; forgets them.
+  /// Returns the means and last values, each name after `prefix`, and forgets
+  /// them.
   std::vector<std::pair<std::string, double>> take(
       std::string_view prefix = "");
 
@@ -56,43 +57,43 @@ class TORCHLORA_API Metrics {
   std::vector<Entry> entries_;
 };
 
-/// Where a run is. Written as transformers' `trainer_state.json` (floating
-/// point operations are not counted: `total_flos` is 0).
+/// The progress of a run. Its file is transformers' `trainer_state.json`, in
+/// which `total_flos` is 0, because floating-point operations are not counted.
 struct TORCHLORA_API TrainerState {
-  /// Optimizer steps done.
+  /// The number of optimizer steps done.
   int64_t global_step = 0;
-  /// Epochs done, with fraction.
+  /// The number of epochs done, with fraction.
   double epoch = 0;
-  /// Of the run.
+  /// The number of optimizer steps of the whole run.
   int64_t max_steps = 0;
-  /// Rounded up.
+  /// The number of epochs of the whole run, rounded up.
   int64_t num_train_epochs = 0;
   /// @{
-  /// Resolved to whole steps.
+  /// The arguments of these names, resolved to whole steps.
   int64_t logging_steps = 0, eval_steps = 0, save_steps = 0;
   /// @}
 
   /// `per_device_train_batch_size`.
   int64_t train_batch_size = 0;
-  /// All records.
   std::vector<LogRecord> log_history;
 
-  /// Sorted keys, two spaces of indentation, a newline at the end.
+  /// Returns the JSON with sorted keys, two spaces of indentation and a newline
+  /// at the end.
   std::string to_json() const;
-  /// Writes `to_json` to a file, atomically.
+  /// Writes `to_json()` to `path` atomically.
   void save_to_json(const std::filesystem::path& path) const;
 };
 
-/// What `Trainer::train` returns.
+/// The result of `Trainer::train`.
 struct TORCHLORA_API TrainOutput {
-  /// Optimizer steps done.
+  /// The number of optimizer steps done.
   int64_t global_step = 0;
-  /// Mean loss over the steps.
+  /// The mean loss over the steps.
   double training_loss = 0;
-  /// The final summary record (train_runtime, train_samples_per_second, …);
-  /// empty if interrupted.
+  /// The record that ends the log (train_runtime, train_samples_per_second, …).
+  /// Empty if the run was interrupted.
   LogRecord metrics;
-  /// The stop flag was seen; a checkpoint was saved.
+  /// Whether the stop flag ended the run. A checkpoint was saved then.
   bool interrupted = false;
 };
 

@@ -1,3 +1,8 @@
+// Reads config.json in two dialects. The hub's files describe layers that
+// differ by keys of their own (`global_head_dim`,
+// `num_global_key_value_heads`); transformers writes `per_layer_config`, which
+// lists the differences by layer. Both become one `TextConfig::Layer` per
+// layer.
 #include <torchlora/models/gemma4/config.h>
 
 #include <cstdlib>
@@ -15,7 +20,7 @@ using nlohmann::json;
 
 namespace {
 
-/// Of full-attention layers, where config.json does not say.
+/// The head size of full-attention layers if config.json has none.
 constexpr int64_t kDefaultGlobalHeadDim = 512;
 
 template <class T>
@@ -29,7 +34,7 @@ bool holds(const json& value) {
   }
 }
 
-/// An object of config.json with the name by which messages call it.
+/// An object of config.json, with its name for error messages.
 struct Section {
   const json& value;
   std::string name;
@@ -85,7 +90,7 @@ struct Section {
     return x;
   }
 
-  /// Only `supported` will do.
+  /// Refuses any value but `supported`.
   template <class T>
   void require(const std::string& key, T supported) const {
     const auto found = get<T>(key, supported);
@@ -155,7 +160,7 @@ std::vector<bool> sliding_layers(const Section& text, int64_t count) {
   return sliding;
 }
 
-/// What transformers writes for the layers that differ from the rest.
+/// Applies what transformers writes for layers that differ from the rest.
 void apply_per_layer_config(
     const Section& text,
     std::vector<TextConfig::Layer>& layers) {

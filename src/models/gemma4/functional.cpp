@@ -18,7 +18,7 @@ at::ScalarType compute_dtype(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-/// Saves the input and one number a row.
+/// Saves the input and one number per row for the backward pass.
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static at::Tensor forward(
       torch::autograd::AutogradContext* ctx,
@@ -149,8 +149,9 @@ at::Tensor attention(
     return at::matmul(probabilities, v.repeat_interleave(groups, 1))
         .to(query.scalar_type());
   }
-  // The key-value heads join the batch, so that each is shared by its group as
-  // a view: nothing is copied, and their gradients are summed once.
+  // The key-value heads become part of the batch dimension, so the queries of a
+  // group share their head as an expanded view: nothing is copied, and the
+  // gradients of a head are summed once.
   const auto shared = [&](const at::Tensor& t) {
     return t.flatten(0, 1).unsqueeze(1).expand({-1, groups, -1, -1});
   };

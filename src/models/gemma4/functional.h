@@ -7,11 +7,11 @@
 
 namespace torchlora::gemma4 {
 
-/// RMS norm over the last dimension; `weight` undefined: no scale.
+/// Computes the RMS norm over the last dimension. `weight` undefined: no scale.
 at::Tensor
 rms_norm(const at::Tensor& input, const at::Tensor& weight, double eps);
 
-/// cos and sin [T, head_dim] for positions 0..T-1.
+/// Returns cos and sin [T, head_dim] for positions 0..T-1.
 std::pair<at::Tensor, at::Tensor> rotary_embedding(
     const RopeParameters& rope,
     int64_t head_dim,
@@ -24,18 +24,20 @@ at::Tensor apply_rotary(
     const at::Tensor& cos,
     const at::Tensor& sin);
 
-/// Additive mask [1 or B, 1, T, T] of causal attention over the last `window`
-/// positions (0: all) and the real tokens of `attention_mask`. Undefined if
-/// plain causal attention is the same. Masked entries are the dtype's lowest
-/// value, not -inf, so that a row without any key has no NaN.
+/// Returns an additive mask [1 or B, 1, T, T] of causal attention to the last
+/// `window` positions (0: all) and to the real tokens of `attention_mask`, or
+/// an undefined tensor if plain causal attention is the same. Masked entries
+/// are the lowest value of the dtype and not -inf, so that a row without any
+/// key has no NaN.
 at::Tensor causal_mask(
     int64_t length,
     int64_t window,
     const at::Tensor& attention_mask,
     const at::TensorOptions& options);
 
-/// softmax(q kᵀ + mask) v with scale 1; q [B, heads, T, H], k and v
-/// [B, key-value heads, T, H]. In fp32 on the upcast route (`nn/compute.h`).
+/// Computes softmax(q kᵀ + mask) v with scale 1. q is [B, heads, T, H], k and v
+/// are [B, key-value heads, T, H]. Computes in fp32 on the upcast route
+/// (`nn/compute.h`).
 at::Tensor attention(
     const at::Tensor& query,
     const KeyValue& key_value,

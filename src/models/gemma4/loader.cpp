@@ -10,7 +10,7 @@ namespace torchlora::gemma4 {
 
 namespace {
 
-/// Parts of a multimodal checkpoint that text does not need.
+/// The parts of a multimodal checkpoint that text does not need.
 constexpr const char* kTowers[] = {
     "model.vision_tower.",
     "model.audio_tower.",
@@ -26,8 +26,9 @@ bool is_in_tower(const std::string& key) {
   return false;
 }
 
-/// Keys and values that the hub's files hold for layers that share those of
-/// another layer, and a head that is tied: nothing reads them.
+/// Returns the tensors that may be in a file though no module reads them: the
+/// tied head, and the keys and values of layers that read those of another
+/// layer (the hub's files have them).
 std::set<std::string> unused_keys(
     const TextConfig& config,
     const std::string& prefix) {
@@ -44,8 +45,8 @@ std::set<std::string> unused_keys(
   return keys;
 }
 
-/// Every module that owns a tensor, and every module above it but the root's
-/// child "model".
+/// Adds the module that owns the tensor `key` and all modules above it, except
+/// the root's child "model".
 void insert_modules(const std::string& key, std::set<std::string>& modules) {
   for (auto dot = key.rfind('.'); dot != std::string::npos;
        dot = key.rfind('.', dot - 1)) {

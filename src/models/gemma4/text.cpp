@@ -20,15 +20,15 @@ nn::Linear linear(
       source[name]("weight", {out_features, in_features}));
 }
 
-/// sqrt(size), rounded to the dtype as transformers' buffer is.
+/// Rounds `value` to the dtype, as transformers does with its buffer.
 double rounded(double value, at::ScalarType dtype) {
   return at::scalar_tensor(value, at::TensorOptions().dtype(dtype))
       .to(at::kDouble)
       .item<double>();
 }
 
-/// An embedding times a scale that is rounded to the weight's dtype:
-/// transformers' `Gemma4TextScaledWordEmbedding`.
+/// Makes an embedding whose output is multiplied by a scale in the dtype of the
+/// weight: transformers' `Gemma4TextScaledWordEmbedding`.
 nn::Embedding scaled_word_embedding(
     const TensorSource& source,
     int64_t num_embeddings,

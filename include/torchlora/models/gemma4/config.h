@@ -9,63 +9,51 @@
 
 namespace torchlora::gemma4 {
 
-/// Rotary position embedding of one kind of attention layer.
+/// The rotary position embedding of one kind of attention layer, with
+/// transformers' names.
 struct RopeParameters {
-  /// Base of the frequencies.
   double rope_theta = 10000;
-  /// "default", or "proportional": only the first
-  /// `partial_rotary_factor` of the frequencies rotate.
+  /// "default", or "proportional": only the first `partial_rotary_factor` of
+  /// the frequencies rotate.
   std::string rope_type = "default";
-  /// See `rope_type`.
   double partial_rotary_factor = 1;
-  /// Divides the frequencies.
+  /// The divisor of the frequencies.
   double factor = 1;
 };
 
-/// `text_config` of a Gemma 4 config.json, both dialects resolved: what
-/// differs between layers is given for each layer.
+/// `text_config` of a Gemma 4 config.json, with transformers' names. The hub's
+/// files and those that transformers saves describe the differences between
+/// layers in two ways; here they are resolved, and each layer has its own
+/// values.
 struct TextConfig {
-  /// What differs between layers.
+  /// The values of one layer.
   struct Layer {
-    /// Attends to `sliding_window` tokens, not to all.
+    /// Whether the layer attends to `sliding_window` tokens only.
     bool is_sliding = true;
-    /// @{
-    /// By transformers' names.
     int64_t head_dim = 0;
     int64_t num_key_value_heads = 0;
     int64_t intermediate_size = 0;
-    /// @}
-
-    /// The layer whose keys and values this one reads; -1: it has its own.
+    /// The layer whose keys and values this one reads. -1: its own.
     int64_t kv_source = -1;
-    /// The value is the key projection: there is no v_proj.
+    /// Whether the values are the keys before their norm. Such a layer has no
+    /// v_proj.
     bool k_eq_v = false;
   };
 
-  /// @{
-  /// By transformers' names.
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t num_attention_heads = 0;
   double rms_norm_eps = 1e-6;
-  /// @}
-
   /// 0: no soft-capping.
   double final_logit_softcapping = 0;
-  /// Tokens that a sliding layer attends to.
+  /// The number of tokens that a sliding layer attends to.
   int64_t sliding_window = 0;
   /// 0: no per-layer inputs.
   int64_t hidden_size_per_layer_input = 0;
-  /// Rows of the per-layer table.
+  /// The number of rows of the table of per-layer inputs.
   int64_t vocab_size_per_layer_input = 0;
-  /// Of the tokens that are padding.
   int64_t pad_token_id = 0;
-  /// @{
-  /// By kind of layer.
   RopeParameters sliding_rope, full_rope;
-  /// @}
-
-  /// In order.
   std::vector<Layer> layers;
 };
 
@@ -75,20 +63,19 @@ struct TORCHLORA_API Config {
   std::string model_type;
   /// "Gemma4ForConditionalGeneration" or "Gemma4ForCausalLM".
   std::string architecture;
-  /// Of the language model.
   TextConfig text_config;
-  /// Tokens that stand for images, sound and video; without features they
-  /// are embedded as padding.
+  /// The tokens that stand for images, sound and video. Text models embed them
+  /// as padding.
   std::vector<int64_t> placeholder_token_ids;
 
-  /// Whether it has vision and audio towers beside the text.
+  /// Returns whether the checkpoint has vision and audio towers too.
   bool is_conditional() const {
     return model_type == "gemma4";
   }
 
-  /// Reads `directory`/config.json, as the hub has it or as transformers
-  /// saves it again. DataError names the key that is missing, of the wrong
-  /// type or that asks for what is not supported.
+  /// Reads `directory`/config.json, either as the hub has it or as transformers
+  /// saves it. DataError names a key that is missing, has the wrong type or
+  /// asks for something that is not supported.
   static Config from_pretrained(const std::filesystem::path& directory);
 };
 

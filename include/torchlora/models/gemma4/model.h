@@ -14,24 +14,24 @@
 
 namespace torchlora::gemma4 {
 
-/// Gemma 4's language model with its tied head, under transformers' module
-/// names: `model.language_model.layers` for a checkpoint of
-/// Gemma4ForConditionalGeneration, of which the language model is loaded,
-/// `model.layers` for one of Gemma4ForCausalLM.
+/// Gemma 4's language model with its tied head. The module names are
+/// transformers': `model.layers` for a checkpoint of Gemma4ForCausalLM,
+/// `model.language_model.layers` for one of Gemma4ForConditionalGeneration,
+/// from which only the language model is loaded.
 class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
                                             public nn::CausalLM {
  public:
-  /// Built around the tensors of `source`; the last two are for the files of
-  /// adapters.
+  /// Builds the model around the tensors of `source`. Adapter files use
+  /// `name_or_path` and `unloaded_modules` (see `nn::PretrainedModel`).
   Gemma4ForCausalLMImpl(
       const TensorSource& source,
       Config config,
       std::string name_or_path = "",
       std::vector<std::string> unloaded_modules = {});
 
-  /// Logits [B, T, vocab_size] of `input_ids` [B, T] (int64), in the model's
-  /// dtype. `attention_mask` [B, T], 1 for real tokens; undefined: all are.
-  /// Positions are 0..T-1, padding included.
+  /// Returns logits [B, T, vocab_size] of `input_ids` [B, T] (int64) in the
+  /// model's dtype. `attention_mask` [B, T] is 1 for real tokens; undefined
+  /// means that all tokens are real. Positions are 0..T-1, padding included.
   at::Tensor forward(
       const at::Tensor& input_ids,
       const at::Tensor& attention_mask = {});
@@ -56,11 +56,10 @@ class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
     return unloaded_modules_;
   }
 
-  /// Of the checkpoint.
   const Config& config() const {
     return config_;
   }
-  /// Without head.
+  /// Returns the model without the head.
   TextModel& language_model() {
     return language_model_;
   }
@@ -73,19 +72,20 @@ class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
 };
 TORCH_MODULE(Gemma4ForCausalLM);
 
-/// How `from_pretrained` loads.
+/// Options of `from_pretrained`.
 struct LoadOptions {
-  /// dtype of all weights in memory, a floating type; nullopt: that of the
-  /// checkpoint's token embeddings.
+  /// The dtype of all weights in memory, a floating-point type. nullopt: the
+  /// dtype of the token embeddings in the checkpoint.
   std::optional<at::ScalarType> dtype;
 };
 
-/// Loads the language model of a Hugging Face folder. A weight that has the
-/// wanted dtype already is mapped from the file and not copied. What was left
-/// aside (vision and audio towers) is told by `unloaded_modules()`.
-/// DataError on a missing, unexpected or mis-shaped tensor; the keys and values
-/// that the hub's files hold for layers that read another layer's are ignored.
-/// Values are not looked at: see `nn::find_nonfinite`.
+/// Loads the language model of a Hugging Face folder. Weights whose dtype need
+/// not change are mapped from the file and not copied. The vision and audio
+/// towers are left out; `unloaded_modules()` names them. The hub's files have
+/// key and value weights for layers that read those of another layer: they are
+/// ignored. Does not look at values (see `nn::find_nonfinite`).
+///
+/// DataError for a tensor that is missing, unexpected or of the wrong size.
 TORCHLORA_API Gemma4ForCausalLM from_pretrained(
     const std::filesystem::path& directory,
     const LoadOptions& options = {});

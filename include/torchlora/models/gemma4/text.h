@@ -14,21 +14,21 @@
 
 namespace torchlora::gemma4 {
 
-/// Gives the tensor of a name and these sizes: modules are built around their
-/// weights, nothing is allocated or initialised first.
+/// Gives modules their weights by name. The modules are built around these
+/// tensors, so nothing is allocated or initialized first.
 class TORCHLORA_API TensorSource {
  public:
-  /// Gives the tensor of a full name.
+  /// Returns the tensor of a full name, which must have these sizes.
   using Get = std::function<at::Tensor(const std::string&, at::IntArrayRef)>;
-  /// `prefix` goes before every name.
+  /// `prefix` is put before every name.
   explicit TensorSource(Get get, std::string prefix = "")
       : get_(std::move(get)), prefix_(std::move(prefix)) {}
 
-  /// The tensor `name` of this module. DataError if it has other sizes.
+  /// Returns the tensor `name` of this module. DataError if it has other sizes.
   at::Tensor operator()(const std::string& name, at::IntArrayRef sizes) const {
     return get_(prefix_ + name, sizes);
   }
-  /// The source for the module `name` below this one.
+  /// Returns the source for the child module `name`.
   TensorSource operator[](const std::string& name) const {
     return TensorSource(get_, prefix_ + name + ".");
   }
@@ -38,11 +38,11 @@ class TORCHLORA_API TensorSource {
   std::string prefix_;
 };
 
-/// y = x · (mean(x²) + eps)^-½ · w over the last dimension, computed in fp32
-/// for half types (fp64 stays) and rounded once, at the end.
+/// y = x · (mean(x²) + eps)^-½ · w over the last dimension. Computes in fp32
+/// (fp64 for fp64 inputs) and rounds once, at the end.
 class TORCHLORA_API RMSNormImpl : public torch::nn::Module {
  public:
-  /// Takes `weight` [size] of `source`.
+  /// Takes `weight` [size] from `source`.
   RMSNormImpl(const TensorSource& source, int64_t size, double eps);
   /// [*, size] → [*, size], in the input's dtype.
   at::Tensor forward(const at::Tensor& input);
@@ -55,40 +55,41 @@ class TORCHLORA_API RMSNormImpl : public torch::nn::Module {
 };
 TORCH_MODULE(RMSNorm);
 
-/// Keys and values of one layer, [B, heads, T, head_dim].
+/// The keys and values of one layer, each [B, heads, T, head_dim].
 using KeyValue = std::pair<at::Tensor, at::Tensor>;
 
-/// What all layers of one kind (sliding or full) have in common in a forward.
+/// The inputs that all layers of one kind (sliding or full) share in a forward.
 struct AttentionInputs {
   /// @{
-  /// [T, head_dim], in the hidden states' dtype.
+  /// [T, head_dim] in the dtype of the hidden states.
   at::Tensor cos, sin;
   /// @}
 
-  /// Additive mask [1 or B, 1, T, T]; undefined: causal.
+  /// An additive mask [1 or B, 1, T, T]. Undefined: causal.
   at::Tensor mask;
-  /// Whether the mask may hide every key of a row.
+  /// Whether the mask may hide every key of a query.
   bool has_padding = false;
 };
 
 /// transformers' `Gemma4TextAttention`.
 class TORCHLORA_API AttentionImpl : public torch::nn::Module {
  public:
-  /// Takes its weights of `source`.
+  /// Takes the weights from `source`.
   AttentionImpl(
       const TensorSource& source,
       const TextConfig& config,
       const TextConfig::Layer& layer);
-  /// [B, T, hidden] → [B, T, hidden]. A layer with keys of its own fills
-  /// `key_value`, another one reads it.
+  /// [B, T, hidden] → [B, T, hidden]. A layer with its own keys and values
+  /// writes `key_value`, any other layer reads it.
   at::Tensor forward(
       const at::Tensor& hidden,
       const AttentionInputs& inputs,
       KeyValue& key_value);
 
   /// @{
-  /// By transformers' names; those of keys and values are empty where another
-  /// layer's are read, `v_proj` also with `k_eq_v`.
+  /// Children with transformers' names. A layer that reads the keys and values
+  /// of another has no `k_proj`, `v_proj` and `k_norm`; one with `k_eq_v` has
+  /// no `v_proj`.
   nn::Linear q_proj{nullptr}, k_proj{nullptr}, v_proj{nullptr}, o_proj{nullptr};
   RMSNorm q_norm{nullptr}, k_norm{nullptr};
   /// @}
@@ -102,7 +103,7 @@ TORCH_MODULE(Attention);
 /// down(gelu_tanh(gate x) · up x).
 class TORCHLORA_API MLPImpl : public torch::nn::Module {
  public:
-  /// Takes its weights of `source`.
+  /// Takes the weights from `source`.
   MLPImpl(
       const TensorSource& source,
       int64_t hidden_size,
@@ -111,7 +112,7 @@ class TORCHLORA_API MLPImpl : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& hidden);
 
   /// @{
-  /// By transformers' names.
+  /// Children with transformers' names.
   nn::Linear gate_proj{nullptr}, up_proj{nullptr}, down_proj{nullptr};
   /// @}
 };
@@ -120,12 +121,14 @@ TORCH_MODULE(MLP);
 /// transformers' `Gemma4TextDecoderLayer`.
 class TORCHLORA_API DecoderLayerImpl : public torch::nn::Module {
  public:
-  /// Takes its weights of `source`.
+  /// Takes the weights from `source`.
   DecoderLayerImpl(
       const TensorSource& source,
       const TextConfig& config,
       const TextConfig::Layer& layer);
-  /// `per_layer_input` [B, T, hidden_size_per_layer_input], or undefined.
+  /// [B, T, hidden] → [B, T, hidden]. `per_layer_input` is
+  /// [B, T, hidden_size_per_layer_input], or undefined for a model without
+  /// per-layer inputs.
   at::Tensor forward(
       const at::Tensor& hidden,
       const at::Tensor& per_layer_input,
@@ -133,7 +136,8 @@ class TORCHLORA_API DecoderLayerImpl : public torch::nn::Module {
       KeyValue& key_value);
 
   /// @{
-  /// By transformers' names; those of per-layer inputs are empty without them.
+  /// Children with transformers' names. Those of per-layer inputs are empty in
+  /// a model without them.
   Attention self_attn{nullptr};
   MLP mlp{nullptr};
   RMSNorm input_layernorm{nullptr}, post_attention_layernorm{nullptr};
@@ -146,30 +150,31 @@ class TORCHLORA_API DecoderLayerImpl : public torch::nn::Module {
 };
 TORCH_MODULE(DecoderLayer);
 
-/// Gemma 4's language model without head; transformers' `Gemma4TextModel`
+/// Gemma 4's language model without the head: transformers' `Gemma4TextModel`
 /// with its module names.
 class TORCHLORA_API TextModelImpl : public torch::nn::Module {
  public:
-  /// Takes its weights of `source`.
+  /// Takes the weights from `source`.
   TextModelImpl(const TensorSource& source, const Config& config);
 
-  /// Hidden states [B, T, hidden_size] after the last norm of `input_ids`
-  /// [B, T] (int64); `attention_mask` [B, T], 1 for real tokens, undefined: all
-  /// are, which is exact for padding on the right too (the padding's own
-  /// states aside) and costs no mask a row. ValueError on other shapes.
-  /// `layer_outputs`, if given, receives the output of each layer.
+  /// Returns hidden states [B, T, hidden_size] after the last norm of
+  /// `input_ids` [B, T] (int64). `attention_mask` [B, T] is 1 for real tokens;
+  /// undefined means that all tokens are real. Rows that are padded on the
+  /// right need no mask: the states of their real tokens are exact without one,
+  /// and no mask per row is built. `layer_outputs`, if given, receives the
+  /// output of each layer. ValueError for other shapes.
   at::Tensor forward(
       const at::Tensor& input_ids,
       const at::Tensor& attention_mask = {},
       std::vector<at::Tensor>* layer_outputs = nullptr);
 
-  /// Of the language model.
   const TextConfig& config() const {
     return config_;
   }
 
   /// @{
-  /// By transformers' names; those of per-layer inputs are empty without them.
+  /// Children with transformers' names. Those of per-layer inputs are empty in
+  /// a model without them.
   nn::Embedding embed_tokens{nullptr}, embed_tokens_per_layer{nullptr};
   std::vector<DecoderLayer> layers;
   RMSNorm norm{nullptr}, per_layer_projection_norm{nullptr};
