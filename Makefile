@@ -68,6 +68,7 @@ minimum-cmake: bootstrap
 
 docs:
 	@scripts/bootstrap.sh --docs $(BOOTSTRAP_FLAGS)
+	@rm -rf build/docs
 	@doxygen docs/Doxyfile
 	@scripts/check_docs.py
 	@echo "build/docs/html/index.html"
