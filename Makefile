@@ -7,7 +7,7 @@ CMAKE_FLAGS ?=
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help bootstrap build demo test parity bench release package asan headers docs minimum-cmake \
-  format format-check clean
+  format format-check lint clean
 help:
 	@echo "make demo      fine-tune the bundled Gemma 4 checkpoint by DPO, merge, check"
 	@echo "make test      build and run the tests (no Python packages needed)"
@@ -21,6 +21,7 @@ help:
 	@echo "make minimum-cmake  configure with the oldest CMake that will do"
 	@echo "make docs      the reference of the headers (Doxygen), build/docs/html"
 	@echo "make format    clang-format everything; format-check only looks"
+	@echo "make lint      that, and which way includes look, and the rules of docs/style.md"
 	@echo "make clean     remove the build trees, keep build/venv"
 
 bootstrap:
@@ -79,6 +80,10 @@ format:
 
 format-check:
 	@clang-format-19 --dry-run -Werror $(sources)
+
+lint: format-check
+	@scripts/check_includes.py
+	@scripts/check_sources.py
 
 clean:
 	@rm -rf build/dev build/release build/asan build/docs build/minimum-cmake

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Fails for an #include that points in a direction that the layout forbids.
+
+include/torchlora/ROOM and src/ROOM are one room, with all folders below them.
+A room may include itself, the rooms that EDGES gives it, and whatever these may
+include in turn. A room that is in EXACT may include the given ones only."""
+import pathlib
+import re
+import sys
+
+EDGES = {
+    "config": [],
+    "io": [],
+    "nn": [],
+    "init": ["config", "nn"],
+    "lora": ["config", "nn", "init"],
+    "optim": ["lora", "nn"],
+    "model": ["lora", "config", "nn", "init"],
+    "adapter_files": ["model", "io"],
+    "tools": ["model"],
+    "tokenizer": ["io"],
+    # A model does not know that it can be adapted.
+    "models": ["nn", "io", "tokenizer"],
+    "train": ["model", "optim", "adapter_files", "tokenizer", "nn"],
+    "cli": ["tools", "train", "models"],
+    # The umbrella header of each component.
+    "torchlora.h": ["tools", "adapter_files", "optim"],
+    "tokenizer.h": ["tokenizer"],
+    "gemma4.h": ["models"],
+    "train.h": ["train"],
+}
+EXACT = ["models"]
+# Every room may include these, and they include none.
+FREE = ["error.h", "export.h", "detail"]
+# Files beside the rooms that belong to one.
+MEMBERS = {"model.h": "model"}
+
+INCLUDE = re.compile(r'\s*#\s*include\s+(?:<torchlora/([^>]+)>|"([^"]+)")')
+
+
+def room_of(path):
+    first = path.split("/")[0]
+    return MEMBERS.get(first, first)
+
+
+def allowed(room):
+    reached, todo = {room, *FREE}, list(EDGES.get(room, []))
+    while todo:
+        other = todo.pop()
+        if other not in reached:
+            reached.add(other)
+            todo += [] if room in EXACT else EDGES[other]
+    return reached
+
+
+def check(path, room):
+    if room not in EDGES and room not in FREE:
+        yield f"{path}: {room} is no room: give it a line in EDGES of scripts/check_includes.py"
+        return
+    may = allowed(room)
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        match = INCLUDE.match(line)
+        if match and room_of(match[1] or match[2]) not in may:
+            names = ", ".join(sorted(may - {room, *FREE})) or "no other room"
+            yield f"{path}:{number}: {room} → {room_of(match[1] or match[2])}; {room} may include: {names}"
+
+
+def main():
+    errors, count = [], 0
+    for root in ("include/torchlora", "src"):
+        for path in sorted(pathlib.Path(root).rglob("*")):
+            if path.suffix in (".h", ".cpp"):
+                errors += check(path, room_of(path.relative_to(root).as_posix()))
+                count += 1
+    if errors:
+        sys.exit("\n".join(errors))
+    print(f"{count} files include only what their room may")
+
+
+main()
