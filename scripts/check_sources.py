@@ -76,4 +76,5 @@ def main():
     print(f"{count} sources keep the rules of docs/style.md")
 
 
-main()
+if __name__ == "__main__":
+    main()
