@@ -17,12 +17,12 @@
 
 #include <torchlora/lora/variant.h>
 
-#include "lora/binding.h"
+#include "lora/overlay/weight_overlay.h"
 
 namespace torchlora {
 namespace {
 
-std::unique_ptr<LayerBinding> make_binding(
+std::shared_ptr<LayerBinding> make_binding(
     torch::nn::Module& base_layer,
     const BaseWeightAccessor& accessor,
     nn::Redirectable* redirectable) {
@@ -30,7 +30,7 @@ std::unique_ptr<LayerBinding> make_binding(
     redirectable = dynamic_cast<nn::Redirectable*>(&base_layer);
   }
   if (redirectable) {
-    return std::make_unique<RedirectBinding>(*redirectable);
+    return std::make_shared<RedirectBinding>(*redirectable);
   }
   auto* member = accessor(base_layer).member();
   TORCH_CHECK_VALUE(
@@ -40,7 +40,7 @@ std::unique_ptr<LayerBinding> make_binding(
       "(BaseWeight::member); ",
       base_layer.name(),
       " is not, and it does not");
-  return std::make_unique<OverlayBinding>(base_layer, *member);
+  return std::make_shared<WeightOverlay>(base_layer, *member);
 }
 
 bool is_additive(const ActiveUpdate& update) {
@@ -75,11 +75,11 @@ LoraLayer::~LoraLayer() {
 }
 
 BaseWeight LoraLayer::base_weight() const {
-  return binding_->raw(accessor_(*base_layer_));
+  return binding_->with_raw_weight(accessor_(*base_layer_));
 }
 
 bool LoraLayer::is_unmodified() const {
-  return binding_->is_unmodified();
+  return !binding_->is_redirected();
 }
 
 void LoraLayer::bind() {
@@ -92,12 +92,6 @@ void LoraLayer::unbind() {
 
 void LoraLayer::unload() {
   unbind();
-}
-
-void LoraLayer::set_base_forward(
-    std::function<at::Tensor(torch::nn::Module&, const at::Tensor&)>
-        base_forward) {
-  binding_->set_base_forward(std::move(base_forward));
 }
 
 void LoraLayer::to(
@@ -149,7 +143,7 @@ at::Tensor LoraLayer::run(
     observer_(weight_inputs(call));
   }
   if (is_base(updates)) {
-    return binding_->base_forward(input, operation);
+    return binding_->base_forward(call);
   }
   TORCH_CHECK_VALUE(
       !operation || operation->rows < 0 || !*why_not_dense(),

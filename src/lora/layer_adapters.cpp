@@ -40,6 +40,14 @@ std::shared_ptr<LoraFactor> make_factor(
   return std::make_shared<LoraFactor>(value.contiguous(), std::move(bias));
 }
 
+init::Factors
+zero_factors(const BaseWeight& base, const LoraConfig& config, int64_t r) {
+  return {
+      at::zeros(base.A_sizes(r)).flatten(1),
+      at::zeros(base.B_sizes(r)).flatten(1),
+      config.lora_bias() ? at::zeros({base.out_features()}) : at::Tensor()};
+}
+
 } // namespace
 
 /// ValueError if the layer has an adapter: an initializer that changes the base
@@ -115,7 +123,7 @@ void LoraLayer::prepare_adapter(
   torch::NoGradGuard no_grad;
   const auto base = base_weight();
   auto factors =
-      is_loaded ? zero_factors(config, r) : construct_factors(config, r);
+      is_loaded ? zero_factors(base, config, r) : construct_factors(config, r);
   initializer(
       factors,
       {config, r, adapter.scaling, base.matrix(), statistics, is_loaded});
@@ -305,15 +313,6 @@ void LoraLayer::unscale_layer(std::optional<double> scale) {
     adapter.scaling =
         scale ? adapter.scaling / *scale : adapter.default_scaling();
   }
-}
-
-init::Factors LoraLayer::zero_factors(const LoraConfig& config, int64_t r)
-    const {
-  const auto base = base_weight();
-  return {
-      at::zeros(base.A_sizes(r)).flatten(1),
-      at::zeros(base.B_sizes(r)).flatten(1),
-      config.lora_bias() ? at::zeros({base.out_features()}) : at::Tensor()};
 }
 
 } // namespace torchlora

@@ -11,17 +11,16 @@ LayerFunction::~LayerFunction() = default;
 
 at::Tensor LayerFunction::operate(
     const LayerCall& call,
-    const at::Tensor& input,
     const at::Tensor& weight,
     const at::Tensor& bias) const {
   TORCH_INTERNAL_ASSERT(call.operation);
-  return call.operation->run(input, weight, bias);
+  return call.operation->run(call.input, weight, bias);
 }
 
 at::Tensor LayerFunction::product(const LayerCall& call, ActiveUpdates updates)
     const {
   // With the bias, as the base layer does: a fresh adapter changes no bit.
-  auto output = operate(call, call.input, base_weight().weight(), call.bias);
+  auto output = operate(call, base_weight().weight(), call.bias);
   const auto dtype = output.scalar_type();
   for (const auto& active : updates) {
     output = output + update(call, active);
@@ -38,7 +37,7 @@ at::Tensor LayerFunction::update(
       ? x
       : at::dropout(
             x.to(update.A.scalar_type()), update.dropout, /*train=*/true);
-  return low_rank(call, dropped, update.A, update.B) * update.scaling;
+  return low_rank(call.on(dropped), update.A, update.B) * update.scaling;
 }
 
 at::Tensor LayerFunction::weight_inputs(const LayerCall& /*call*/) const {

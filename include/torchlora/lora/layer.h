@@ -79,7 +79,9 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// Sets what `forward` calls for an unmodified base layer.
   void set_base_forward(
       std::function<at::Tensor(torch::nn::Module&, const at::Tensor&)>
-          base_forward);
+          base_forward) {
+    base_forward_ = std::move(base_forward);
+  }
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false)
       override;
   void to(torch::Dtype dtype, bool non_blocking = false) override;
@@ -176,7 +178,6 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   void pretty_print(std::ostream& stream) const override;
 
  protected:
-  /// Whether the base layer does not know torchlora.
   bool is_unmodified() const;
   /// The whole of an adapted forward; `updates` is empty only for a layer with
   /// `base_forward_writes`.
@@ -187,12 +188,10 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   std::vector<std::string> adapter_names() const override;
 
  private:
-  friend class OverlayBinding;
   friend class RedirectBinding;
   friend class WeightOverlay;
 
-  /// NOTE: virtual, so that a layer of another copy of the library in the
-  /// process runs that copy's.
+  /// NOTE: virtual, so that a layer of another copy of the library runs that.
   virtual at::Tensor run(
       const at::Tensor& input,
       const WeightOperation* operation);
@@ -200,14 +199,15 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   bool is_base(ActiveUpdates updates) const;
   const char* why_not_dense() const;
   at::Tensor mixed_forward(const LayerCall& call, ActiveUpdates updates) const;
-  init::Factors zero_factors(const LoraConfig& config, int64_t r) const;
   void register_variants();
   void reset_variant(const LoraAdapter& adapter);
   at::Tensor delta(const LoraAdapter& adapter) const;
 
   std::shared_ptr<torch::nn::Module> base_layer_;
   BaseWeightAccessor accessor_;
-  std::unique_ptr<LayerBinding> binding_;
+  std::shared_ptr<LayerBinding> binding_;
+  std::function<at::Tensor(torch::nn::Module&, const at::Tensor&)>
+      base_forward_;
   FactorNames factor_names_;
   std::shared_ptr<AdapterDict> lora_A_, lora_B_;
   AdapterSet<LoraAdapter> adapters_;

@@ -19,17 +19,16 @@ class TORCHLORA_API LayerFunction {
   /// The raw weight.
   virtual BaseWeight base_weight() const = 0;
 
-  /// Returns B A x for an input of the layer in the factors' dtype.
+  /// Returns B A x for the call's input x, which has the factors' dtype.
   virtual at::Tensor low_rank(
       const LayerCall& call,
-      const at::Tensor& input,
       const at::Tensor& A,
       const at::Tensor& B) const = 0;
-  /// Returns the layer's function with another weight and bias. Default: the
-  /// operation at work of an unmodified layer.
+  /// Returns the layer's function of the call's input with another weight and
+  /// bias (undefined: none). Default: the operation at work of an unmodified
+  /// layer.
   virtual at::Tensor operate(
       const LayerCall& call,
-      const at::Tensor& input,
       const at::Tensor& weight,
       const at::Tensor& bias) const;
   /// Returns the layer with W + Σ scaling · B A in place of W and with the

@@ -142,14 +142,13 @@ at::Tensor LoraExperts::product(const LayerCall& call, ActiveUpdates updates)
 }
 
 at::Tensor LoraExperts::low_rank(
-    const LayerCall& /*call*/,
-    const at::Tensor& input,
+    const LayerCall& call,
     const at::Tensor& A,
     const at::Tensor& B) const {
   const auto base = base_weight();
   const ByExpert by_expert(base);
   const auto As = by_expert.A(A), Bs = by_expert.B(B);
-  return for_each_expert(input, [&](size_t e, const at::Tensor& x) {
+  return for_each_expert(call.input, [&](size_t e, const at::Tensor& x) {
     return at::linear(at::linear(x, As[e]), Bs[e]);
   });
 }

@@ -35,16 +35,16 @@ bool WeightOverlay::is_installed_on(const torch::nn::Module& module) {
   return module.named_children().contains(kMarker);
 }
 
-void WeightOverlay::check_in_place(const std::string& module_name) const {
+void WeightOverlay::check_in_place() const {
   TORCH_CHECK_VALUE(
       !layer_ || member_.is_same(shown_),
       "[merge] the weight member of the adapted ",
-      module_name,
+      module_.name(),
       " was assigned, so that its adapter acts on nothing; give it back the "
       "tensor that it had");
 }
 
-void WeightOverlay::install(LoraLayer& layer) {
+void WeightOverlay::bind(LoraLayer& layer) {
   TORCH_CHECK_VALUE(
       has_weight_overlay(),
       "[LoraLayer] a ",
@@ -57,10 +57,10 @@ void WeightOverlay::install(LoraLayer& layer) {
     module_.register_module(kMarker, std::make_shared<CloneMarker>());
   }
   layer_ = &layer;
-  refresh();
+  follow();
 }
 
-void WeightOverlay::remove() {
+void WeightOverlay::unbind(LoraLayer& /*layer*/) {
   if (!layer_) {
     return;
   }
@@ -72,7 +72,8 @@ void WeightOverlay::remove() {
   shown_ = at::Tensor();
 }
 
-void WeightOverlay::refresh() {
+/// Takes the raw weight's dtype and device.
+void WeightOverlay::follow() {
   if (!layer_ || (shown_.defined() && !member_.is_same(shown_))) {
     return;
   }
@@ -80,6 +81,19 @@ void WeightOverlay::refresh() {
   const c10::InferenceMode no_inference(false);
   shown_ = make_overlay(shared_from_this());
   member_ = shown_;
+}
+
+at::Tensor WeightOverlay::forward(LoraLayer& layer, const at::Tensor& input) {
+  TORCH_CHECK_VALUE(
+      layer.base_forward_,
+      "[LoraLayer] a ",
+      module_.name(),
+      " does not take one tensor: call the layer itself");
+  return layer.base_forward_(module_, input);
+}
+
+at::Tensor WeightOverlay::base_forward(const LayerCall& call) {
+  return call.operation->run(call.input, call.narrow(weight_), call.bias);
 }
 
 at::Tensor WeightOverlay::adapted_weight() const {

@@ -6,28 +6,24 @@
 #include <ATen/core/Tensor.h>
 #include <torch/nn/module.h>
 
-#include <torchlora/lora/layer.h>
+#include "lora/binding.h"
 
 namespace torchlora {
 
 /// Stands in for the weight member of an unmodified layer while it is adapted:
-/// `install` puts a tensor in its place that calls `run` where one of
+/// `bind` puts a tensor in its place that calls `run` where one of
 /// LibTorch's operations meets it (`lora/overlay/kernels.h`).
 ///
 /// NOTE: the kernels of the process may be those of another copy of the
 /// library. What they call here is virtual, so that it runs in the copy that
 /// made the layer.
-class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
+class WeightOverlay : public LayerBinding,
+                      public std::enable_shared_from_this<WeightOverlay> {
  public:
   /// `member` is a member of `module`.
   WeightOverlay(torch::nn::Module& module, at::Tensor& member);
-  virtual ~WeightOverlay() = default;
 
-  /// The raw weight.
-  const at::Tensor& weight() const {
-    return layer_ ? weight_ : member_;
-  }
-  /// The raw weight at the last `install`, also when the layer is gone.
+  /// The raw weight at the last `bind`, also when the layer is gone.
   const at::Tensor& last_weight() const {
     return weight_;
   }
@@ -41,14 +37,17 @@ class WeightOverlay : public std::enable_shared_from_this<WeightOverlay> {
 
   /// Whether a LoRA layer adapts the module through its weight member.
   static bool is_installed_on(const torch::nn::Module& module);
-  /// ValueError if the user has assigned the member since.
-  void check_in_place(const std::string& module_name) const;
 
-  void install(LoraLayer& layer);
-  /// Restores the raw weight.
-  void remove();
-  /// Follows the raw weight's dtype and device.
-  void refresh();
+  void bind(LoraLayer& layer) override;
+  void unbind(LoraLayer& layer) override;
+  void follow() override;
+  BaseWeight with_raw_weight(BaseWeight base) const override {
+    return std::move(base).with_weight(layer_ ? weight_ : member_);
+  }
+  void check_in_place() const override;
+  /// Calls the module's own forward, which meets the stand-in.
+  at::Tensor forward(LoraLayer& layer, const at::Tensor& input) override;
+  at::Tensor base_forward(const LayerCall& call) override;
 
   /// Returns the weight with the layer's adapters in it.
   virtual at::Tensor adapted_weight() const;

@@ -22,10 +22,9 @@ class TORCHLORA_API LoraBilinear : public LoraLayer {
 
   at::Tensor low_rank(
       const LayerCall& call,
-      const at::Tensor& input,
       const at::Tensor& A,
       const at::Tensor& B) const override {
-    return at::linear(operate(call, input, A, {}), B.flatten(1));
+    return at::linear(operate(call, A, {}), B.flatten(1));
   }
   at::Tensor weight_inputs(const LayerCall& call) const override {
     const auto weight = base_weight().weight();

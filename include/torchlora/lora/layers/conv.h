@@ -38,7 +38,6 @@ class TORCHLORA_API LoraConv : public LoraLayer {
 
   at::Tensor low_rank(
       const LayerCall& call,
-      const at::Tensor& input,
       const at::Tensor& A,
       const at::Tensor& B) const override {
     // One copy of A per group: [groups · r, in_channels / groups, kernel…].
@@ -46,7 +45,7 @@ class TORCHLORA_API LoraConv : public LoraLayer {
         ? A
         : at::cat(at::TensorList(
               std::vector<at::Tensor>(static_cast<size_t>(groups_), A)));
-    const auto h = operate(call, input, kernel, {});
+    const auto h = operate(call, kernel, {});
     // B on the channels, whether or not there is a batch.
     const auto channels = h.dim() - 1 - spatial_dims_;
     auto sizes = h.sizes().vec();
@@ -63,11 +62,10 @@ class TORCHLORA_API LoraConv : public LoraLayer {
   }
   at::Tensor operate(
       const LayerCall& call,
-      const at::Tensor& input,
       const at::Tensor& kernel,
       const at::Tensor& bias) const override {
-    return base_ ? base_->convolve(input, kernel, bias)
-                 : LoraLayer::operate(call, input, kernel, bias);
+    return base_ ? base_->convolve(call.input, kernel, bias)
+                 : LoraLayer::operate(call, kernel, bias);
   }
   at::Tensor per_channel(const LayerCall& /*call*/, const at::Tensor& values)
       const override {
@@ -86,8 +84,8 @@ class TORCHLORA_API LoraConv : public LoraLayer {
     auto sizes = kernel.sizes().vec();
     sizes[0] = kernel[0].numel();
     // A channel for each element of the kernel: the patches.
-    const auto patches = operate(
-        call, call.input, at::eye(sizes[0], kernel.options()).view(sizes), {});
+    const auto patches =
+        operate(call, at::eye(sizes[0], kernel.options()).view(sizes), {});
     return patches.movedim(patches.dim() - 1 - spatial_dims_, -1)
         .reshape({-1, sizes[0]});
   }

@@ -23,16 +23,15 @@ class TORCHLORA_API LoraConvTranspose : public LoraLayer {
 
   at::Tensor low_rank(
       const LayerCall& call,
-      const at::Tensor& input,
       const at::Tensor& A,
       const at::Tensor& B) const override {
-    auto sizes = input.sizes().vec();
-    sizes[channels(input)] = A.size(0);
-    const auto h =
-        at::matmul(A, input.flatten(channels(input) + 1)).view(sizes);
+    const auto& x = call.input;
+    auto sizes = x.sizes().vec();
+    sizes[channels(x)] = A.size(0);
+    const auto h = at::matmul(A, x.flatten(channels(x) + 1)).view(sizes);
     auto kernel_sizes = base_weight().weight().sizes().vec();
     kernel_sizes[0] = A.size(0);
-    return operate(call, h, B.t().reshape(kernel_sizes), {});
+    return operate(call.on(h), B.t().reshape(kernel_sizes), {});
   }
   at::Tensor weight_inputs(const LayerCall& call) const override {
     return call.input.movedim(channels(call.input), -1)

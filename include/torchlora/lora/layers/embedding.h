@@ -31,10 +31,9 @@ class TORCHLORA_API LoraTable : public LoraLayer {
 
   at::Tensor low_rank(
       const LayerCall& call,
-      const at::Tensor& input,
       const at::Tensor& A,
       const at::Tensor& B) const override {
-    return at::matmul(operate(call, input, A.t(), {}), B.t());
+    return at::matmul(operate(call, A.t(), {}), B.t());
   }
 
  protected:
@@ -79,14 +78,13 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
 
   at::Tensor operate(
       const LayerCall& call,
-      const at::Tensor& input,
       const at::Tensor& table,
       const at::Tensor& bias) const override {
     const auto& options = base_->options;
-    return is_unmodified() ? LoraLayer::operate(call, input, table, bias)
+    return is_unmodified() ? LoraLayer::operate(call, table, bias)
                            : at::embedding(
                                  table,
-                                 input,
+                                 call.input,
                                  options.padding_idx().value_or(-1),
                                  options.scale_grad_by_freq(),
                                  options.sparse());

@@ -38,7 +38,6 @@ class TORCHLORA_API LoraExperts : public LoraLayer {
 
   at::Tensor low_rank(
       const LayerCall& call,
-      const at::Tensor& input,
       const at::Tensor& A,
       const at::Tensor& B) const override;
   at::Tensor product(const LayerCall& call, ActiveUpdates updates)

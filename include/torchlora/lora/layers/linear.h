@@ -29,10 +29,9 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
 
   at::Tensor low_rank(
       const LayerCall& call,
-      const at::Tensor& input,
       const at::Tensor& A,
       const at::Tensor& B) const override {
-    return at::linear(at::linear(input, A), rows(call, B));
+    return at::linear(at::linear(call.input, A), rows(call, B));
   }
   at::Tensor product(const LayerCall& call, ActiveUpdates updates)
       const override {
