@@ -60,7 +60,7 @@ std::string version() {
       TORCHLORA_COMPILER,
       native ? "native" : "upcast to float32 a block at a time",
       has_weight_overlay() ? "yes"
-                           : "no, unmodified layers take dense weights");
+                           : "no, unmodified layers are refused");
 }
 
 int run(const std::vector<std::string>& args) {
