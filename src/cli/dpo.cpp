@@ -246,8 +246,8 @@ void say_how_to_go_on(
     return;
   }
   fmt::print(
-      "interrupted after step {}; a new run (its schedule and order start "
-      "anew) goes on from the weights with another --output_dir and "
+      "interrupted after step {}; a new run, with a new schedule and order, "
+      "continues from the weights with another --output_dir and "
       "--adapter_name_or_path {} {}\n",
       step,
       (output_dir / fmt::format("checkpoint-{}", step)).string(),
@@ -287,7 +287,7 @@ int train(const DpoOptions& options, const std::string& arguments) {
             *model,
             options.model.adapter_name_or_path,
             "default",
-            /*is_trainable=*/true);
+            LoadOptions().is_trainable(true));
   train::DpoTrainer trainer(
       *model,
       peft_model,

@@ -70,7 +70,7 @@ MergeReport merge_and_save(
         largest_difference(adapted, logits_at(model, input_ids, compared));
   }
   const at::ScalarType dtype = model->lm_head().weight.scalar_type();
-  peft_model.merge_and_unload(/*safe_merge=*/true);
+  peft_model.merge_and_unload(MergeOptions().safe_merge(true));
   // In half precision the merge rounds the weights. The bound stays below the
   // effect of the adapter, so that a merge that loses the adapter cannot pass.
   const double scale = std::max(1.0, adapted.abs().max().item<double>());

@@ -74,7 +74,7 @@ void DataOptions::add_to(CLI::App& app) {
   app.add_option(
          "--dataset_name",
          dataset_name,
-         "training data, one JSON object a line")
+         "training data, one JSON object per line")
       ->type_name("FILE")
       ->required()
       ->group(kData);
@@ -120,7 +120,7 @@ void LoraOptions::add_to(CLI::App& app) {
       ->group(kLora);
   app.add_flag("--use_rslora", use_rslora, "scale by alpha / sqrt(r)")
       ->group(kLora);
-  app.add_flag("--use_dora", use_dora, "train a magnitude a channel (DoRA)")
+  app.add_flag("--use_dora", use_dora, "train a magnitude per channel (DoRA)")
       ->group(kLora);
   app.add_option(
          "--init_lora_weights",

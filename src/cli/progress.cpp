@@ -42,7 +42,7 @@ std::string Progress::status() const {
   const double each =
       seconds_since(start_) / static_cast<double>(done > 0 ? done : 1);
   return fmt::format(
-      "{}/{} {}s, {:.2f} s a {}, {} left",
+      "{}/{} {}s, {:.2f} s per {}, {} left",
       step_,
       total_,
       unit_,

@@ -69,6 +69,8 @@ Trainer::Trainer(PeftModel peft_model, TrainingArguments args)
 
 Trainer::~Trainer() = default;
 
+TrainerCallback::~TrainerCallback() = default;
+
 void Trainer::set_num_examples(
     int64_t num_train_examples,
     int64_t num_eval_examples) {

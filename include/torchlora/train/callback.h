@@ -16,7 +16,7 @@ class Trainer;
 /// in every call.
 class TORCHLORA_API TrainerCallback {
  public:
-  virtual ~TrainerCallback() = default;
+  virtual ~TrainerCallback();
 
   /// Before the first step.
   virtual void on_train_begin(Trainer& /*trainer*/) {}
