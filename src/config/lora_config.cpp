@@ -3,10 +3,31 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <initializer_list>
 
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 namespace torchlora {
+namespace {
+
+void check_one_of(
+    const char* config,
+    const char* field,
+    const std::string& value,
+    std::initializer_list<const char*> allowed) {
+  TORCH_CHECK_VALUE(
+      std::ranges::find(allowed, value) != allowed.end(),
+      fmt::format(
+          "[{}] `{}` must be one of '{}', found '{}'",
+          config,
+          field,
+          fmt::join(allowed, "', '"),
+          value));
+}
+
+} // namespace
 
 bool ModuleNames::is_all_linear() const {
   if (!is_regex()) {
@@ -19,6 +40,47 @@ bool ModuleNames::is_all_linear() const {
   return lower == "all-linear";
 }
 
+void CordaConfig::validate() const {
+  check_one_of("CordaConfig", "corda_method", corda_method_, {"ipm", "kpm"});
+}
+
+void LoraGAConfig::validate() const {
+  check_one_of(
+      "LoraGAConfig",
+      "direction",
+      direction_,
+      {"ArBr", "A2rBr", "ArB2r", "random"});
+  check_one_of(
+      "LoraGAConfig",
+      "scale",
+      scale_,
+      {"stable", "weight_svd", "gd_scale", "unit"});
+  TORCH_CHECK_VALUE(
+      stable_gamma_ > 0,
+      "[LoraGAConfig] `stable_gamma` must be positive, found ",
+      stable_gamma_);
+}
+
+void LoftQConfig::validate() const {
+  TORCH_CHECK_VALUE(
+      loftq_bits_ == 4 || loftq_bits_ == 8,
+      "[LoftQConfig] `loftq_bits` must be 4 or 8, found ",
+      loftq_bits_);
+  TORCH_CHECK_VALUE(
+      loftq_iter_ > 0,
+      "[LoftQConfig] `loftq_iter` must be greater than 0, found ",
+      loftq_iter_);
+}
+
+void EvaConfig::validate() const {
+  TORCH_CHECK_VALUE(
+      rho_ >= 1, "[EvaConfig] `rho` must be >= 1.0, found ", rho_);
+  TORCH_CHECK_VALUE(
+      tau_ >= 0 && tau_ <= 1,
+      "[EvaConfig] `tau` must be between 0.0 and 1.0, found ",
+      tau_);
+}
+
 void VeloraConfig::validate() const {
   TORCH_CHECK_VALUE(
       num_groups_ > 0,
@@ -28,12 +90,66 @@ void VeloraConfig::validate() const {
       std::isfinite(scale_) && scale_ > 0,
       "[VeloraConfig] `scale` should be positive, got ",
       scale_);
-  TORCH_CHECK_VALUE(
-      init_type_ == "batch_average" || init_type_ == "batch_average_once" ||
-          init_type_ == "random",
-      "[VeloraConfig] unsupported `init_type` \"",
+  check_one_of(
+      "VeloraConfig",
+      "init_type",
       init_type_,
-      "\"; it must be batch_average, batch_average_once or random");
+      {"batch_average", "batch_average_once", "random"});
+}
+
+void LoraConfig::validate() const {
+  TORCH_CHECK_VALUE(
+      r_ > 0,
+      "[LoraConfig] `r` should be a positive integer value but the value "
+      "passed is ",
+      r_);
+  TORCH_CHECK_VALUE(
+      lora_dropout_ >= 0 && lora_dropout_ < 1,
+      "[LoraConfig] `lora_dropout` should be at least 0 and less than 1 but "
+      "the value passed is ",
+      lora_dropout_);
+  for (const auto& [pattern, rank] : rank_pattern_) {
+    TORCH_CHECK_VALUE(
+        rank > 0 && rank == std::floor(rank),
+        "[LoraConfig] `rank_pattern` must give positive integers, got ",
+        rank,
+        " for ",
+        pattern);
+  }
+  const auto& targets = target_modules_;
+  TORCH_CHECK_VALUE(
+      !targets.is_regex() || layers_to_transform_.empty(),
+      "[LoraConfig] `layers_to_transform` cannot be used when "
+      "`target_modules` is a str.");
+  TORCH_CHECK_VALUE(
+      !targets.is_regex() || layers_pattern_.empty(),
+      "[LoraConfig] `layers_pattern` cannot be used when `target_modules` is "
+      "a str.");
+  TORCH_CHECK_VALUE(
+      layers_pattern_.empty() || !layers_to_transform_.empty(),
+      "[LoraConfig] When `layers_pattern` is specified, `layers_to_transform` "
+      "must also be specified.");
+  check_one_of("LoraConfig", "bias", bias_, {"none", "all", "lora_only"});
+  TORCH_CHECK_VALUE(
+      bias_ == "none" || layer_replication_.empty(),
+      "[LoraConfig] layer_replication and bias \"",
+      bias_,
+      "\" do not go together: biases that layers share would be trained apart");
+  TORCH_CHECK_VALUE(
+      bias_ == "none" || !lora_bias_,
+      "[LoraConfig] lora_bias and bias \"",
+      bias_,
+      "\" do not go together: one layer would train two biases");
+  const auto check = [](const auto& config) {
+    if (config) {
+      config->validate();
+    }
+  };
+  check(corda_config_);
+  check(lora_ga_config_);
+  check(loftq_config_);
+  check(eva_config_);
+  check(velora_config_);
 }
 
 LoraConfig& LoraConfig::forget_initializer() {
