@@ -36,8 +36,9 @@ endfunction()
 torchlora_install(
   core
   HEADERS
-    torchlora.h error.h export.h model.h adapter_files/*.h config/*.h detail/*.h init/*.h io/*.h
-    lora/*.h lora/layers/*.h lora/variants/*.h model/*.h nn/*.h optim/*.h tools/*.h)
+    torchlora.h error.h export.h model.h adapter_files/*.h config/*.h detail/*.h init/*.h
+    init/detail/*.h io/*.h lora/*.h lora/layers/*.h lora/variants/*.h model/*.h nn/*.h optim/*.h
+    tools/*.h)
 torchlora_install(tokenizer HEADERS tokenizer.h tokenizer/*.h)
 torchlora_install(gemma4 HEADERS gemma4.h models/gemma4/*.h)
 torchlora_install(train HEADERS train.h train/*.h)

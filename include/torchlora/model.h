@@ -47,6 +47,8 @@ class TORCHLORA_API PeftModel {
       const;
 
   /// Adds a second adapter; it stays inactive and frozen until `set_adapter`.
+  /// After `get_peft_model` without `autocast_adapter_dtype` it has the dtype
+  /// of its base layers too.
   void add_adapter(
       const std::string& adapter_name,
       const LoraConfig& config,

@@ -27,16 +27,16 @@ void check_compatible(const LoraConfig& now, const LoraConfig& next) {
   TORCH_CHECK_VALUE(
       !now.velora_config() && !next.velora_config(),
       "[hotswap_adapter] an adapter with velora_config cannot be swapped");
-  const auto& init = next.init_lora_weights();
+  const auto& initializer = init::find_initializer(next.init_lora_weights());
   TORCH_CHECK_VALUE(
-      !init::changes_the_base(next),
-      "[hotswap_adapter] the initialiser of the new adapter, ",
-      init.is_name() ? init.name() : "",
+      !initializer.traits.modifies_base,
+      "[hotswap_adapter] the initializer of the new adapter, ",
+      initializer.name,
       ", changed the base weights; save it with "
       "path_initial_model_for_weight_conversion");
 }
 
-/// Overwrites the adapter of a layer by tensors in the order of
+/// Overwrites the adapter of a layer. `tensors` have the order of
 /// `LoraAdapter::tensors`.
 void replace(
     LoraLayer& layer,
@@ -64,8 +64,8 @@ void hotswap_adapter(
     const std::string& adapter_name) {
   auto& state = StateAccess::of(model);
   auto& config = state.at(adapter_name).config;
-  const auto next = for_replicated(
-      io::load_adapter_config(directory), state.layer_replication);
+  const auto next =
+      for_replicated(io::load_adapter_config(directory), state.layer_replication);
   const auto sites = lora_sites(*state.model);
   check_compatible(config, next);
   const auto demand = [&](Requirement requirement, const char* hint) {

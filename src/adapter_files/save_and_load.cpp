@@ -24,8 +24,8 @@ namespace {
 
 constexpr auto kWeightsFile = "adapter_model.safetensors";
 
-/// Adds the adapter of a folder, inactive and frozen, but for its saved
-/// tensors; `state` is that of an adapted model.
+/// Adds the adapter of a folder, inactive and frozen, except for its saved
+/// tensors. `state` is nullptr for a model that is not adapted.
 InjectionPlan inject_from_folder(
     torch::nn::Module& model,
     const PeftState* state,
@@ -34,19 +34,19 @@ InjectionPlan inject_from_folder(
     const InjectOptions& options,
     bool strict) {
   auto config = io::load_adapter_config(directory);
-  const auto& init = config.init_lora_weights();
+  const auto& initializer = init::find_initializer(config.init_lora_weights());
   TORCHLORA_CHECK_DATA(
-      !init::changes_the_base_for_good(config),
+      init::is_repeatable(config),
       "[load_adapter] the adapter in ",
       directory.string(),
-      " was initialised by ",
-      init.name(),
+      " was initialized by ",
+      initializer.name,
       ", which changed the base weights as well and cannot be repeated; ",
-      init.name() == "loftq"
-          ? "with the quantised base, set init_lora_weights to true in its "
-            "adapter_config.json"
-          : "save it with path_initial_model_for_weight_conversion, then it "
-            "fits the original base");
+      initializer.traits.is_convertible
+          ? "save it with path_initial_model_for_weight_conversion, then it "
+            "fits the original base"
+          : "with the base that it made, set init_lora_weights to true in its "
+            "adapter_config.json");
   const auto file = io::read_adapter_file(directory);
   std::optional<Replication> replication;
   if (state) {
@@ -126,28 +126,42 @@ void PeftModel::save_pretrained(
     });
     auto config = io::saved_config(*state_->model, adapter);
     config.inference_mode(true);
+    const auto& initializer =
+        init::find_initializer(config.init_lora_weights());
     if (!path_initial_model_for_weight_conversion.empty()) {
       TORCH_CHECK_VALUE(
-          !(config.init_lora_weights() == InitLoraWeights("loftq")),
-          "[save_pretrained] an adapter by loftq cannot be converted: without "
-          "the quantised base it is another model; save it as it is");
+          initializer.traits.is_convertible,
+          "[save_pretrained] an adapter by ",
+          initializer.name,
+          " cannot be converted: without the base that it made it is another "
+          "model; save it as it is");
       TORCH_CHECK_VALUE(
           config.target_parameters().empty(),
           "[save_pretrained] adapter ",
           name,
-          " has target_parameters, whose initialisers leave the base as it is: "
+          " has target_parameters, whose initializers leave the base as it is: "
           "save it without path_initial_model_for_weight_conversion");
       io::convert_to_plain_lora(
           tensors, config, path_initial_model_for_weight_conversion);
-    } else if (init::changes_the_base_for_good(config)) {
-      const auto& init = config.init_lora_weights().name();
+    } else if (init::is_registered(config.init_lora_weights())) {
+      TORCH_CHECK_VALUE(
+          !initializer.traits.modifies_base,
+          "[save_pretrained] the initializer ",
+          initializer.name,
+          " changed the base weights, which adapter_config.json cannot say, as "
+          "PEFT does not know the name; pass "
+          "path_initial_model_for_weight_conversion, a folder whose "
+          "adapter_model.safetensors is the adapter's state_dict before "
+          "training (io::save_safetensors)");
+    } else if (!init::is_repeatable(config)) {
       TORCH_WARN(
           "[save_pretrained] ",
-          init,
+          initializer.name,
           " changed the base weights in a way that cannot be repeated: what is "
           "saved fits them only, not the original base",
-          init == "loftq" ? ""
-                          : "; pass path_initial_model_for_weight_conversion");
+          initializer.traits.is_convertible
+              ? "; pass path_initial_model_for_weight_conversion"
+              : "");
     }
     io::save_safetensors(folder / kWeightsFile, tensors);
     io::write_file_atomic(

@@ -5,6 +5,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <torchlora/init/initializer.h>
+
 namespace torchlora::cli {
 namespace {
 
@@ -141,26 +143,24 @@ LoraConfig LoraOptions::config() const {
       dropout >= 0 && dropout < 1,
       "--lora_dropout must lie in [0, 1), found ",
       dropout);
+  auto config = LoraConfig(r).init_lora_weights(init_from(init_lora_weights));
+  const auto& traits = init::traits_of(config);
   TORCH_CHECK_VALUE(
-      !init_lora_weights.starts_with("pissa_niter_"),
+      !traits.needs_data && !traits.needs_config,
+      "--init_lora_weights ",
+      init_lora_weights,
+      " needs data or a quantizer, which the program does not give it; the "
+      "library does (torchlora/tools/preprocess.h)");
+  TORCH_CHECK_VALUE(
+      init::is_repeatable(config),
       "--init_lora_weights ",
       init_lora_weights,
       " draws at random how it changes the base weights, which the saved "
       "adapter would not tell; pissa is as fast here and can be repeated");
-  for (const char* name : {"corda", "eva", "loftq", "lora_ga"}) {
-    TORCH_CHECK_VALUE(
-        init_lora_weights != name,
-        "--init_lora_weights ",
-        name,
-        " needs data or a quantizer, which the program does not give it; the "
-        "library does (torchlora/tools/preprocess.h)");
-  }
-  return LoraConfig(r)
-      .lora_alpha(alpha)
+  return config.lora_alpha(alpha)
       .lora_dropout(dropout)
       .use_rslora(use_rslora)
       .use_dora(use_dora)
-      .init_lora_weights(init_from(init_lora_weights))
       .target_modules(module_names(target_modules))
       .exclude_modules(module_names(exclude_modules))
       .modules_to_save(modules_to_save)

@@ -1,8 +1,7 @@
-#include "init/decompose.h"
+#include <torchlora/init/detail/decompose.h>
 
 #include <algorithm>
 #include <limits>
-#include <string_view>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/types.h>
@@ -10,19 +9,19 @@
 namespace torchlora::init {
 namespace {
 
-/// Of the relative error of the leading part.
+/// Relative error of the leading part at which the iteration ends.
 constexpr double kTolerance = 5e-6;
-/// An error that does not fall below it is one of rounding.
+/// An error below it that no longer falls is a rounding error.
 constexpr double kRounding = 1e-5;
-/// Blocks before the first look at the error.
+/// Number of blocks before the error is computed for the first time.
 constexpr int64_t kFirstCheck = 4;
 
 at::Tensor orthonormal(const at::Tensor& matrix) {
   return std::get<0>(at::linalg_qr(matrix));
 }
 
-/// The triplets of `matrix` from `begin` on within the span of `basis` [m, k],
-/// of which `projected` is basisᵀ matrix [k, n].
+/// Returns `count` triplets of `matrix`, from number `begin` on, within the
+/// span of `basis` [m, k]; `projected` is basisᵀ matrix [k, n].
 Triplets within(
     const at::Tensor& basis,
     const at::Tensor& projected,
@@ -47,9 +46,9 @@ Triplets first(const Triplets& triplets, int64_t rank) {
       triplets.V.narrow(1, 0, rank)};
 }
 
-/// `count` triplets from `begin` on by a whole decomposition: of a large fp32
-/// matrix that of its square in double, which takes less time and, unless they
-/// are tiny, is as exact.
+/// Returns `count` triplets, from number `begin` on, by a whole decomposition.
+/// A large fp32 matrix is squared in double first: this takes less time and is
+/// as exact unless the singular values are tiny.
 Triplets whole(const at::Tensor& matrix, int64_t begin, int64_t count) {
   constexpr int64_t kLarge = 256;
   constexpr double kTiny = 1e-7;
@@ -72,10 +71,9 @@ Triplets whole(const at::Tensor& matrix, int64_t begin, int64_t count) {
       Vh.narrow(0, begin, count).t()};
 }
 
-/// How far the first `rank` of the triplets (which are one more) are from
-/// those of the matrix: a bound of the relative error of U S Vᵀ. What separates
-/// a triplet from those left out decides how far its residual turns it (Davis
-/// and Kahan).
+/// Returns a bound of the relative error of U S Vᵀ for the first `rank` of
+/// `rank` + 1 triplets. By Davis and Kahan the residual of a triplet turns it
+/// the further, the closer its singular value is to those left out.
 double relative_error(
     const at::Tensor& matrix,
     const Triplets& triplets,
@@ -113,10 +111,8 @@ at::Tensor weight_to_decompose(const Arguments& arguments, const char* name) {
 const at::Tensor& statistics_for(
     const Arguments& arguments,
     const char* name,
+    const char* preprocess,
     at::IntArrayRef sizes) {
-  const auto* const function = std::string_view(name) == "corda"
-      ? "preprocess_corda(model, config, run_model)"
-      : "preprocess_loraga(model, config, train_step)";
   TORCH_CHECK_VALUE(
       arguments.statistics.defined() && arguments.statistics.sizes() == sizes,
       "[init_lora_weights] ",
@@ -127,7 +123,7 @@ const at::Tensor& statistics_for(
       arguments.statistics.defined() ? c10::str(arguments.statistics.sizes())
                                      : "none",
       "; run ",
-      function,
+      preprocess,
       " with this model and this configuration first, and pass on its result "
       "(InjectOptions::init_statistics)");
   return arguments.statistics;

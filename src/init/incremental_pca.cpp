@@ -5,7 +5,7 @@
 
 #include <torch/types.h>
 
-#include "init/decompose.h"
+#include <torchlora/init/detail/decompose.h>
 
 namespace torchlora::init {
 namespace {
@@ -32,8 +32,8 @@ void IncrementalPca::fit(const at::Tensor& rows) {
   }
   const auto x = rows.to(c10::promoteTypes(rows.scalar_type(), at::kFloat));
   const auto mean = x.mean(0, /*keepdim=*/false, at::kDouble);
-  auto centred = (x - mean).to(x.scalar_type());
-  const auto deviation = centred.square().sum(at::kDouble);
+  auto centered = (x - mean).to(x.scalar_type());
+  const auto deviation = centered.square().sum(at::kDouble);
   const bool is_first = !components_.defined();
   if (is_first) {
     mean_ = mean;
@@ -44,9 +44,9 @@ void IncrementalPca::fit(const at::Tensor& rows) {
     const auto share = old_n * new_n / (old_n + new_n);
     const auto shift = mean_ - mean;
     deviation_ = deviation_ + deviation + share * shift.square().sum();
-    centred = at::cat(
+    centered = at::cat(
         {singular_values_.unsqueeze(1) * components_,
-         centred,
+         centered,
          (std::sqrt(share) * shift).to(x.scalar_type()).unsqueeze(0)});
     mean_ = (old_n * mean_ + new_n * mean) / (old_n + new_n);
   }
@@ -55,11 +55,11 @@ void IncrementalPca::fit(const at::Tensor& rows) {
   // The draw is in the dtype that PEFT computes in.
   const auto q = 2 * n_components_;
   const auto test_matrix = randn_seeded(
-      {std::min(centred.size(0), centred.size(1)), q},
+      {std::min(centered.size(0), centered.size(1)), q},
       kSeed,
-      is_first ? centred : mean);
+      is_first ? centered : mean);
   const auto found = svd_lowrank(
-      centred, q, /*niter=*/4, test_matrix.to(centred.scalar_type()));
+      centered, q, /*niter=*/4, test_matrix.to(centered.scalar_type()));
   const auto V = found.V.narrow(1, 0, n_components_).t();
   // The largest element of a component is positive.
   const auto largest = V.abs().argmax(1, /*keepdim=*/true);

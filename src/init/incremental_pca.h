@@ -4,15 +4,17 @@
 
 namespace torchlora::init {
 
-/// The principal components of rows that come in batches: Ross et al. 2008,
-/// "Incremental learning for robust visual tracking", by the decomposition and
-/// the draws of PEFT's EVA (`svd_lowrank` of twice the rank, seed 42).
+/// Principal components of rows that come in batches: Ross et al. 2008,
+/// "Incremental learning for robust visual tracking". A batch is decomposed
+/// together with the components so far, each scaled by its singular value, and
+/// a row that corrects for the shift of the mean. The decomposition and its
+/// draws are those of PEFT's EVA (`svd_lowrank` of twice the rank, seed 42).
 class IncrementalPca {
  public:
   IncrementalPca() = default;
   explicit IncrementalPca(int64_t n_components) : n_components_(n_components) {}
 
-  /// `rows` [n, features]. Does nothing for fewer rows than components.
+  /// Adds rows [n, features]. Ignores a batch with fewer rows than components.
   /// ValueError for fewer features than components.
   void fit(const at::Tensor& rows);
 
@@ -27,10 +29,10 @@ class IncrementalPca {
   const at::Tensor& singular_values() const {
     return singular_values_;
   }
-  /// [n_components]: each component's share of the variance.
+  /// Returns the share of each component in the variance, [n_components].
   at::Tensor explained_variance_ratio() const;
-  /// [n_components]: the cosine of each component with what it was one fit
-  /// before; undefined before the second fit.
+  /// [n_components]: the cosine of each component with the one before the last
+  /// fit; undefined before the second fit.
   const at::Tensor& cosines() const {
     return cosines_;
   }

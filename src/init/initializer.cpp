@@ -1,195 +1,223 @@
 #include <torchlora/init/initializer.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
-#include <initializer_list>
-#include <optional>
-#include <tuple>
+#include <list>
+#include <mutex>
+#include <vector>
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <torchlora/init/corda.h>
+#include <torchlora/init/default.h>
+#include <torchlora/init/eva.h>
+#include <torchlora/init/gaussian.h>
+#include <torchlora/init/loftq.h>
+#include <torchlora/init/lora_ga.h>
+#include <torchlora/init/mica.h>
+#include <torchlora/init/olora.h>
+#include <torchlora/init/orthogonal.h>
+#include <torchlora/init/pissa.h>
+
 namespace torchlora::init {
 namespace {
 
+bool never(const LoraConfig& /*config*/) {
+  return false;
+}
+
+/// The field of `LoraConfig` that configures an initializer.
+struct OwnConfig {
+  const char* field = nullptr;
+  bool (*is_given)(const LoraConfig& config) = nullptr;
+};
+
 struct Entry {
-  const char* name;
   Initializer initializer;
-  bool changes_base = false;
-  bool ignore_case = false;
-  /// A number follows the name.
+  OwnConfig own = {};
+  bool ignores_case = false;
+  /// Whether a number follows the name.
   bool has_number = false;
-};
+  bool is_registered = false;
 
-constexpr std::array kInitializers{
-    Entry{"corda", corda_init, /*changes_base=*/true},
-    Entry{"eva", eva_init},
-    Entry{"gaussian", gaussian_init, false, /*ignore_case=*/true},
-    Entry{"loftq", loftq_init, /*changes_base=*/true},
-    Entry{"lora_ga", lora_ga_init, /*changes_base=*/true},
-    Entry{"mica", mica_init, false, /*ignore_case=*/true},
-    Entry{"olora", olora_init, /*changes_base=*/true, /*ignore_case=*/true},
-    Entry{"orthogonal", orthogonal_init},
-    Entry{"pissa", pissa_init, /*changes_base=*/true},
-    Entry{
-        "pissa_niter_",
-        pissa_niter_init,
-        /*changes_base=*/true,
-        false,
-        /*has_number=*/true},
-};
-
-std::string to_lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) {
-    return static_cast<char>(std::tolower(c));
-  });
-  return text;
-}
-
-/// nullptr for true, false and a name that nobody knows.
-const Entry* find_entry(const InitLoraWeights& value) {
-  if (!value.is_name()) {
-    return nullptr;
-  }
-  for (const auto& entry : kInitializers) {
-    const auto name = entry.ignore_case ? to_lower(value.name()) : value.name();
-    if (entry.has_number ? name.starts_with(entry.name) : name == entry.name) {
-      return &entry;
+  bool matches(std::string name) const {
+    if (ignores_case) {
+      std::ranges::transform(name, name.begin(), [](unsigned char c) {
+        return static_cast<char>(std::tolower(c));
+      });
     }
+    return has_number ? name.starts_with(initializer.name)
+                      : name == initializer.name;
   }
-  return nullptr;
-}
+};
 
-void check_one_of(
-    const char* field,
-    const std::string& value,
-    std::initializer_list<const char*> known) {
-  TORCH_CHECK_VALUE(
-      std::ranges::find(known, value) != known.end(),
-      fmt::format(
-          "[init_lora_weights] `{}` must be one of '{}', found '{}'",
-          field,
-          fmt::join(known, "', '"),
-          value));
-}
-
-template <class Config>
-const Config* config_of(
-    const InitLoraWeights& init,
-    const char* name,
-    const char* field,
-    const std::optional<Config>& config) {
-  const bool is_used = init == InitLoraWeights(name);
-  if (config && !is_used) {
-    TORCH_WARN(
-        "`",
-        field,
-        "` is specified but will be ignored when `init_lora_weights` is not '",
-        name,
-        "'.");
+/// The initializers of this process. Entries are never removed, so that
+/// references to them stay valid without the lock.
+class Table {
+ public:
+  const Entry* find(const InitLoraWeights& value) const {
+    const std::lock_guard lock(mutex_);
+    return value.is_name() ? find(value.name())
+        : value.flag()     ? &true_
+                           : &false_;
   }
-  return config && is_used ? &*config : nullptr;
+
+  bool add(Entry entry) {
+    const std::lock_guard lock(mutex_);
+    if (find(entry.initializer.name)) {
+      return false;
+    }
+    entries_.push_back(std::move(entry));
+    return true;
+  }
+
+  std::vector<const Entry*> entries() const {
+    const std::lock_guard lock(mutex_);
+    std::vector<const Entry*> result;
+    for (const auto& entry : entries_) {
+      result.push_back(&entry);
+    }
+    return result;
+  }
+
+ private:
+  const Entry* find(const std::string& name) const {
+    const auto found = std::ranges::find_if(
+        entries_, [&](const Entry& entry) { return entry.matches(name); });
+    return found == entries_.end() ? nullptr : &*found;
+  }
+
+  mutable std::mutex mutex_;
+  const Entry true_{
+      {"true",
+       default_init,
+       {.draws_A = true,
+        .supports_lora_bias = true,
+        .supports_target_parameters = true}}};
+  const Entry false_{
+      {"false",
+       no_init,
+       {.supports_lora_bias = true, .supports_target_parameters = true}}};
+  /// The named ones.
+  std::list<Entry> entries_{
+      {{"corda",
+        corda_init,
+        {.modifies_base = true, .is_repeatable = never, .needs_data = true}},
+       {"corda_config",
+        [](const LoraConfig& c) { return c.corda_config().has_value(); }}},
+      {{"eva", eva_init, {.needs_data = true}},
+       {"eva_config",
+        [](const LoraConfig& c) { return c.eva_config().has_value(); }}},
+      {{"gaussian",
+        gaussian_init,
+        {.draws_A = true, .supports_target_parameters = true}},
+       {},
+       /*ignores_case=*/true},
+      {{"loftq",
+        loftq_init,
+        {.modifies_base = true,
+         .is_repeatable = loftq_is_repeatable,
+         .is_convertible = false,
+         .needs_config = true}},
+       {"loftq_config",
+        [](const LoraConfig& c) { return c.loftq_config().has_value(); }}},
+      {{"lora_ga",
+        lora_ga_init,
+        {.modifies_base = true,
+         .is_repeatable = never,
+         .needs_data = true,
+         .needs_config = true}},
+       {"lora_ga_config",
+        [](const LoraConfig& c) { return c.lora_ga_config().has_value(); }}},
+      {{"mica", mica_init, {.trains_B = false, .supports_velora = false}},
+       {},
+       /*ignores_case=*/true},
+      {{"olora", olora_init, {.modifies_base = true}},
+       {},
+       /*ignores_case=*/true},
+      {{"orthogonal", orthogonal_init}},
+      {{"pissa", pissa_init, {.modifies_base = true}}},
+      {{"pissa_niter_",
+        pissa_niter_init,
+        {.modifies_base = true, .is_repeatable = never}},
+       {},
+       /*ignores_case=*/false,
+       /*has_number=*/true},
+  };
+};
+
+Table& table() {
+  static Table table;
+  return table;
 }
 
 } // namespace
 
-void check_init_config(const LoraConfig& config) {
-  const auto& init = config.init_lora_weights();
-  if (const auto* corda =
-          config_of(init, "corda", "corda_config", config.corda_config())) {
-    check_one_of("corda_method", corda->corda_method(), {"ipm", "kpm"});
+void register_initializer(
+    const std::string& name,
+    InitFunction function,
+    const Traits& traits) {
+  Entry entry{{name, std::move(function), traits}};
+  entry.is_registered = true;
+  TORCH_CHECK_VALUE(
+      !name.empty() && table().add(std::move(entry)),
+      "[register_initializer] the name of an initializer must be new and not "
+      "empty, found \"",
+      name,
+      "\"");
+}
+
+const Initializer& find_initializer(const InitLoraWeights& value) {
+  if (const auto* entry = table().find(value)) {
+    return entry->initializer;
   }
-  const auto* lora_ga =
-      config_of(init, "lora_ga", "lora_ga_config", config.lora_ga_config());
-  if (lora_ga) {
-    check_one_of(
-        "direction",
-        lora_ga->direction(),
-        {"ArBr", "A2rBr", "ArB2r", "random"});
-    check_one_of(
-        "scale",
-        lora_ga->scale(),
-        {"stable", "weight_svd", "gd_scale", "unit"});
-    TORCH_CHECK_VALUE(
-        lora_ga->stable_gamma() > 0,
-        "[init_lora_weights] `stable_gamma` must be positive, found ",
-        lora_ga->stable_gamma());
+  std::vector<std::string> known;
+  for (const auto* entry : table().entries()) {
+    const auto& name = entry->initializer.name;
+    known.push_back(entry->has_number ? name + "N" : name);
   }
-  const auto* loftq =
-      config_of(init, "loftq", "loftq_config", config.loftq_config());
-  if (loftq) {
+  TORCH_CHECK_VALUE(
+      false,
+      fmt::format(
+          "[init_lora_weights] unknown initialization \"{}\"; it must be true, "
+          "false, one of \"{}\", or a name that register_initializer added",
+          value.name(),
+          fmt::join(known, "\", \"")));
+}
+
+bool is_registered(const InitLoraWeights& value) {
+  const auto* entry = table().find(value);
+  return entry && entry->is_registered;
+}
+
+void check_own_config(const LoraConfig& config) {
+  const auto* chosen = &find_initializer(config.init_lora_weights());
+  for (const auto* entry : table().entries()) {
+    const auto& [field, is_given] = entry->own;
+    if (!field) {
+      continue;
+    }
+    const auto& [name, function, traits] = entry->initializer;
+    const bool is_chosen = &entry->initializer == chosen;
+    if (is_given(config) && !is_chosen) {
+      TORCH_WARN(
+          "`",
+          field,
+          "` is specified but will be ignored when `init_lora_weights` is not "
+          "'",
+          name,
+          "'.");
+    }
     TORCH_CHECK_VALUE(
-        loftq->loftq_bits() == 4 || loftq->loftq_bits() == 8,
-        "[init_lora_weights] `loftq_bits` must be 4 or 8, found ",
-        loftq->loftq_bits());
-    TORCH_CHECK_VALUE(
-        loftq->loftq_iter() > 0,
-        "[init_lora_weights] `loftq_iter` must be greater than 0, found ",
-        loftq->loftq_iter());
-  }
-  if (const auto* eva =
-          config_of(init, "eva", "eva_config", config.eva_config())) {
-    TORCH_CHECK_VALUE(
-        eva->rho() >= 1,
-        "[init_lora_weights] `rho` must be >= 1.0, found ",
-        eva->rho());
-    TORCH_CHECK_VALUE(
-        eva->tau() >= 0 && eva->tau() <= 1,
-        "[init_lora_weights] `tau` must be between 0.0 and 1.0, found ",
-        eva->tau());
-  }
-  for (const auto& [name, field, is_given] :
-       {std::tuple("lora_ga", "lora_ga_config", lora_ga != nullptr),
-        std::tuple("loftq", "loftq_config", loftq != nullptr)}) {
-    TORCH_CHECK_VALUE(
-        is_given || !(init == InitLoraWeights(name)),
+        !is_chosen || !traits.needs_config || is_given(config),
         "[init_lora_weights] `",
         field,
         "` must be specified when `init_lora_weights` is '",
         name,
         "'");
   }
-}
-
-bool changes_the_base(const LoraConfig& config) {
-  const auto* entry = find_entry(config.init_lora_weights());
-  return entry && entry->changes_base;
-}
-
-bool changes_the_base_for_good(const LoraConfig& config) {
-  const auto& init = config.init_lora_weights();
-  if (!init.is_name()) {
-    return false;
-  }
-  // One quantisation can be repeated; what follows of it is up to the
-  // decomposition's rounding.
-  const bool repeats = init.name() == "loftq" && config.loftq_config() &&
-      config.loftq_config()->loftq_iter() == 1;
-  return init.name().starts_with("pissa_niter_") || init.name() == "corda" ||
-      init.name() == "lora_ga" || (init.name() == "loftq" && !repeats);
-}
-
-Initializer find_initializer(const InitLoraWeights& value) {
-  if (!value.is_name()) {
-    return value.flag() ? default_init : no_init;
-  }
-  if (const auto* entry = find_entry(value)) {
-    return entry->initializer;
-  }
-  std::vector<std::string> known;
-  for (const auto& entry : kInitializers) {
-    known.push_back(
-        fmt::format("\"{}{}\"", entry.name, entry.has_number ? "N" : ""));
-  }
-  TORCH_CHECK_VALUE(
-      false,
-      fmt::format(
-          "[init_lora_weights] unknown initialization \"{}\"; it must be true, "
-          "false or one of {}",
-          value.name(),
-          fmt::join(known, ", ")));
 }
 
 } // namespace torchlora::init

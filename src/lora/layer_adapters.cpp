@@ -94,7 +94,7 @@ void LoraLayer::prepare_adapter(
       config.lora_dropout());
   TORCH_CHECK_VALUE(
       !config.lora_bias() ||
-          (!config.init_lora_weights().is_name() && !config.use_dora()),
+          (init::traits_of(config).supports_lora_bias && !config.use_dora()),
       "[update_layer] `lora_bias` is supported with init_lora_weights=true or "
       "false and without use_dora");
   TORCH_CHECK_VALUE(
@@ -103,12 +103,14 @@ void LoraLayer::prepare_adapter(
       adapter_name,
       "' already exists");
   check_config(config);
-  const auto initializer = find_initializer(config.init_lora_weights());
+  const auto& initializer = init::find_initializer(config.init_lora_weights());
   const auto* variant = find_variant(config);
   if (variant) {
     variant->check(*this, config);
   }
-  if (init::changes_the_base(config) || (variant && variant->modifies_base)) {
+  const bool modifies_base =
+      initializer.traits.modifies_base || (variant && variant->modifies_base);
+  if (modifies_base) {
     check_base_may_change(config);
   }
 
@@ -124,13 +126,13 @@ void LoraLayer::prepare_adapter(
   const auto base = base_weight();
   auto factors =
       is_loaded ? zero_factors(base, config, r) : construct_factors(config, r);
-  initializer(
+  init_function(initializer)(
       factors,
       {config, r, adapter.scaling, base.matrix(), statistics, is_loaded});
   const std::function parameter = [&](const at::Tensor& value) {
     return as_parameter(value, base.weight(), autocast_adapter_dtype);
   };
-  adapter.trains_B = factors.trains_B;
+  adapter.trains_B = initializer.traits.trains_B;
   adapter.lora_A = make_factor(parameter(factors.A.reshape(base.A_sizes(r))));
   adapter.lora_B = make_factor(
       parameter(factors.B.reshape(base.B_sizes(r))), parameter(factors.bias));
@@ -139,10 +141,12 @@ void LoraLayer::prepare_adapter(
     adapter.variant = variant->create(
         {config, base, adapter, parameter, is_loaded}, next_base_weight_);
   }
-  adapter.changed_base = factors.subtract || next_base_weight_.defined();
-  if (adapter.changed_base) {
-    check_base_may_change(config);
-  }
+  adapter.changed_base = modifies_base;
+  TORCH_CHECK_VALUE(
+      modifies_base || !next_base_weight_.defined(),
+      "[update_layer] the initializer ",
+      initializer.name,
+      " replaces the base weight: register it with the trait modifies_base");
   lora_A_->insert(adapter_name, adapter.lora_A);
   lora_B_->insert(adapter_name, adapter.lora_B);
   adapters_.add(std::move(adapter));

@@ -65,9 +65,4 @@ init::Factors LayerFunction::construct_factors(
   return factors;
 }
 
-init::Initializer LayerFunction::find_initializer(
-    const InitLoraWeights& value) const {
-  return init::find_initializer(value);
-}
-
 } // namespace torchlora

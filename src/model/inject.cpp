@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
@@ -61,7 +60,7 @@ void check_is_free(const TargetSite& site) {
 /// another module's or another adapter's too: before anything is decomposed.
 void check_base_may_change(const InjectionPlan& plan) {
   const auto* variant = find_variant(plan.config);
-  if (!init::changes_the_base(plan.config) &&
+  if (!init::traits_of(plan.config).modifies_base &&
       !(variant && variant->modifies_base)) {
     return;
   }
@@ -88,7 +87,8 @@ InjectionPlan plan_injection(
       "got \"",
       adapter_name,
       "\"");
-  init::check_init_config(config);
+  config.validate();
+  init::check_own_config(config);
   const auto sites = target_sites(model);
   InjectionPlan plan;
   plan.model = &model;
@@ -104,14 +104,8 @@ InjectionPlan plan_injection(
   bool any_excluded = false, any_unmatched = false, with_parts = false;
   // In PEFT's order: modules first.
   const auto rank_of = [&](const TargetSite& site) {
-    const double r = lookup(ranks, site, static_cast<double>(config.r()));
-    TORCH_CHECK_VALUE(
-        r == std::floor(r),
-        "[get_peft_model] `rank_pattern` must give integers, got ",
-        r,
-        " for module ",
-        site.name);
-    return static_cast<int64_t>(r);
+    return static_cast<int64_t>(
+        lookup(ranks, site, static_cast<double>(config.r())));
   };
   for (const auto& site : sites) {
     if (site.kind == TargetSite::kParameter) {
@@ -253,15 +247,6 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
         progress(layers.size(), plan.targets.size(), site.name);
       }
     }
-    // Judged by what a layer type's own initializer did.
-    std::vector<WrittenTensor> changed;
-    for (size_t i = 0; i < layers.size(); ++i) {
-      if (layers[i]->find_adapter(adapter_name)->changed_base) {
-        changed.push_back({plan.targets[i].site});
-        changed.back().site.layer = layers[i];
-      }
-    }
-    check_not_tied(*plan.model, changed, "the initializer");
     inject_tokens(plan, adapter_name);
   } catch (...) {
     for (const auto& layer : layers) {

@@ -35,7 +35,7 @@ std::string with_commas(int64_t value) {
 void check_is_base(const SavedModules& versions, const InjectionPlan& plan) {
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(
-        !init::changes_the_base(plan.config) ||
+        !init::traits_of(plan.config).modifies_base ||
             !versions.holds(target.site.base_weight().weight()),
         "[add_adapter] the initializer would change the weight of \"",
         target.site.name,
@@ -166,7 +166,8 @@ void PeftModel::add_adapter(
       *state_->model,
       for_replicated(config, state_->layer_replication),
       adapter_name,
-      options);
+      InjectOptions(options).autocast_adapter_dtype(
+          options.autocast_adapter_dtype() && state_->autocast_adapter_dtype));
   check_is_base(*state_->saved, plan);
   check_tables_are_base(*state_->saved, plan);
   inject(plan, adapter_name);

@@ -1,9 +1,19 @@
+// EVA by an incremental principal component analysis of each layer's input.
+//
+// Layers are observed while the caller runs batches. Those that see the same
+// input (q_proj, k_proj and v_proj, say) form a group with one analysis; the
+// input's fingerprint in the first batch finds it. After each batch the ranks
+// are distributed again over all layers by explained variance, and a group has
+// converged when its first `rank` components turn no further than `tau` allows.
+// All of it happens on observed layers only: the adapter changes at the end, so
+// that an error leaves it alone.
 #include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
 #include <torch/types.h>
 
+#include <torchlora/init/eva.h>
 #include <torchlora/tools/preprocess.h>
 
 #include "init/incremental_pca.h"
@@ -15,10 +25,10 @@ namespace {
 
 using init::IncrementalPca;
 
-/// Layers that have the same input share one decomposition.
+/// Layers with the same input, which share one decomposition.
 struct Group {
   IncrementalPca pca;
-  /// A number that equal inputs have in common; of the first input.
+  /// `fingerprint_of` the first input.
   double fingerprint = 0;
   /// In the order of the model.
   std::vector<size_t> members;
@@ -29,13 +39,13 @@ struct Layer {
   TargetSite site;
   LoraAdapter before;
   int64_t n_components;
-  /// What it is going to have.
+  /// The new rank.
   int64_t rank;
   Group* group = nullptr;
 };
 
-/// A projection on a fixed direction of each axis. Different inputs do not
-/// have the same one but by bad luck in 15 digits.
+/// Returns the projection of the rows on a fixed direction per axis: equal for
+/// equal inputs, and in practice for no others.
 double fingerprint_of(const at::Tensor& rows) {
   const auto wide = rows.to(at::kDouble);
   const auto along = [&](int64_t dim) {
@@ -90,7 +100,7 @@ class Eva {
     return layers_;
   }
 
-  /// Of a layer, [rank, in_features].
+  /// Returns the new A of a layer, [rank, in_features].
   at::Tensor A(const Layer& layer) const {
     TORCH_CHECK_VALUE(
         layer.group && layer.group->pca.components().defined(),
@@ -128,9 +138,9 @@ class Eva {
     group->pca.fit(rows);
   }
 
-  /// The group of a layer that is seen for the first time. A member that needs
-  /// more components than those before starts it again, which nothing has
-  /// been fitted to but this input.
+  /// Finds or makes the group of a layer that is seen for the first time. If the
+  /// layer needs more components than the members so far, the group starts
+  /// again: it has seen only this input yet.
   Group* find_group(size_t i, const at::Tensor& rows) {
     auto& layer = layers_[i];
     const double fingerprint = fingerprint_of(rows);
@@ -182,8 +192,8 @@ class Eva {
            });
   }
 
-  /// Gives the ranks, as many as before in all, to the components that explain
-  /// most. Of layers with the same input the first has the highest.
+  /// Distributes the sum of the ranks over the components that explain most.
+  /// Among layers with the same input the first gets the highest rank.
   void redistribute() {
     std::vector<size_t> order, owners;
     for (const auto& group : groups_) {
@@ -218,8 +228,7 @@ class Eva {
         }
       }
     }
-    // Files know one rank for an attention and its out_proj: not a part of
-    // the distribution.
+    // A file has one rank for an attention and its out_proj.
     for (size_t i = 1; i < layers_.size(); ++i) {
       if (layers_[i].site.kind == TargetSite::kPart) {
         layers_[i].rank =
@@ -262,7 +271,7 @@ void initialize_lora_eva_weights(
     const PrepareLayerInputs& prepare_layer_inputs) {
   auto& config = StateAccess::of(peft).at(adapter_name).config;
   TORCH_CHECK_VALUE(
-      config.init_lora_weights() == InitLoraWeights("eva"),
+      init::is_eva(config),
       "[initialize_lora_eva_weights] can only be used with "
       "init_lora_weights=\"eva\"");
   require(

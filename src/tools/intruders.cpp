@@ -4,7 +4,8 @@
 
 #include <torch/types.h>
 
-#include "init/decompose.h"
+#include <torchlora/init/detail/decompose.h>
+
 #include "model/requirements.h"
 
 namespace torchlora {
@@ -28,8 +29,9 @@ void check_adapter(
       "; save it with path_initial_model_for_weight_conversion and load that");
 }
 
-/// The largest |cosine| of each column of `vectors` to a left singular vector
-/// of `weight`; exact where it is below `threshold`.
+/// Returns the largest |cosine| of each column of `vectors` to a left singular
+/// vector of `weight`. Values below `threshold` are exact; others may be too
+/// small, as a part of the singular vectors proves that they are above it.
 at::Tensor largest_cosines(
     const at::Tensor& vectors,
     const at::Tensor& weight,
@@ -39,7 +41,6 @@ at::Tensor largest_cosines(
   };
   const auto rank = 2 * vectors.size(1);
   if (rank < std::min(weight.size(0), weight.size(1)) / 4) {
-    // The leading ones decide where one is near enough.
     const auto leading =
         cosines(init::leading_triplets(weight, rank).U).amax(1);
     if ((leading >= threshold).all().item<bool>()) {
@@ -52,11 +53,11 @@ at::Tensor largest_cosines(
 
 struct Analysis {
   std::vector<IntruderDimension> intruders;
-  /// Σ σ u vᵀ of the intruders, as factors.
+  /// The sum of σ u vᵀ over the intruders, as factors.
   at::Tensor A, B;
 };
 
-Analysis analyse(
+Analysis analyze(
     const LoraLayer& layer,
     const std::string& adapter_name,
     int64_t top_k,
@@ -94,8 +95,9 @@ void copy_adapter(const LoraAdapter& from, const LoraAdapter& to) {
   }
 }
 
-/// The adapter's update less a part of the intruders', of the same rank; the
-/// singular values are shared out evenly.
+/// Writes to `to` the update of `from` less the share 1 - `mitigation_lambda`
+/// of the intruders, at the same rank. Each factor gets the square roots of the
+/// singular values.
 void mitigate(
     const Analysis& found,
     const LoraAdapter& from,
@@ -131,7 +133,7 @@ std::vector<LayerIntruders> intruder_dimensions(
     if (site.layer->find_adapter(adapter_name)) {
       report.push_back(
           {site.name,
-           analyse(*site.layer, adapter_name, top_k, threshold_epsilon)
+           analyze(*site.layer, adapter_name, top_k, threshold_epsilon)
                .intruders});
     }
   }
@@ -148,8 +150,8 @@ std::vector<LayerIntruders> reduce_intruder_dimension(
   const auto sites = lora_sites(peft.base_model());
   check_adapter(StateAccess::of(peft), old_adapter_name, top_k);
   auto config = peft.peft_config(old_adapter_name);
-  // NOTE: the factors are overwritten; an initialiser must not change the base
-  // or freeze B.
+  // NOTE: the factors are overwritten below. An initializer would change the
+  // base or freeze B.
   peft.add_adapter(new_adapter_name, config.forget_initializer());
   try {
     torch::NoGradGuard no_grad;
@@ -162,7 +164,7 @@ std::vector<LayerIntruders> reduce_intruder_dimension(
       }
       copy_adapter(*from, *to);
       const auto found =
-          analyse(*site.layer, old_adapter_name, top_k, threshold_epsilon);
+          analyze(*site.layer, old_adapter_name, top_k, threshold_epsilon);
       if (!found.intruders.empty()) {
         mitigate(found, *from, *to, mitigation_lambda);
       }

@@ -181,7 +181,7 @@ TEST(Preprocess, LeavesNothingOnTheModelAlsoAfterAnError) {
       *model, config, "default", InjectOptions().init_statistics(statistics)));
 }
 
-TEST(Preprocess, ASecondAdapterIsInitialisedOnAnAdaptedModel) {
+TEST(Preprocess, ASecondAdapterIsInitializedOnAnAdaptedModel) {
   auto model = std::make_shared<NetImpl>();
   const auto x = torch::randn({40, 36});
   auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"a"}));

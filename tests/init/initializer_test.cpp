@@ -3,12 +3,12 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <torchlora/init/detail/decompose.h>
 #include <torchlora/io/safetensors.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/model.h>
 #include <torchlora/nn/linear.h>
 
-#include "init/decompose.h"
 #include "lora/layer_suite.h"
 #include "support.h"
 
@@ -23,7 +23,7 @@ struct HolderImpl : torch::nn::Module {
   nn::Linear layer;
 };
 
-/// The layer of a golden, adapted by the initialiser that it is called by.
+/// The layer of a golden, adapted by the initializer that it is called by.
 class InitializerGoldens : public testing::TestWithParam<const char*> {
  protected:
   Tensor golden(const std::string& name) const {
@@ -62,7 +62,7 @@ INSTANTIATE_TEST_SUITE_P(
     InitializerGoldens,
     testing::Values("olora", "pissa", "pissa_niter_4", "orthogonal", "mica"));
 
-/// Every layer type with every initialiser that starts from the base layer.
+/// Every layer type with every initializer that starts from the base layer.
 template <class Type>
 class InitializerLayers : public test::LayerSuite<Type> {
  protected:

@@ -1,7 +1,16 @@
 #pragma once
 
+// Initializers of the factors A and B: what `init_lora_weights` names.
+//
+// Each one is an entry of a table: its name, a function that overwrites the
+// factors of one layer, and traits. The rest of the library asks the traits
+// and never compares names. The functions are in the headers of this folder,
+// one per initializer; `register_initializer` adds a function of the user's to
+// the same table.
+
+#include <cstdint>
+#include <functional>
 #include <string>
-#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -10,109 +19,131 @@
 
 namespace torchlora::init {
 
-/// The factors of an update, as they are constructed fp32 on the CPU:
-/// A [r, in_features], B [out_features, r], with `lora_bias` B's bias
-/// [out_features]. Of a convolution in_features counts kernel elements too.
+/// The factors of an update as matrices, fp32 on the CPU. For a convolution
+/// in_features counts kernel elements too.
 struct Factors {
-  /// @{
-  /// See above; `bias` is undefined without `lora_bias`.
-  at::Tensor A, B, bias = {};
-  /// @}
-
-  /// Whether the base weight gives up the update, so that the adapted layer is
-  /// the base layer: W ← W - scaling · B A.
-  bool subtract = false;
-  /// What replaces the base weight, if anything does (LoftQ).
+  /// [r, in_features]
+  at::Tensor A;
+  /// [out_features, r]
+  at::Tensor B;
+  /// B's bias [out_features] with `lora_bias`, else undefined.
+  at::Tensor bias = {};
+  /// Set by an initializer that replaces the base weight (LoftQ) to the new
+  /// one, [out_features, in_features].
   at::Tensor base_weight = {};
-  /// False: B is frozen (MiCA).
-  bool trains_B = true;
 };
 
-/// What an initialiser may look at.
+/// What an initializer may look at.
 struct Arguments {
-  /// The adapter's.
+  /// The configuration of the adapter.
   const LoraConfig& config;
   /// The rank in this layer.
   int64_t r;
-  /// What B A is multiplied by.
+  /// The factor of B A in the update.
   double scaling;
-  /// [out_features, in_features], in the base layer's dtype and device; to
-  /// read.
+  /// [out_features, in_features], in the dtype and on the device of the base
+  /// layer. Read only.
   at::Tensor base_weight;
-  /// What the data say, undefined if nobody asked them: for CorDA the
-  /// covariance [in_features, in_features] of the layer's input, for LoRA-GA
-  /// the mean gradient [out_features, in_features] of the base weight.
+  /// Statistics collected from sample data (`InjectOptions::init_statistics`);
+  /// undefined if there are none for the layer. CorDA: the covariance
+  /// [in_features, in_features] of the layer's input. LoRA-GA: the mean
+  /// gradient [out_features, in_features] of the base weight.
   at::Tensor statistics = {};
-  /// Whether the factors are about to be overwritten by those of a file: what
-  /// else an initialiser does is all that counts.
+  /// Whether values from a file will overwrite the factors. An initializer
+  /// then only changes the base weight, if it does so, and draws nothing.
   bool is_loaded = false;
 };
 
-/// Overwrites factors that hold what the layer was constructed with (for a
-/// linear layer: both as `torch::nn::Linear` draws its weight). Draws from
-/// the CPU's default generator in PEFT's order, so that the same seed gives
-/// the same factors.
-using Initializer = void (*)(Factors& factors, const Arguments& arguments);
+/// Overwrites the factors of one layer. On entry they hold what the layer
+/// constructed (for a linear layer both drawn as `torch::nn::Linear` draws its
+/// weight). Functions of the library draw from the CPU's default generator in
+/// PEFT's order: a seed gives PEFT's factors.
+using InitFunction =
+    std::function<void(Factors& factors, const Arguments& arguments)>;
 
-/// The initialiser that `init_lora_weights` means: true, false, or a name
-/// (case is ignored where PEFT ignores it). ValueError lists the known names.
-TORCHLORA_API Initializer find_initializer(const InitLoraWeights& value);
+/// What the library has to know about an initializer.
+struct Traits {
+  /// The base weight changes, so that the adapted layer starts as the base
+  /// layer: it becomes `Factors::base_weight` if that is set, else it loses
+  /// scaling · B A. The adapter must then be the first of each of its layers.
+  bool modifies_base = false;
+  /// For an initializer that modifies the base: whether a second run on the
+  /// same weight changes it in the same way; nullptr: it does. If it does
+  /// not, a saved adapter does not load onto the original base.
+  bool (*is_repeatable)(const LoraConfig& config) = nullptr;
+  /// For an initializer that modifies the base: whether
+  /// `path_initial_model_for_weight_conversion` can save its adapter as a plain
+  /// LoRA of the original base. It cannot after `Factors::base_weight` was set.
+  bool is_convertible = true;
+  /// Whether B is trained.
+  bool trains_B = true;
+  /// Whether it needs sample data (`tools/preprocess.h`).
+  bool needs_data = false;
+  /// Whether it needs its own configuration (`loftq_config`).
+  bool needs_config = false;
+  /// Whether it draws A and zeroes B whatever the weight is. Embeddings draw B
+  /// and zero A instead, as in PEFT (`embedding_init`).
+  bool draws_A = false;
+  /// Whether it sets `Factors::bias`.
+  bool supports_lora_bias = false;
+  /// Whether it goes together with `velora_config`.
+  bool supports_velora = true;
+  /// Whether it works for `target_parameters`, whose A is [experts · r,
+  /// in_features] and B [out_features, r · experts].
+  bool supports_target_parameters = false;
+};
 
-/// ValueError if an initialiser's own configuration is missing or has values
-/// it must not have; warns of one that is not for the initialiser chosen.
-TORCHLORA_API void check_init_config(const LoraConfig& config);
+/// An entry of the table.
+struct Initializer {
+  std::string name;
+  InitFunction function;
+  Traits traits = {};
+};
 
-/// Whether the initialiser changes the base weight.
-TORCHLORA_API bool changes_the_base(const LoraConfig& config);
+/// Adds an initializer, which `init_lora_weights(name)` then means everywhere
+/// in the process. May be called from several threads. ValueError if the name
+/// is empty or taken.
+///
+///     torchlora::init::register_initializer(
+///         "half_identity",
+///         [](torchlora::init::Factors& factors,
+///            const torchlora::init::Arguments& arguments) {
+///           factors.A.copy_(torch::eye(arguments.r, factors.A.size(1)) / 2);
+///           factors.B.zero_();
+///         });
+///
+/// PEFT refuses a file with a name that it does not know, so
+/// `adapter_config.json` says true instead. An adapter of an initializer that
+/// modifies the base is therefore saved only with
+/// `path_initial_model_for_weight_conversion`, as a plain LoRA.
+TORCHLORA_API void register_initializer(
+    const std::string& name,
+    InitFunction function,
+    const Traits& traits = {});
 
-/// Whether it changes the base weight in a way that the
-/// checkpoint and the configuration alone do not tell.
-TORCHLORA_API bool changes_the_base_for_good(const LoraConfig& config);
+/// Returns the initializer that a value of `init_lora_weights` means; case is
+/// ignored where PEFT ignores it. The reference stays valid. ValueError lists
+/// the known names.
+TORCHLORA_API const Initializer& find_initializer(const InitLoraWeights& value);
 
-/// true: A as `torch::nn::Linear` draws it (uniform in ±1/√in_features), B
-/// zero: the adapted layer is the base layer.
-TORCHLORA_API void default_init(Factors& factors, const Arguments& arguments);
-/// false: both stay as they were drawn; the layer changes. For tests.
-TORCHLORA_API void no_init(Factors& factors, const Arguments& arguments);
-/// true for an embedding: A zero, B ~ N(0, 1).
-TORCHLORA_API void embedding_init(Factors& factors, const Arguments& arguments);
-/// "gaussian": A ~ N(0, 1/r²), B zero.
-TORCHLORA_API void gaussian_init(Factors& factors, const Arguments& arguments);
-/// "orthogonal": B A is zero, as the rows of A and the columns of B are spanned
-/// by the even and the odd rows of one orthogonal matrix; both non-zero. The
-/// rank must be even.
-TORCHLORA_API void orthogonal_init(
-    Factors& factors,
-    const Arguments& arguments);
-/// "olora": W = Q R; B is the first r columns of Q, A the first r rows of R.
-/// Büyükakyüz 2024, arXiv:2406.01775.
-TORCHLORA_API void olora_init(Factors& factors, const Arguments& arguments);
-/// "pissa": scaling · B A is the best approximation of W of rank r, the
-/// singular values shared out evenly. Meng et al. 2024, arXiv:2404.02948. Not
-/// the whole decomposition is computed where a Krylov space holds the leading
-/// part of it.
-TORCHLORA_API void pissa_init(Factors& factors, const Arguments& arguments);
-/// "pissa_niter_N": the same by N steps of a randomised subspace iteration,
-/// the draws of `torch.svd_lowrank`.
-TORCHLORA_API void pissa_niter_init(
-    Factors& factors,
-    const Arguments& arguments);
-/// "mica": B is the r left singular vectors of the smallest singular values,
-/// and frozen; A is zero. arXiv:2604.01694.
-TORCHLORA_API void mica_init(Factors& factors, const Arguments& arguments);
-/// "corda": the components of W C, of the covariance C of the layer's input:
-/// W C = U S Vᵀ, scaling · B A = U S Vᵀ C⁻¹ of the first r (ipm) or the last r
-/// (kpm). Yang et al. 2024, arXiv:2406.05223.
-TORCHLORA_API void corda_init(Factors& factors, const Arguments& arguments);
-/// "lora_ga": A and B from the singular vectors of the mean gradient, so that
-/// a first step goes where that of the whole weight would. Wang et al. 2024,
-/// arXiv:2407.05000.
-TORCHLORA_API void lora_ga_init(Factors& factors, const Arguments& arguments);
-/// "loftq": the base weight becomes a quantised one, Q, and scaling · B A the
-/// best approximation of W - Q. Li et al. 2023, arXiv:2310.08659.
-TORCHLORA_API void loftq_init(Factors& factors, const Arguments& arguments);
-/// "eva": B zero; A comes from the data after the injection
-/// (`initialize_lora_eva_weights`).
-TORCHLORA_API void eva_init(Factors& factors, const Arguments& arguments);
+/// Whether `register_initializer` added the initializer.
+TORCHLORA_API bool is_registered(const InitLoraWeights& value);
+
+/// Returns the traits of the configuration's initializer.
+inline const Traits& traits_of(const LoraConfig& config) {
+  return find_initializer(config.init_lora_weights()).traits;
+}
+
+/// Whether a second run of the configuration's initializer changes the base
+/// weight in the same way, or not at all.
+inline bool is_repeatable(const LoraConfig& config) {
+  auto* const repeats = traits_of(config).is_repeatable;
+  return !repeats || repeats(config);
+}
+
+/// Checks the initializer's own configuration (`corda_config` …): ValueError if
+/// the initializer needs it and there is none. Warns about one that belongs to
+/// another initializer.
+TORCHLORA_API void check_own_config(const LoraConfig& config);
 
 } // namespace torchlora::init

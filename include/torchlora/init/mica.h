@@ -2,7 +2,7 @@
 
 #include <torch/types.h>
 
-#include <torchlora/detail/decompose.h>
+#include <torchlora/init/detail/decompose.h>
 
 namespace torchlora::init {
 

@@ -63,10 +63,11 @@ class TORCHLORA_API LayerFunction {
   /// fp32, as matrices.
   virtual init::Factors construct_factors(const LoraConfig& config, int64_t r)
       const;
-  /// Returns the initializer that a value of `init_lora_weights` means for
-  /// this layer type.
-  virtual init::Initializer find_initializer(
-      const InitLoraWeights& value) const;
+  /// Returns what this layer type runs for an initializer.
+  virtual init::InitFunction init_function(
+      const init::Initializer& initializer) const {
+    return initializer.function;
+  }
   /// ValueError if the layer cannot have an adapter of this configuration.
   virtual void check_config(const LoraConfig& /*config*/) const {}
   /// Whether the base layer's own forward writes to its weight, which must not

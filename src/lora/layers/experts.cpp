@@ -92,21 +92,15 @@ init::Factors LoraExperts::construct_factors(
   return factors;
 }
 
-init::Initializer LoraExperts::find_initializer(
-    const InitLoraWeights& value) const {
-  const auto found = LoraLayer::find_initializer(value);
+void LoraExperts::check_config(const LoraConfig& config) const {
+  const auto& initializer = init::find_initializer(config.init_lora_weights());
   TORCH_CHECK_VALUE(
-      found == init::default_init || found == init::no_init ||
-          found == init::gaussian_init,
+      initializer.traits.supports_target_parameters,
       "[target_parameters] ",
       parameter_name_,
       ": init_lora_weights must be true, false or \"gaussian\", found \"",
-      value.is_name() ? value.name() : "",
+      initializer.name,
       "\"");
-  return found;
-}
-
-void LoraExperts::check_config(const LoraConfig& config) const {
   const auto refuse = [&](bool given, const char* what) {
     TORCH_CHECK_VALUE(
         !given,

@@ -7,6 +7,7 @@
 #include <torch/nn/modules/embedding.h>
 
 #include <torchlora/detail/max_norm.h>
+#include <torchlora/init/default.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/nn/embedding.h>
 
@@ -43,14 +44,11 @@ class TORCHLORA_API LoraTable : public LoraLayer {
     auto A = at::randn({r, base.in_features()});
     return {A, at::randn({base.out_features(), r})};
   }
-  /// Returns `init::embedding_init` for what is true and "gaussian" for other
-  /// layers.
-  init::Initializer find_initializer(
-      const InitLoraWeights& value) const override {
-    const auto found = LoraLayer::find_initializer(value);
-    return found == init::default_init || found == init::gaussian_init
-        ? init::embedding_init
-        : found;
+  /// Returns `init::embedding_init` for an initializer that draws A.
+  init::InitFunction init_function(
+      const init::Initializer& initializer) const override {
+    return initializer.traits.draws_A ? init::embedding_init
+                                      : initializer.function;
   }
   void check_config(const LoraConfig& config) const override {
     TORCH_CHECK_VALUE(

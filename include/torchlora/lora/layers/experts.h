@@ -46,9 +46,6 @@ class TORCHLORA_API LoraExperts : public LoraLayer {
  protected:
   init::Factors construct_factors(const LoraConfig& config, int64_t r)
       const override;
-  /// ValueError for those that would look at one matrix.
-  init::Initializer find_initializer(
-      const InitLoraWeights& value) const override;
   void check_config(const LoraConfig& config) const override;
 
  private:

@@ -37,13 +37,11 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
           TORCH_CHECK_VALUE(
               layer.is_linear(),
               "[update_layer] velora_config is supported for linear layers, "
-              "not "
-              "for ",
+              "not for ",
               layer.base_layer()->name(),
               "; leave it out by exclude_modules");
           TORCH_CHECK_VALUE(
-              !config.use_dora() &&
-                  !(config.init_lora_weights() == InitLoraWeights("mica")),
+              !config.use_dora() && init::traits_of(config).supports_velora,
               "[update_layer] velora_config is not supported with use_dora or "
               "init_lora_weights=mica");
         },
