@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include "config/python_regex.h"
@@ -10,13 +9,13 @@
 namespace torchlora {
 namespace {
 
-/// Whether `entry` names a module that `module_name` is, or is inside of.
+/// Whether `entry` names the module or one that it is inside of.
 bool names_ancestor(const std::string& entry, const std::string& module_name) {
   return ("." + module_name + ".").find("." + entry + ".") != std::string::npos;
 }
 
-/// The index of the layer that a module belongs to: the expressions are tried
-/// in order.
+/// Returns expressions whose group `idx` is the index of the layer that a module
+/// belongs to. The first one that matches counts.
 std::vector<PythonRegex> layer_index_patterns(
     const std::vector<std::string>& layers_pattern) {
   if (layers_pattern.empty()) {
@@ -102,19 +101,8 @@ struct TargetMatcher::Impl {
 };
 
 TargetMatcher::TargetMatcher(const LoraConfig& config, TargetRules rules) {
+  config.validate();
   const auto& targets = config.target_modules();
-  TORCH_CHECK_VALUE(
-      !targets.is_regex() || config.layers_to_transform().empty(),
-      "[LoraConfig] `layers_to_transform` cannot be used when "
-      "`target_modules` is a str.");
-  TORCH_CHECK_VALUE(
-      !targets.is_regex() || config.layers_pattern().empty(),
-      "[LoraConfig] `layers_pattern` cannot be used when `target_modules` is "
-      "a str.");
-  TORCH_CHECK_VALUE(
-      config.layers_pattern().empty() || !config.layers_to_transform().empty(),
-      "[LoraConfig] When `layers_pattern` is specified, `layers_to_transform` "
-      "must also be specified.");
   auto impl = std::make_unique<Impl>();
   impl->target_modules = targets;
   impl->exclude_modules = config.exclude_modules();

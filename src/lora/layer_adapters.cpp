@@ -11,6 +11,8 @@
 
 #include <torchlora/lora/variant.h>
 
+#include "lora/check_config.h"
+
 namespace torchlora {
 namespace {
 
@@ -70,6 +72,7 @@ void LoraLayer::update_layer(
     double lora_alpha,
     const LoraConfig& config,
     bool autocast_adapter_dtype) {
+  torchlora::check_config(LoraConfig(config).r(r));
   prepare_adapter(adapter_name, r, lora_alpha, config, autocast_adapter_dtype);
   commit_adapter(adapter_name);
 }
@@ -82,21 +85,6 @@ void LoraLayer::prepare_adapter(
     bool autocast_adapter_dtype,
     const at::Tensor& statistics,
     bool is_loaded) {
-  TORCH_CHECK_VALUE(
-      r > 0,
-      "[update_layer] `r` should be a positive integer value but the value "
-      "passed is ",
-      r);
-  TORCH_CHECK_VALUE(
-      config.lora_dropout() >= 0 && config.lora_dropout() < 1,
-      "[update_layer] `lora_dropout` should be at least 0 and less than 1 but "
-      "the value passed is ",
-      config.lora_dropout());
-  TORCH_CHECK_VALUE(
-      !config.lora_bias() ||
-          (init::traits_of(config).supports_lora_bias && !config.use_dora()),
-      "[update_layer] `lora_bias` is supported with init_lora_weights=true or "
-      "false and without use_dora");
   TORCH_CHECK_VALUE(
       !has(adapter_name),
       "[update_layer] adapter with name '",

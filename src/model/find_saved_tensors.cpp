@@ -112,16 +112,6 @@ void add_biases(
     const LoraConfig& config,
     const std::vector<TargetSite>& adapted,
     Collector& tensors) {
-  TORCH_CHECK_VALUE(
-      config.layer_replication().empty(),
-      "[get_peft_model] layer_replication and bias \"",
-      config.bias(),
-      "\" do not go together: biases that layers share would be trained apart");
-  TORCH_CHECK_VALUE(
-      !config.lora_bias(),
-      "[get_peft_model] lora_bias and bias \"",
-      config.bias(),
-      "\" do not go together: one layer would train two biases");
   for (const auto& site : adapted) {
     // NOTE: PEFT knows a bias by its name, and in_proj_bias not.
     const auto& owner = site.layer ? *site.layer->base_layer() : *site.module;
@@ -162,11 +152,6 @@ std::vector<SavedTensor> find_saved_tensors(
     torch::nn::Module& model,
     const LoraConfig& config,
     const std::vector<TargetSite>& adapted) {
-  const auto& bias = config.bias();
-  TORCH_CHECK_VALUE(
-      bias == "none" || bias == "all" || bias == "lora_only",
-      "[get_peft_model] bias must be none, all or lora_only, found ",
-      bias);
   Collector tensors(model);
   std::vector<std::string> unmatched;
   for (const auto& entry : config.modules_to_save()) {
@@ -187,7 +172,7 @@ std::vector<SavedTensor> find_saved_tensors(
         "The following modules_to_save are no modules of the model: ['{}']",
         fmt::join(unmatched, "', '")));
   }
-  if (bias != "none") {
+  if (config.bias() != "none") {
     add_biases(model, config, adapted, tensors);
   }
   auto owned = std::move(tensors).result();

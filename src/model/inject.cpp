@@ -7,6 +7,7 @@
 #include <torchlora/config/targets.h>
 #include <torchlora/lora/variant.h>
 
+#include "lora/check_config.h"
 #include "lora/overlay/weight_overlay.h"
 #include "model/inject.h"
 #include "model/targets.h"
@@ -87,8 +88,7 @@ InjectionPlan plan_injection(
       "got \"",
       adapter_name,
       "\"");
-  config.validate();
-  init::check_own_config(config);
+  check_config(config);
   const auto sites = target_sites(model);
   InjectionPlan plan;
   plan.model = &model;

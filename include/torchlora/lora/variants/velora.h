@@ -33,7 +33,6 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
           return config.velora_config().has_value();
         },
         [](const LoraLayer& layer, const LoraConfig& config) {
-          config.velora_config()->validate();
           TORCH_CHECK_VALUE(
               layer.is_linear(),
               "[update_layer] velora_config is supported for linear layers, "
