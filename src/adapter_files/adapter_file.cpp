@@ -6,14 +6,14 @@
 #include <torchlora/error.h>
 #include <torchlora/io/safetensors.h>
 
-namespace torchlora::io {
+namespace torchlora {
 namespace {
 
 AdapterFile read_pickle(const std::filesystem::path& path) {
   AdapterFile file{path, {}};
   try {
     caffe2::serialize::PyTorchStreamReader reader(path.string());
-    // On the CPU, wherever the adapter was saved.
+    // To the CPU, wherever the adapter was saved.
     const auto value = torch::jit::readArchiveAndTensors(
         "data", "", "", std::nullopt, std::nullopt, at::kCPU, reader);
     for (const auto& item : value.toGenericDict()) {
@@ -43,7 +43,7 @@ AdapterFile read_adapter_file(const std::filesystem::path& directory) {
       std::filesystem::exists(pickle, error)) {
     return read_pickle(pickle);
   }
-  const SafetensorsFile mapped(path);
+  const io::SafetensorsFile mapped(path);
   AdapterFile file{path, {}};
   for (const auto& key : mapped.keys()) {
     file.tensors.emplace(key, mapped.tensor(key));
@@ -51,4 +51,4 @@ AdapterFile read_adapter_file(const std::filesystem::path& directory) {
   return file;
 }
 
-} // namespace torchlora::io
+} // namespace torchlora

@@ -1,38 +1,206 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <c10/util/Exception.h>
 #include <nlohmann/json.hpp>
 
 #include <torchlora/config/lora_config.h>
 #include <torchlora/error.h>
 
-namespace torchlora::io {
+namespace torchlora {
 
-/// Reads the values of an adapter_config.json, or of an object in it. Each
-/// error is a DataError that names the file and the key.
+/// Reads the fields of an adapter_config.json, or of an object in it
+/// (`config_fields.h`). A key that is missing or null leaves the field as it
+/// is. DataError names the file, the key and what was expected.
 class ConfigReader {
  public:
-  ConfigReader(const nlohmann::json& values, std::string file)
+  /// Ordered, as the first pattern that matches wins.
+  using Json = nlohmann::ordered_json;
+
+  ConfigReader(const Json& values, std::string file)
       : values_(values), file_(std::move(file)) {}
 
-  /// Whether anybody asked for the key.
-  bool was_read(const std::string& key) const {
-    return read_.contains(key);
+  void operator()(const char* key, bool& target) {
+    read(key, "true or false", target);
+  }
+  void operator()(const char* key, std::string& target) {
+    read(key, "a string", target);
+  }
+  void operator()(const char* key, std::vector<std::string>& target) {
+    read(key, "a list of names or null", target);
+  }
+  void operator()(const char* key, double& target) {
+    if (const auto* value = find(key)) {
+      check(value->is_number(), key, "a number");
+      target = value->get<double>();
+    }
+  }
+  void operator()(const char* key, int64_t& target) {
+    if (const auto* value = find(key)) {
+      check(value->is_number(), key, "a number");
+      const auto number = value->get<double>();
+      check(
+          number == std::floor(number) && std::abs(number) < 1e15,
+          key,
+          "an integer");
+      target = static_cast<int64_t>(number);
+    }
+  }
+  void operator()(const char* key, InitLoraWeights& target) {
+    if (const auto* value = find(key)) {
+      check(
+          value->is_boolean() || value->is_string(),
+          key,
+          "true, false or a name");
+      target = value->is_boolean() ? InitLoraWeights(value->get<bool>())
+                                   : value->get<std::string>();
+    }
+  }
+  void operator()(const char* key, ModuleNames& target) {
+    if (const auto* value = find(key)) {
+      check(
+          value->is_string() || is_list(*value, &Json::is_string),
+          key,
+          "a list of names, a regular expression or null");
+      target = value->is_string()
+          ? ModuleNames(value->get<std::string>())
+          : ModuleNames(value->get<std::vector<std::string>>());
+    }
+  }
+  void operator()(const char* key, LoraConfig::Pattern& target) {
+    if (const auto* value = find(key)) {
+      check(value->is_object(), key, "an object");
+      for (const auto& [pattern, number] : value->items()) {
+        check(number.is_number(), key, "an object of numbers");
+        target.emplace_back(pattern, number.get<double>());
+      }
+    }
+  }
+  void operator()(const char* key, LoraConfig::LayerRanges& target) {
+    if (const auto* value = find(key)) {
+      const auto is_pair = [](const Json& entry) {
+        return entry.size() == 2 && is_list(entry, &Json::is_number_integer);
+      };
+      check(
+          value->is_array() && std::ranges::all_of(*value, is_pair),
+          key,
+          "a list of pairs of layer numbers");
+      target = value->get<LoraConfig::LayerRanges>();
+    }
+  }
+  void operator()(const char* key, TrainableTokenIndices& target) {
+    using Indices = TrainableTokenIndices::Indices;
+    const auto* value = find(key);
+    if (!value) {
+      return;
+    }
+    const auto indices = [&](const Json& list) {
+      check(
+          is_list(list, &Json::is_number_integer),
+          key,
+          "a list of integers, or an object of such lists");
+      return list.get<Indices>();
+    };
+    if (!value->is_object()) {
+      target = indices(*value);
+      return;
+    }
+    TrainableTokenIndices::ByModule modules;
+    for (const auto& [name, list] : value->items()) {
+      modules.emplace_back(name, indices(list));
+    }
+    target = std::move(modules);
   }
 
-  const nlohmann::json* find(const char* key) const {
-    read_.insert(key);
+  void number(const char* key, double& target) {
+    (*this)(key, target);
+  }
+
+  template <class T>
+  void list(const char* key, std::vector<T>& target) {
+    const auto* value = find(key);
+    if (value && !value->is_array()) {
+      target.resize(1);
+      (*this)(key, target.front());
+    } else {
+      read(key, "a list, or one element of it", target);
+    }
+  }
+
+  template <class Config, class Visit>
+  void nested(
+      const char* key,
+      std::optional<Config>& target,
+      const Visit& visit,
+      const nlohmann::json& /*none*/ = {}) {
+    const auto* value = find(key);
+    if (!value || value->empty()) {
+      return;
+    }
+    check(value->is_object(), key, "an object or null");
+    ConfigReader reader(*value, file_ + ": " + key);
+    visit(reader, target.emplace());
+    for (const auto& [name, unknown] : reader.unknown()) {
+      TORCH_WARN(
+          "[load_adapter_config] ",
+          file_,
+          ": the key ",
+          key,
+          ".",
+          name,
+          " is not known");
+    }
+  }
+
+  void unsupported(const char* key, const Json& /*written*/) {
+    const auto* value = find(key);
+    TORCHLORA_CHECK_DATA(
+        !value || *value == false,
+        "[load_adapter_config] ",
+        file_,
+        ": ",
+        key,
+        " = ",
+        value ? value->dump() : "",
+        " asks for a feature that torchlora does not support");
+  }
+  void constant(const char* key, const Json& /*written*/) {
+    find(key);
+  }
+  void ignored(const char* key) {
+    find(key);
+  }
+
+  /// The keys that nothing asked for, with their JSON.
+  LoraConfig::UnknownKeys unknown() const {
+    LoraConfig::UnknownKeys result;
+    for (const auto& [key, value] : values_.items()) {
+      if (!known_.contains(key)) {
+        result.emplace_back(key, value.dump());
+      }
+    }
+    return result;
+  }
+
+ private:
+  /// nullptr for a key that is missing or null.
+  const Json* find(const char* key) {
+    known_.insert(key);
     const auto found = values_.find(key);
     return found == values_.end() || found->is_null() ? nullptr : &*found;
   }
 
-  [[noreturn]] void refuse(const char* key, const char* expected) const {
+  void check(bool is_right, const char* key, const char* expected) const {
     TORCHLORA_CHECK_DATA(
-        false,
+        is_right,
         "[load_adapter_config] ",
         file_,
         ": ",
@@ -43,79 +211,29 @@ class ConfigReader {
         values_[key].dump());
   }
 
+  static bool is_list(
+      const Json& value,
+      bool (Json::*is_right)() const noexcept) {
+    return value.is_array() &&
+        std::ranges::all_of(value, [&](const Json& element) {
+             return (element.*is_right)();
+           });
+  }
+
   template <class T>
-  void read(const char* key, const char* expected, T& target) const {
+  void read(const char* key, const char* expected, T& target) {
     if (const auto* value = find(key)) {
       try {
         target = value->get<T>();
-      } catch (const nlohmann::json::exception&) {
-        refuse(key, expected);
+      } catch (const Json::exception&) {
+        check(false, key, expected);
       }
     }
   }
 
-  void read(const char* key, double& target) const {
-    if (const auto* value = find(key)) {
-      if (!value->is_number()) {
-        refuse(key, "a number");
-      }
-      target = value->get<double>();
-    }
-  }
-
-  void read(const char* key, const char* /*expected*/, int64_t& target) const {
-    double number = 0;
-    if (find(key)) {
-      read(key, number);
-      if (number != std::floor(number) || std::abs(number) > 1e15) {
-        refuse(key, "an integer");
-      }
-      target = static_cast<int64_t>(number);
-    }
-  }
-
-  void read(const char* key, ModuleNames& target) const {
-    const auto* value = find(key);
-    if (value && value->is_string()) {
-      target = value->get<std::string>();
-    } else if (value) {
-      std::vector<std::string> names;
-      read(key, "a list of names, a regular expression or null", names);
-      target = names;
-    }
-  }
-
-  void read(const char* key, LoraConfig::Pattern& target) const {
-    if (const auto* value = find(key)) {
-      if (!value->is_object()) {
-        refuse(key, "an object");
-      }
-      for (const auto& [pattern, number] : value->items()) {
-        if (!number.is_number()) {
-          refuse(key, "an object of numbers");
-        }
-        target.emplace_back(pattern, number.get<double>());
-      }
-    }
-  }
-
-  /// A list, or one element alone.
-  template <class T>
-  void read_list(const char* key, const char* expected, std::vector<T>& target)
-      const {
-    if (const auto* value = find(key); value && !value->is_array()) {
-      T single{};
-      read(key, expected, single);
-      target = {single};
-    } else {
-      read(key, expected, target);
-    }
-  }
-
- private:
-  const nlohmann::json& values_;
+  const Json& values_;
   std::string file_;
-  mutable std::set<std::string> read_;
+  std::set<std::string> known_;
 };
 
-} // namespace torchlora::io
+} // namespace torchlora

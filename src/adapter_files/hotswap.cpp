@@ -65,7 +65,7 @@ void hotswap_adapter(
   auto& state = StateAccess::of(model);
   auto& config = state.at(adapter_name).config;
   const auto next =
-      for_replicated(io::load_adapter_config(directory), state.layer_replication);
+      for_replicated(load_adapter_config(directory), state.layer_replication);
   const auto sites = lora_sites(*state.model);
   check_compatible(config, next);
   const auto demand = [&](Requirement requirement, const char* hint) {
@@ -90,7 +90,7 @@ void hotswap_adapter(
         " does not");
   }
   const auto tensors =
-      io::match_tensors(io::read_adapter_file(directory), *state.saved, plan);
+      match_tensors(read_adapter_file(directory), *state.saved, plan);
   TORCH_CHECK_VALUE(
       plan.saved.empty() && plan.tokens.empty(),
       "[hotswap_adapter] the adapter in ",

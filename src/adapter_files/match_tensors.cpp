@@ -12,7 +12,7 @@
 #include <torchlora/error.h>
 #include <torchlora/nn/pretrained.h>
 
-namespace torchlora::io {
+namespace torchlora {
 
 std::string file_key(const std::string& module, const std::string& tensor) {
   return kFilePrefix + module + "." + tensor;
@@ -41,9 +41,9 @@ bool is_table(torch::nn::Module& model, const TargetSite& site) {
          });
 }
 
-/// Embedding tables and output heads that PEFT saves beside an adapter that
-/// targets them: taken out of `unexpected`, and added to what the adapter owns
-/// where they are not the base model's.
+/// Handles embedding tables and output heads, which PEFT saves beside an adapter
+/// that targets them: removes them from `unexpected` and adds those that differ
+/// from the base model's to the adapter's saved tensors.
 void match_tables(
     const AdapterFile& file,
     torch::nn::Module& model,
@@ -157,4 +157,4 @@ std::vector<at::Tensor> match_tensors(
   return tensors;
 }
 
-} // namespace torchlora::io
+} // namespace torchlora

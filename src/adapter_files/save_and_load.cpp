@@ -33,7 +33,7 @@ InjectionPlan inject_from_folder(
     const std::string& adapter_name,
     const InjectOptions& options,
     bool strict) {
-  auto config = io::load_adapter_config(directory);
+  auto config = load_adapter_config(directory);
   const auto& initializer = init::find_initializer(config.init_lora_weights());
   TORCHLORA_CHECK_DATA(
       init::is_repeatable(config),
@@ -47,7 +47,7 @@ InjectionPlan inject_from_folder(
             "fits the original base"
           : "with the base that it made, set init_lora_weights to true in its "
             "adapter_config.json");
-  const auto file = io::read_adapter_file(directory);
+  const auto file = read_adapter_file(directory);
   std::optional<Replication> replication;
   if (state) {
     config = for_replicated(config, state->layer_replication);
@@ -59,7 +59,7 @@ InjectionPlan inject_from_folder(
   auto plan = plan_injection(model, config, adapter_name, options);
   check_tables_are_base(versions, plan);
   plan.is_loaded = true;
-  const auto tensors = io::match_tensors(file, versions, plan, strict);
+  const auto tensors = match_tensors(file, versions, plan, strict);
   const auto layers = inject(plan, adapter_name);
   std::vector<at::Tensor> targets;
   for (const auto& layer : layers) {
@@ -94,7 +94,7 @@ torch::OrderedDict<std::string, torch::Tensor> PeftModel::state_dict(
       const auto prefix = site.peft_name.empty() ? "" : site.peft_name + ".";
       for (const auto& [key, tensor] :
            site.layer->adapter_state(adapter_name)) {
-        tensors.insert(io::kFilePrefix + prefix + key, tensor);
+        tensors.insert(kFilePrefix + prefix + key, tensor);
       }
     }
   }
@@ -124,7 +124,7 @@ void PeftModel::save_pretrained(
     std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
       return a.first < b.first;
     });
-    auto config = io::saved_config(*state_->model, adapter);
+    auto config = saved_config(*state_->model, adapter);
     config.inference_mode(true);
     const auto& initializer =
         init::find_initializer(config.init_lora_weights());
@@ -141,7 +141,7 @@ void PeftModel::save_pretrained(
           name,
           " has target_parameters, whose initializers leave the base as it is: "
           "save it without path_initial_model_for_weight_conversion");
-      io::convert_to_plain_lora(
+      convert_to_plain_lora(
           tensors, config, path_initial_model_for_weight_conversion);
     } else if (init::is_registered(config.init_lora_weights())) {
       TORCH_CHECK_VALUE(
@@ -165,7 +165,7 @@ void PeftModel::save_pretrained(
     }
     io::save_safetensors(folder / kWeightsFile, tensors);
     io::write_file_atomic(
-        folder / "adapter_config.json", io::adapter_config_json(config));
+        folder / "adapter_config.json", adapter_config_json(config));
   }
 }
 

@@ -8,11 +8,12 @@
 
 #include "model/sites.h"
 
-namespace torchlora::io {
+namespace torchlora {
 
 namespace {
 
-/// All modules as PEFT would see them: an adapted layer is its base layer.
+/// Returns the names of all modules as PEFT would see them: an adapted layer
+/// under the name of its base layer.
 std::set<std::string> modules_of_the_checkpoint(
     torch::nn::Module& model,
     const std::vector<TargetSite>& sites) {
@@ -45,8 +46,8 @@ bool resolves_to(
   return matched == adapted;
 }
 
-/// NOTE: the file's keys are sorted and the first pattern that matches wins, so
-/// what was second may come first there.
+/// NOTE: a file sorts its keys, and the first pattern that matches wins: the
+/// order may change in it.
 void sort_as_in_the_file(LoraConfig::Pattern& pattern) {
   const auto by_key = [](const auto& entry) { return entry.first; };
   std::ranges::stable_sort(pattern, {}, by_key);
@@ -67,7 +68,7 @@ bool gives(
   return true;
 }
 
-/// The entries of `wanted` that differ from the rest.
+/// Returns the entries of `wanted` that differ from `otherwise`.
 LoraConfig::Pattern exceptions(
     const LoraConfig::Pattern& wanted,
     double otherwise) {
@@ -80,7 +81,7 @@ LoraConfig::Pattern exceptions(
   return pattern;
 }
 
-/// NOTE: PEFT compares the ends of names, whether a dot is before them or not.
+/// NOTE: PEFT compares the ends of names without looking for a dot before them.
 void name_token_layers_in_full(
     LoraConfig& config,
     const std::set<std::string>& modules,
@@ -166,4 +167,4 @@ LoraConfig saved_config(
   return config;
 }
 
-} // namespace torchlora::io
+} // namespace torchlora

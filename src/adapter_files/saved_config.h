@@ -4,15 +4,15 @@
 
 #include "model/state.h"
 
-namespace torchlora::io {
+namespace torchlora {
 
-/// The configuration of `adapter` as PEFT 0.21.2 must read it: over all
-/// modules of the checkpoint, those that this model left out included, its
-/// `target_modules`, patterns and `trainable_token_indices` resolve to exactly
-/// the adapted layers. The user's own spelling where that holds, else full
-/// names.
+/// Returns the configuration of `adapter` for PEFT 0.21.2, which may see more
+/// modules of the checkpoint than this model has. There `target_modules`, the
+/// patterns and `trainable_token_indices` must resolve to exactly the adapted
+/// layers. The user's own spelling is kept if it does; else full names are
+/// written.
 LoraConfig saved_config(
     torch::nn::Module& model,
     const PeftState::Adapter& adapter);
 
-} // namespace torchlora::io
+} // namespace torchlora

@@ -7,10 +7,10 @@
 #include <torchlora/error.h>
 #include <torchlora/io/safetensors.h>
 
-namespace torchlora::io {
+namespace torchlora {
 namespace {
 
-/// -1: neither factor.
+/// Returns the dimension along which a factor grows; -1 for other tensors.
 int concatenated_dim(const std::string& key) {
   if (key.ends_with(".lora_A.weight") || key.ends_with(".lora_embedding_A")) {
     return 0;
@@ -32,7 +32,7 @@ void convert_to_plain_lora(
     std::vector<std::pair<std::string, at::Tensor>>& tensors,
     LoraConfig& config,
     const std::filesystem::path& initial) {
-  const SafetensorsFile file(initial / "adapter_model.safetensors");
+  const io::SafetensorsFile file(initial / "adapter_model.safetensors");
   for (auto& [key, tensor] : tensors) {
     const int dim = concatenated_dim(key);
     if (dim < 0) {
@@ -57,4 +57,4 @@ void convert_to_plain_lora(
   config.forget_initializer();
 }
 
-} // namespace torchlora::io
+} // namespace torchlora

@@ -9,17 +9,17 @@
 
 #include <torchlora/config/lora_config.h>
 
-namespace torchlora::io {
+namespace torchlora {
 
-/// Makes what is about to be saved, an adapter whose initialiser took its
-/// update out of the base weight, a plain LoRA of the original base: with
-/// A' = [A; A₀] and B' = [B, -B₀] the update B' A' is B A - B₀ A₀.
+/// Converts an adapter that is about to be saved to a plain LoRA of the original
+/// base. Its initializer took the update B₀ A₀ out of the base weight; with
+/// A' = [A; A₀] and B' = [B, -B₀] the new update B' A' is B A - B₀ A₀.
 ///
-/// `tensors` by the names of the file; those of the first adapter are read
-/// from the folder `initial`. DataError if they do not fit.
+/// `tensors` are named as in the file. A₀ and B₀ are read from the folder
+/// `initial`. DataError if they do not fit.
 void convert_to_plain_lora(
     std::vector<std::pair<std::string, at::Tensor>>& tensors,
     LoraConfig& config,
     const std::filesystem::path& initial);
 
-} // namespace torchlora::io
+} // namespace torchlora

@@ -7,7 +7,9 @@
 
 #include <torchlora/adapter_files/adapter_config.h>
 #include <torchlora/error.h>
+#include <torchlora/init/initializer.h>
 #include <torchlora/io/atomic_file.h>
+#include <torchlora/io/safetensors.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/model.h>
 #include <torchlora/tools/preprocess.h>
@@ -31,9 +33,12 @@ class InitializerFiles : public testing::Test {
     x_ = torch::randn({30, 36});
   }
   std::shared_ptr<NetImpl> copy_of_base() {
+    return copy_of(*model_);
+  }
+  static std::shared_ptr<NetImpl> copy_of(const NetImpl& model) {
     auto copy = std::make_shared<NetImpl>();
     torch::NoGradGuard no_grad;
-    const auto from = model_->parameters();
+    const auto from = model.parameters();
     auto to = copy->parameters();
     for (size_t i = 0; i < to.size(); ++i) {
       to[i].copy_(from[i]);
@@ -103,7 +108,7 @@ TEST_F(InitializerFiles, OfAChangedBaseFitItsOriginalOnceConverted) {
   }
 }
 
-TEST_F(InitializerFiles, OfOneQuantisationQuantiseTheBaseAgain) {
+TEST_F(InitializerFiles, OfOneQuantizationQuantizeTheBaseAgain) {
   for (const int64_t bits : {4, 8}) {
     auto base = copy_of_base();
     model_ = copy_of_base();
@@ -115,17 +120,17 @@ TEST_F(InitializerFiles, OfOneQuantisationQuantiseTheBaseAgain) {
     EXPECT_THROW(
         peft.save_pretrained(folder_ / "plain", {}, folder_ / "initial"),
         c10::ValueError);
-    // So does a base that is quantised already.
+    // So does a base that is quantized already.
     peft.unload();
-    auto quantised = copy_of_base();
-    PeftModel::from_pretrained(*quantised, folder_);
-    EXPECT_LT(difference(run(*quantised), run(*base)), 1e-6);
+    auto quantized = copy_of_base();
+    PeftModel::from_pretrained(*quantized, folder_);
+    EXPECT_LT(difference(run(*quantized), run(*base)), 1e-6);
     model_ = original_;
     original_ = copy_of_base();
   }
 }
 
-TEST_F(InitializerFiles, OfSeveralQuantisationsNeedTheQuantisedBase) {
+TEST_F(InitializerFiles, OfSeveralQuantizationsNeedTheQuantizedBase) {
   Warnings warnings;
   auto peft = train(config("loftq").loftq_config(LoftQConfig().loftq_iter(2)));
   EXPECT_NE(warnings.text.find("cannot be repeated"), std::string::npos);
@@ -156,9 +161,64 @@ TEST_F(InitializerFiles, LoadingDrawsNothing) {
   }
 }
 
+/// PEFT does not know their names.
+TEST_F(InitializerFiles, RegisteredInitializersAreSavedAsTrue) {
+  static const bool registered = [] {
+    init::register_initializer(
+        "files_ones", [](init::Factors& factors, const auto& /*arguments*/) {
+          factors.A.fill_(1);
+          factors.B.zero_();
+        });
+    init::register_initializer(
+        "files_residual",
+        [](init::Factors& factors, const auto& /*arguments*/) {
+          factors.A.fill_(0.1);
+          factors.B.fill_(0.2);
+        },
+        {.modifies_base = true});
+    return true;
+  }();
+  ASSERT_TRUE(registered);
+  auto base = copy_of_base();
+  auto peft = train(config("files_ones"));
+  peft.save_pretrained(folder_);
+  EXPECT_EQ(
+      json::parse(
+          std::ifstream(folder_ / "adapter_config.json"))["init_lora_weights"],
+      true);
+  PeftModel::from_pretrained(*base, folder_);
+  EXPECT_LT(difference(run(*base), run(*model_)), 1e-6);
+
+  model_ = copy_of(*original_);
+  const auto before = run(*model_);
+  peft = get_peft_model(*model_, config("files_residual"));
+  EXPECT_LT(difference(run(*model_), before), 1e-5);
+  EXPECT_NE(
+      refusal([&] {
+        peft.save_pretrained(folder_ / "residual");
+      }).find("path_initial_model_for_weight_conversion"),
+      std::string::npos);
+  std::vector<std::pair<std::string, at::Tensor>> initial;
+  for (const auto& item : peft.state_dict()) {
+    initial.emplace_back(item.key(), item.value());
+  }
+  fs::create_directories(folder_ / "first");
+  io::save_safetensors(folder_ / "first/adapter_model.safetensors", initial);
+  {
+    torch::NoGradGuard no_grad;
+    for (auto& parameter : peft.trainable_parameters()) {
+      parameter.add_(torch::randn_like(parameter), 0.3);
+    }
+  }
+  peft.save_pretrained(folder_ / "plain", {}, folder_ / "first");
+  const auto loaded = PeftModel::from_pretrained(*original_, folder_ / "plain");
+  EXPECT_TRUE(loaded.peft_config().init_lora_weights().flag());
+  EXPECT_LT(difference(run(*original_), run(*model_)), 2e-5);
+}
+
 TEST_F(InitializerFiles, NestedConfigurationsAreThoseOfPeft) {
   const auto nested = [](const LoraConfig& config, const char* key) {
-    return json::parse(io::adapter_config_json(config))[key];
+    return json::parse(adapter_config_json(config))[key];
   };
   EXPECT_EQ(
       nested(LoraConfig().corda_config(CordaConfig()), "corda_config"),
@@ -180,7 +240,7 @@ TEST_F(InitializerFiles, NestedConfigurationsAreThoseOfPeft) {
   const auto read = [&](const char* text) {
     fs::create_directories(folder_);
     std::ofstream(folder_ / "adapter_config.json") << text;
-    return io::load_adapter_config(folder_);
+    return load_adapter_config(folder_);
   };
   Warnings warnings;
   auto config = read(R"({"peft_type": "LORA", "r": 2,
@@ -210,7 +270,7 @@ TEST_F(InitializerFiles, NestedConfigurationsAreThoseOfPeft) {
       read(R"({"peft_type": "LORA", "corda_config": "ipm"})"), DataError);
 }
 
-TEST_F(InitializerFiles, AConfigurationOfAnotherInitialiserIsWarnedOf) {
+TEST_F(InitializerFiles, AConfigurationOfAnotherInitializerIsWarnedOf) {
   Warnings warnings;
   get_peft_model(*model_, config("olora").eva_config(EvaConfig()));
   EXPECT_NE(

@@ -195,7 +195,7 @@ TEST_F(LayerReplication, IsInTheFileOfEveryAdapterAndComesBeforeItIsLoaded) {
   const auto second = run();
   peft.save_pretrained(folder_);
   EXPECT_EQ(
-      io::load_adapter_config(folder_ / "second").layer_replication(), kRanges);
+      load_adapter_config(folder_ / "second").layer_replication(), kRanges);
   // The model that it is, in which nothing is stacked again.
   EXPECT_NO_THROW(peft.load_adapter(folder_, "third"));
   EXPECT_NO_THROW(hotswap_adapter(peft, folder_, "third"));
@@ -369,7 +369,7 @@ TEST(ReplicationGoldens, AFileWithOtherRangesIsADataError) {
     std::ofstream(folder / "adapter_config.json")
         << R"({"peft_type": "LORA", "target_modules": ["up"],)"
         << "\"layer_replication\": " << bad << "}";
-    EXPECT_THROW(io::load_adapter_config(folder), DataError) << bad;
+    EXPECT_THROW(load_adapter_config(folder), DataError) << bad;
   }
 }
 

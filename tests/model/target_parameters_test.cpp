@@ -71,7 +71,7 @@ TEST(TargetParameters, PatternsGoByTheParametersName) {
   EXPECT_EQ(up->lora_A->weight.size(0), 12);
   EXPECT_EQ(down->lora_alpha, 5);
   peft.save_pretrained(folder);
-  const auto saved = io::load_adapter_config(folder);
+  const auto saved = load_adapter_config(folder);
   EXPECT_EQ(saved.rank_pattern(), (LoraConfig::Pattern{{"up_proj", 3}}));
   EXPECT_EQ(saved.alpha_pattern(), (LoraConfig::Pattern{{"down_proj", 5}}));
 }

@@ -51,8 +51,8 @@ TEST_P(TokenGoldens, AreThoseOfPeft) {
   }
   EXPECT_TRUE(keys.empty());
   EXPECT_EQ(
-      io::load_adapter_config(saved).trainable_token_indices(),
-      io::load_adapter_config(folder_ / name).trainable_token_indices());
+      load_adapter_config(saved).trainable_token_indices(),
+      load_adapter_config(folder_ / name).trainable_token_indices());
 
   peft.unload();
   EXPECT_TRUE(torch::equal(model->embed_tokens->weight, untouched));
@@ -276,7 +276,7 @@ TEST_F(Tokens, NamesAreSavedInFullWherePeftWouldTakeOthersToo) {
   const auto folder = fs::path(testing::TempDir()) / "token_names";
   peft.save_pretrained(folder);
   EXPECT_EQ(
-      io::load_adapter_config(folder).trainable_token_indices(),
+      load_adapter_config(folder).trainable_token_indices(),
       (TrainableTokenIndices{{"m.embed_tokens", {1, 5}}}));
 }
 

@@ -202,9 +202,7 @@ void make(
     const fs::path& folder) {
   torch::manual_seed(42);
   auto peft = adapt(
-      net,
-      torchlora::io::load_adapter_config(config).inference_mode(false),
-      ids);
+      net, torchlora::load_adapter_config(config).inference_mode(false), ids);
   peft.save_pretrained(folder / "initial");
   torch::optim::AdamW optimizer(peft.trainable_parameters(), 0.05);
   for (int step = 0; step < 5; ++step) {

@@ -368,7 +368,7 @@ TEST(MultiheadAttention, ItsOutProjIsAdaptedWithItAndNeverAlone) {
   }
   const auto folder = fs::path(testing::TempDir()) / "attention_parts";
   peft.save_pretrained(folder);
-  const auto saved = io::load_adapter_config(folder);
+  const auto saved = load_adapter_config(folder);
   EXPECT_EQ(
       saved.target_modules().list(), (std::vector<std::string>{"mha", "head"}));
   EXPECT_EQ(saved.rank_pattern(), (LoraConfig::Pattern{{"mha", 3}}));

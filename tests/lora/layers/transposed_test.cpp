@@ -165,7 +165,7 @@ TEST(TransposedLinear, TheFlagIsWrittenForPeftAndMakesNoDifferenceOnLoading) {
     peft.unload();
     auto loaded = PeftModel::from_pretrained(*net, folder);
     EXPECT_FALSE(loaded.layers().empty());
-    return io::load_adapter_config(folder).fan_in_fan_out();
+    return load_adapter_config(folder).fan_in_fan_out();
   };
   EXPECT_TRUE(flag({"layer"}));
   EXPECT_TRUE(flag({"layer", "table"}));

@@ -212,7 +212,7 @@ TEST_F(VeloraTest, AFileWithAValueOfAnotherTypeIsRefused) {
        {R"({"num_groups": "4"})", R"({"scale": true})", "3"}) {
     std::ofstream(folder / "adapter_config.json")
         << R"({"peft_type": "LORA", "velora_config": )" << bad << "}";
-    EXPECT_THROW(io::load_adapter_config(folder), DataError) << bad;
+    EXPECT_THROW(load_adapter_config(folder), DataError) << bad;
   }
 }
 
