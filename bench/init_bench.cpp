@@ -1,8 +1,8 @@
-// init_bench [WEIGHT]: seconds of each initialiser on a weight, r 16, a line
-// each; best of three (slow ones: of one). WEIGHT is a safetensors file with
-// `weight`; without it one of 2048 x 2048 whose singular values fall as k^-1/2.
-// Those that need data get two batches, `inputs` [2, rows, in_features] of the
-// file, and their preprocessing counts.
+// init_bench [WEIGHT]: prints the seconds of each initializer on one weight, at
+// rank 16, best of three runs (one run if it is slow). WEIGHT is a safetensors
+// file with `weight`; by default the weight is 2048 x 2048 with singular values
+// that fall as k^-1/2. Initializers that need data get two batches, `inputs`
+// [2, rows, in_features] in the file; their preprocessing counts.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

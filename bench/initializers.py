@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Seconds of each initialiser on a weight of 2048 x 2048, r 16, in peft and in torchlora, in one run: best of three (slow ones: of one).
+"""Seconds of each initializer on a weight of 2048 x 2048, r 16, in peft and in torchlora, in one run: best of three (slow ones: of one).
 Those that need data get two batches of 2560 rows, and their preprocessing counts. peft's loftq needs a GPU: its decomposition of the rest alone is timed.
 Two weights: singular values that fall as k^-1/2, and all equal to 1 but for a slope of 1e-3.
 
@@ -80,7 +80,7 @@ def main():
             save_file({"weight": weight, "inputs": inputs}, path)
             lines = subprocess.run([sys.argv[1], path], check=True, capture_output=True, text=True).stdout.splitlines()
         ours = {name: float(value) for name, value in map(str.split, lines)}
-        print(f"\ninitialisers, singular values {title}\n{'':16}{'peft, ms':>10}{'torchlora, ms':>15}{'times':>8}")
+        print(f"\ninitializers, singular values {title}\n{'':16}{'peft, ms':>10}{'torchlora, ms':>15}{'times':>8}")
         for name in NAMES:
             mine, theirs = ours[str(name).lower()], seconds(weight, inputs, name)
             print(f"{str(name).lower():16}{theirs * 1e3:10.1f}{mine * 1e3:15.1f}{theirs / mine:8.1f}")

@@ -25,8 +25,8 @@ refuse(const std::string& pattern, size_t offset, const std::string& why) {
           offset));
 }
 
-/// Turns what the two dialects write differently into PCRE2's and refuses
-/// what only PCRE2 knows.
+/// Rewrites what PCRE2 spells differently, and refuses what Python does not
+/// know.
 std::string translate(const std::string& pattern) {
   constexpr std::string_view kGroups = ":P#=!<>(aiLmsux-";
   std::string out;

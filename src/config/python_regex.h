@@ -7,9 +7,9 @@
 
 namespace torchlora {
 
-/// A regular expression in the syntax of Python's `re`, by PCRE2. What Python
-/// would not compile is refused (ValueError), for a saved pattern is compiled
-/// by Python later.
+/// A regular expression in the syntax of Python's `re`, run by PCRE2. ValueError
+/// for a pattern that Python would not compile, as PEFT compiles a saved
+/// pattern later.
 class PythonRegex {
  public:
   explicit PythonRegex(const std::string& pattern);
@@ -18,7 +18,7 @@ class PythonRegex {
   bool fullmatch(std::string_view subject) const;
   /// `re.match`
   bool match(std::string_view subject) const;
-  /// Group `name` of `re.match`; nullopt without a match.
+  /// Returns the group `name` of `re.match`; none if there is no match.
   std::optional<std::string> match_group(
       std::string_view subject,
       const char* name) const;

@@ -13,8 +13,7 @@
 
 namespace torchlora {
 
-/// Puts every module into training or eval mode, and each into its own mode
-/// again at the end.
+/// For its lifetime every module is in training or in eval mode.
 class TrainingModeGuard {
  public:
   TrainingModeGuard(torch::nn::Module& model, bool training);
@@ -27,9 +26,9 @@ class TrainingModeGuard {
   std::vector<std::pair<std::shared_ptr<torch::nn::Module>, bool>> saved_;
 };
 
-/// Shows the rows that a module's weight is multiplied by to a function for
-/// its lifetime. A layer that is not adapted is redirected meanwhile to a LoRA
-/// layer without adapters, outside of the module tree.
+/// For its lifetime calls a function with the rows that a module's weight is
+/// multiplied by. A layer that is not adapted is bound to a LoRA layer without
+/// adapters, which stays outside of the module tree.
 class ObservedModule {
  public:
   ObservedModule(

@@ -8,7 +8,7 @@
 namespace torchlora {
 namespace {
 
-/// Only `weights` require a gradient, and none has one, until the end.
+/// For its lifetime only `weights` require a gradient, and no parameter has one.
 class GradientGuard {
  public:
   GradientGuard(
@@ -43,8 +43,8 @@ class GradientGuard {
   std::vector<Saved> saved_;
 };
 
-/// Adds up the gradients of a weight, one a backward pass, also where they
-/// are zeroed between two.
+/// Sums the gradients of a weight over backward passes, whether or not they are
+/// zeroed in between.
 class GradientSum {
  public:
   explicit GradientSum(const at::Tensor& weight) : weight_(weight) {
@@ -63,7 +63,7 @@ class GradientSum {
   GradientSum(const GradientSum&) = delete;
   GradientSum& operator=(const GradientSum&) = delete;
 
-  /// Undefined if there was none.
+  /// Undefined without a backward pass.
   at::Tensor mean() const {
     return count_ == 0 ? at::Tensor() : sum_ / count_;
   }

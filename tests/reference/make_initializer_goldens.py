@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/data/lora/data_initializers.safetensors: what peft makes of the initialisers that need data or a quantiser.
+"""Writes tests/data/lora/data_initializers.safetensors: what peft makes of the initializers that need data or a quantizer.
 
   <case>/{weight, A, B, residual}: r 4, lora_alpha 6 (loftq: 4, as peft forgets the scaling), seed 5 before the adapter is made
   corda_<method>/inputs: the inputs [forward, row, feature] of preprocess_corda

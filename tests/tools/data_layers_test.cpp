@@ -1,4 +1,4 @@
-// The initialisers from data, on every layer type.
+// The initializers from data, on every layer type.
 #include <map>
 
 #include <gtest/gtest.h>
@@ -94,7 +94,7 @@ TYPED_TEST(DataInitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
   }
 }
 
-TYPED_TEST(DataInitializerLayers, LoftqIsCloserThanItsQuantisedBase) {
+TYPED_TEST(DataInitializerLayers, LoftqIsCloserThanItsQuantizedBase) {
   for (const int64_t bits : {4, 8}) {
     this->model_ = std::make_shared<test::PairImpl<TypeParam>>();
     const auto weights = this->weights();

@@ -7,12 +7,12 @@
 
 namespace torchlora {
 
-/// Gives a loaded adapter the weights, ranks, scalings and configuration of
-/// the one in a folder; it stays active, frozen and so on as it is. Tensors of
-/// the same sizes are overwritten in place, so that nothing that holds them
-/// notices; a layer that the folder does not adapt gets no update. PEFT's
-/// `hotswap_adapter`, which wants equal `use_rslora` and `alpha_pattern` and
-/// leaves the old rank behind.
+/// Replaces the weights, ranks, scalings and configuration of a loaded adapter
+/// by those of an adapter in a folder. Whether it is active and trainable does
+/// not change. Tensors of equal sizes are overwritten in place. A layer that
+/// the folder does not adapt gets an update of zero. PEFT's `hotswap_adapter`,
+/// which also demands equal `use_rslora` and `alpha_pattern` and keeps the old
+/// rank in the configuration.
 ///
 /// DataError if the folder's tensors do not fit. ValueError, and nothing is
 /// changed, if it adapts a layer that the adapter does not, if the two differ

@@ -39,26 +39,26 @@ TORCHLORA_API InitStatistics preprocess_loraga(
     const LoraConfig& config,
     const std::function<void()>& train_step);
 
-/// Which of a layer's input rows [n, in_features] count, in
-/// `initialize_lora_eva_weights`: without those of padding, say. PEFT's
-/// `prepare_layer_inputs_fn`.
+/// Returns the rows of a layer's input [n, in_features] that
+/// `initialize_lora_eva_weights` takes into account, for example all but those
+/// of padding tokens. PEFT's `prepare_layer_inputs_fn`.
 using PrepareLayerInputs = std::function<
     at::Tensor(const at::Tensor& rows, const std::string& module_name)>;
 
-/// The second half of `init_lora_weights` "eva", after `get_peft_model`: A
-/// becomes the principal components of the layer's input, B zero, and the
-/// ranks go where they explain most of the variance, within their sum. A layer
-/// whose rank is 0 loses the adapter. The configuration's patterns tell the
-/// new ranks. Paischer et al. 2024, arXiv:2410.07170.
+/// Completes `init_lora_weights` "eva" after `get_peft_model`. A becomes the
+/// principal components of the layer's input and B zero. The ranks move to the
+/// layers where they explain most of the variance; their sum does not grow. A
+/// layer whose rank becomes 0 loses the adapter. The configuration's patterns
+/// get the new ranks. Paischer et al. 2024, arXiv:2410.07170.
 ///
-/// `run_batch` runs the base model on the next batch (it is called in eval
-/// mode, without gradients, with adapters disabled) and returns whether there
-/// was one. It is called until the components have converged (`tau`), and
-/// warns if the data end before. A batch with fewer rows than a layer has
-/// components, round(r · rho), is left out for that layer.
+/// `run_batch` runs the model on the next batch and returns whether there was
+/// one. It is called in eval mode, without gradients and with adapters
+/// disabled, until the components have converged (`EvaConfig::tau`). Warns if
+/// the data end first. A batch with fewer rows than a layer has components,
+/// round(r · rho), does not count for that layer.
 ///
-/// ValueError if the adapter is not an "eva" one, is merged, or if a layer saw
-/// no batch. PEFT's `initialize_lora_eva_weights`.
+/// ValueError if the initializer is not "eva", if the adapter is merged, or if
+/// a layer saw no batch. PEFT's `initialize_lora_eva_weights`.
 TORCHLORA_API void initialize_lora_eva_weights(
     PeftModel& peft,
     const std::function<bool()>& run_batch,
