@@ -17,7 +17,7 @@ namespace {
 
 constexpr auto kSingleFile = "model.safetensors";
 constexpr auto kIndexFile = "model.safetensors.index.json";
-constexpr auto kConfigFile = "config.json";
+constexpr auto kModelConfigFile = "config.json";
 
 json read_weight_map(const fs::path& path) {
   const auto where = "[Checkpoint] " + path.string() + ": ";
@@ -76,7 +76,7 @@ std::vector<fs::path> other_files(const Checkpoint& checkpoint) {
     }
   }
   std::stable_partition(paths.begin(), paths.end(), [](const auto& path) {
-    return path.filename() != kConfigFile;
+    return path.filename() != kModelConfigFile;
   });
   return paths;
 }
@@ -218,7 +218,7 @@ void save_pretrained(
 
   // A folder without config.json is not a checkpoint. So that file is removed
   // first and written last.
-  for (const auto* name : {kConfigFile, kSingleFile, kIndexFile}) {
+  for (const auto* name : {kModelConfigFile, kSingleFile, kIndexFile}) {
     fs::remove(destination / name, error);
     TORCH_CHECK(
         !error,

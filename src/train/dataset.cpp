@@ -37,9 +37,9 @@ struct Format {
 };
 
 /// One row of the file.
-class Row {
+class JsonRow {
  public:
-  Row(const json& object, std::string source)
+  JsonRow(const json& object, std::string source)
       : object_(object), source_(std::move(source)) {
     TORCHLORA_CHECK_DATA(
         object.is_object(),
@@ -308,7 +308,7 @@ std::vector<PreferenceExample> load_preference_dataset(
     }
     const auto source = name + ":" + std::to_string(line_number);
     const auto object = parse_row(line, source);
-    const Row row(object, source);
+    const JsonRow row(object, source);
     if (!format) {
       format = row.format();
     }
