@@ -54,3 +54,22 @@ function(torchlora_library component)
                        VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
   torchlora_target(${name})
 endfunction()
+
+# torchlora_precompile_torch(NAME): <torch/torch.h>, which tests, examples and
+# benchmarks include, precompiled once for all of them, and GoogleTest's header
+# where it is known. It belongs to an object library without code: a program of
+# which others reuse it would have to be linked before they compile.
+function(torchlora_precompile_torch name)
+  if(NOT TARGET torchlora_torch_header)
+    file(CONFIGURE OUTPUT torch_header.cpp CONTENT "")
+    add_library(torchlora_torch_header OBJECT ${CMAKE_CURRENT_BINARY_DIR}/torch_header.cpp)
+    target_link_libraries(torchlora_torch_header PRIVATE torch)
+    torchlora_target(torchlora_torch_header)
+    target_precompile_headers(torchlora_torch_header PRIVATE <torch/torch.h>)
+    if(TARGET GTest::gtest)
+      target_link_libraries(torchlora_torch_header PRIVATE GTest::gtest)
+      target_precompile_headers(torchlora_torch_header PRIVATE <gtest/gtest.h>)
+    endif()
+  endif()
+  target_precompile_headers(${name} REUSE_FROM torchlora_torch_header)
+endfunction()
