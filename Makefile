@@ -1,4 +1,4 @@
-# Short names for the CMake presets. Every target first makes the machine ready
+# Short names for the CMake presets. Every target first installs what it needs
 # (scripts/bootstrap.sh); BOOTSTRAP_FLAGS and CMAKE_FLAGS are passed on.
 BOOTSTRAP_FLAGS ?=
 CMAKE_FLAGS ?=
@@ -7,7 +7,7 @@ CMAKE_FLAGS ?=
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help bootstrap build demo test parity bench release package asan headers docs minimum-cmake \
-  format format-check lint clean
+  clang-format format format-check lint clean
 help:
 	@echo "make demo      fine-tune the bundled Gemma 4 checkpoint by DPO, merge, check"
 	@echo "make test      build and run the tests (no Python packages needed)"
@@ -27,7 +27,8 @@ help:
 bootstrap:
 	@scripts/bootstrap.sh $(BOOTSTRAP_FLAGS)
 
-configure-%: bootstrap
+configure-%:
+	@scripts/bootstrap.sh --for $* $(BOOTSTRAP_FLAGS)
 	@scripts/configure.sh $* $(CMAKE_FLAGS)
 
 build: configure-dev
@@ -36,9 +37,9 @@ build: configure-dev
 test: build
 	@ctest --preset dev
 
-demo: configure-dev
-	@cmake --build --preset dev --target torchlora_program
-	@scripts/demo.sh build/dev
+demo: configure-demo
+	@cmake --build --preset demo
+	@scripts/demo.sh build/demo
 
 parity: configure-dev
 	@cmake --build --preset dev --target parity_programs
@@ -68,17 +69,20 @@ minimum-cmake: bootstrap
 	@scripts/minimum_cmake.sh $(CMAKE_FLAGS)
 
 docs:
-	@scripts/bootstrap.sh --docs $(BOOTSTRAP_FLAGS)
+	@scripts/bootstrap.sh --for docs
 	@rm -rf build/docs
 	@doxygen docs/Doxyfile
 	@scripts/check_docs.py
 	@echo "build/docs/html/index.html"
 
 sources = $$(git ls-files '*.h' '*.cpp')
-format:
+clang-format:
+	@scripts/bootstrap.sh --for lint
+
+format: clang-format
 	@clang-format-19 -i $(sources)
 
-format-check:
+format-check: clang-format
 	@clang-format-19 --dry-run -Werror $(sources)
 
 lint: format-check
@@ -86,4 +90,4 @@ lint: format-check
 	@scripts/check_sources.py
 
 clean:
-	@rm -rf build/dev build/release build/asan build/docs build/minimum-cmake
+	@rm -rf build/dev build/demo build/release build/asan build/docs build/minimum-cmake

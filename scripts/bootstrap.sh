@@ -8,9 +8,14 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'END'
-usage: scripts/bootstrap.sh [--docs] [--torch-dir DIR] [--torch-index-url URL]
+usage: scripts/bootstrap.sh [--for WORK]… [--torch-dir DIR] [--torch-index-url URL]
 
-  --docs   doxygen too, for `make docs`
+WORK, whose packages are installed (default: dev):
+  demo, release   g++, CMake and the libraries that the program needs
+  dev             also clang, mold, GoogleTest and Google Benchmark
+  asan            also clang's sanitizers
+  lint, docs      only clang-format-19, only doxygen; these need no LibTorch
+  all             everything
 
 LibTorch is looked for in this order:
   1. --torch-dir DIR (a LibTorch folder, or the package folder of a Python torch),
@@ -23,16 +28,28 @@ END
 }
 
 readonly tested_torch=2.13.0 oldest_torch=2.5.0 oldest_cmake=3.24.0
-torch_dir='' index_url='' with_docs=''
+torch_dir='' index_url='' work=' '
 while [ $# -gt 0 ]; do
   case $1 in
-  --docs) with_docs=1; shift ;;
+  --for)
+    case ${2-} in
+    demo | release | dev | asan | lint | docs) work+="$2 " ;;
+    all) work+='asan lint docs ' ;;
+    *) echo "bootstrap: --for ${2-}: not one of demo, release, dev, asan, lint, docs, all" >&2; exit 2 ;;
+    esac
+    shift 2 ;;
   --torch-dir) torch_dir=${2:?--torch-dir needs a folder}; shift 2 ;;
   --torch-index-url) index_url=${2:?--torch-index-url needs a URL}; shift 2 ;;
   -h | --help) usage; exit 0 ;;
   *) echo "bootstrap: unknown argument $1" >&2; usage >&2; exit 2 ;;
   esac
 done
+[ "$work" != ' ' ] || work=' dev '
+wants() {
+  local word
+  for word; do [[ $work != *" $word "* ]] || return 0; done
+  return 1
+}
 
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
@@ -56,13 +73,13 @@ has_cmake() {
 }
 
 has_sanitizers() {
-  compgen -G "$("clang++-$1" -print-resource-dir)/lib/linux/libclang_rt.asan*.a" >/dev/null
+  has "clang++-$1" && compgen -G "$("clang++-$1" -print-resource-dir)/lib/linux/libclang_rt.asan*.a" >/dev/null
 }
 
 has_venv() { "${PYTHON:-python3}" -c 'import ensurepip, venv' 2>/dev/null; }
 
-# The compiler of the dev preset: clang 19, else the newest clang that apt
-# offers (16 at least), else g++.
+# The clang of the dev and asan presets: 19, else the newest that is installed or,
+# where those presets are wanted, that apt offers; none: they take g++.
 choose_compiler() {
   local version
   for version in 19 21 20 18 17 16; do
@@ -71,36 +88,40 @@ choose_compiler() {
       return
     fi
   done
+  clang_version=
+  wants dev asan || return 0
   for version in 19 21 20 18 17 16; do
     if has apt-cache && [ -n "$(apt-cache policy "clang-$version" 2>/dev/null | grep 'Candidate: [^(]')" ]; then
       clang_version=$version
       return
     fi
   done
-  clang_version=
 }
 
 missing_packages() {
-  has g++ || echo g++
-  has make || echo make
-  has git || echo git
-  has ninja || echo ninja-build
-  has_cmake || echo cmake
-  has ccache || echo ccache
-  has mold || echo mold
-  has pkg-config || echo pkg-config
-  if [ -n "$clang_version" ]; then
-    has "clang++-$clang_version" || echo "clang-$clang_version"
-    { has "clang++-$clang_version" && has_sanitizers "$clang_version"; } || echo "libclang-rt-$clang_version-dev"
-    if [ "$clang_version" = 19 ]; then has clang-format-19 || echo clang-format-19; fi
+  if wants demo release dev asan; then
+    has g++ || echo g++
+    has make || echo make
+    has ninja || echo ninja-build
+    has_cmake || echo cmake
+    has ccache || echo ccache
+    has pkg-config || echo pkg-config
+    has_header nlohmann/json.hpp || echo nlohmann-json3-dev
+    has_header CLI/CLI.hpp || echo libcli11-dev
+    has_header pcre2.h || echo libpcre2-dev
+    has_venv || echo "python3 python3-venv"
   fi
-  has_header nlohmann/json.hpp || echo nlohmann-json3-dev
-  has_header CLI/CLI.hpp || echo libcli11-dev
-  has_header pcre2.h || echo libpcre2-dev
-  has_header gtest/gtest.h || echo libgtest-dev
-  has_header benchmark/benchmark.h || echo libbenchmark-dev
-  has_venv || echo "python3 python3-venv"
-  if [ -n "$with_docs" ]; then has doxygen || echo doxygen; fi
+  if wants dev asan; then
+    has mold || echo mold
+    [ -z "$clang_version" ] || has "clang++-$clang_version" || echo "clang-$clang_version"
+    has_header gtest/gtest.h || echo libgtest-dev
+    has_header benchmark/benchmark.h || echo libbenchmark-dev
+  fi
+  if wants asan && [ -n "$clang_version" ]; then
+    has_sanitizers "$clang_version" || echo "libclang-rt-$clang_version-dev"
+  fi
+  if wants lint; then has clang-format-19 || echo clang-format-19; fi
+  if wants docs; then has doxygen || echo doxygen; fi
 }
 
 install_packages() {
@@ -117,6 +138,8 @@ install_packages() {
   ${run[@]+"${run[@]}"} env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -q --no-install-recommends $packages >build/apt.log 2>&1 ||
     die "apt-get could not install them (see build/apt.log). By hand: $command"
+  # apt's own words: how much it downloaded and how much disk that takes.
+  grep -E '^(Need to get|After this operation)' build/apt.log >&2 || true
 }
 
 update_package_lists() {
@@ -140,12 +163,12 @@ if [ -n "$(missing_packages)" ]; then
     "(cmake must be $oldest_cmake or newer, and this one of PATH is: $(has cmake && cmake --version | head -n 1))"
 fi
 
-if [ "$clang_version" = 19 ]; then
-  compiler=clang++-19
-else
-  compiler=${clang_version:+clang++-$clang_version}
-  compiler=${compiler:-g++}
-  say "clang 19 is not to be had here: building with $compiler; the format check needs clang-format-19"
+wants demo release dev asan || exit 0
+
+compiler=${clang_version:+clang++-$clang_version}
+compiler=${compiler:-g++}
+if wants dev asan && [ "$clang_version" != 19 ]; then
+  say "there is no clang 19 here: building with $compiler"
 fi
 
 # --- LibTorch ----------------------------------------------------------------

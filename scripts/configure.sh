@@ -8,9 +8,7 @@ shift
 . build/toolchain.sh
 
 arguments=(--preset "$preset" "-DTorch_DIR=$TORCHLORA_TORCH_DIR" "$@")
-if [ "$preset" != release ] && [ "$TORCHLORA_CXX" != clang++-19 ]; then
-  arguments+=("-DCMAKE_CXX_COMPILER=$TORCHLORA_CXX")
-fi
+[ "$preset" = release ] || arguments+=("-DCMAKE_CXX_COMPILER=$TORCHLORA_CXX")
 stamp=build/$preset/configured
 if [ "$(cat "$stamp" 2>/dev/null)" != "${arguments[*]}" ]; then
   cmake "${arguments[@]}" -Wno-dev

@@ -42,7 +42,14 @@ install_torch() {
     fi
   fi
   say "installing $torch into $venv"
-  pip install -q ${index[@]+"${index[@]}"} "$torch"
+  pip install --progress-bar off ${index[@]+"${index[@]}"} "$torch" >build/pip.log
+  say "downloaded $(megabytes <build/pip.log) MB; $venv takes $(du -sh "$venv" | cut -f 1)"
+}
+
+# The sum of the package sizes in pip's output.
+megabytes() {
+  grep -oE '\([0-9.]+ (k|M|G)B' | tr -d '(' |
+    awk '{ sum += $1 * ($2 == "GB" ? 1000 : $2 == "MB" ? 1 : 0.001) } END { printf "%.0f", sum }'
 }
 
 mkdir -p build
