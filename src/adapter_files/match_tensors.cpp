@@ -41,9 +41,9 @@ bool is_table(torch::nn::Module& model, const TargetSite& site) {
          });
 }
 
-/// Handles embedding tables and output heads, which PEFT saves beside an adapter
-/// that targets them: removes them from `unexpected` and adds those that differ
-/// from the base model's to the adapter's saved tensors.
+/// Handles embedding tables and output heads, which PEFT saves beside an
+/// adapter that targets them: removes them from `unexpected` and adds those
+/// that differ from the base model's to the adapter's saved tensors.
 void match_tables(
     const AdapterFile& file,
     torch::nn::Module& model,

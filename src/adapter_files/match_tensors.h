@@ -21,9 +21,9 @@ specs_of(const TargetSite& site, int64_t r, const LoraConfig& config);
 /// Returns the tensors of a file for a plan: per layer in the order of
 /// `LoraAdapter::tensors`, then the trained rows of tables. Values of saved
 /// modules go into the plan, except tables that equal the base model's
-/// (`versions` knows the base behind what other adapters saved). DataError lists
-/// tensors that are missing, unexpected or of other sizes. Unless `strict`, a
-/// warning does, and those tensors are undefined.
+/// (`versions` knows the base behind what other adapters saved). DataError
+/// lists tensors that are missing, unexpected or of other sizes. Unless
+/// `strict`, a warning does, and those tensors are undefined.
 std::vector<at::Tensor> match_tensors(
     const AdapterFile& file,
     const SavedModules& versions,

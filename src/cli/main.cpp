@@ -59,8 +59,7 @@ std::string version() {
       TORCH_VERSION,
       TORCHLORA_COMPILER,
       native ? "native" : "upcast to float32 a block at a time",
-      has_weight_overlay() ? "yes"
-                           : "no, unmodified layers are refused");
+      has_weight_overlay() ? "yes" : "no, unmodified layers are refused");
 }
 
 int run(const std::vector<std::string>& args) {

@@ -7,9 +7,9 @@
 
 namespace torchlora {
 
-/// A regular expression in the syntax of Python's `re`, run by PCRE2. ValueError
-/// for a pattern that Python would not compile, as PEFT compiles a saved
-/// pattern later.
+/// A regular expression in the syntax of Python's `re`, run by PCRE2.
+/// ValueError for a pattern that Python would not compile, as PEFT compiles a
+/// saved pattern later.
 class PythonRegex {
  public:
   explicit PythonRegex(const std::string& pattern);

@@ -14,8 +14,8 @@ bool names_ancestor(const std::string& entry, const std::string& module_name) {
   return ("." + module_name + ".").find("." + entry + ".") != std::string::npos;
 }
 
-/// Returns expressions whose group `idx` is the index of the layer that a module
-/// belongs to. The first one that matches counts.
+/// Returns expressions whose group `idx` is the index of the layer that a
+/// module belongs to. The first one that matches counts.
 std::vector<PythonRegex> layer_index_patterns(
     const std::vector<std::string>& layers_pattern) {
   if (layers_pattern.empty()) {

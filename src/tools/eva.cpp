@@ -138,8 +138,8 @@ class Eva {
     group->pca.fit(rows);
   }
 
-  /// Finds or makes the group of a layer that is seen for the first time. If the
-  /// layer needs more components than the members so far, the group starts
+  /// Finds or makes the group of a layer that is seen for the first time. If
+  /// the layer needs more components than the members so far, the group starts
   /// again: it has seen only this input yet.
   Group* find_group(size_t i, const at::Tensor& rows) {
     auto& layer = layers_[i];

@@ -8,7 +8,8 @@
 namespace torchlora {
 namespace {
 
-/// For its lifetime only `weights` require a gradient, and no parameter has one.
+/// For its lifetime only `weights` require a gradient, and no parameter has
+/// one.
 class GradientGuard {
  public:
   GradientGuard(

@@ -27,11 +27,12 @@ struct LayerIntruders {
   std::vector<IntruderDimension> intruders;
 };
 
-/// Returns the intruders of every layer of an adapter. An intruder is one of the
-/// `top_k` leading left singular vectors of W + scaling · B A whose |cosine| to
-/// every left singular vector of W is below `threshold_epsilon`. Shuttleworth
-/// et al. 2024, arXiv:2410.21228. ValueError for an adapter that is unknown, is
-/// a DoRA or changed the base weights, and while adapters are merged.
+/// Returns the intruders of every layer of an adapter. An intruder is one of
+/// the `top_k` leading left singular vectors of W + scaling · B A whose
+/// |cosine| to every left singular vector of W is below `threshold_epsilon`.
+/// Shuttleworth et al. 2024, arXiv:2410.21228. ValueError for an adapter that
+/// is unknown, is a DoRA or changed the base weights, and while adapters are
+/// merged.
 TORCHLORA_API std::vector<LayerIntruders> intruder_dimensions(
     const PeftModel& peft,
     const std::string& adapter_name = "default",
