@@ -3,11 +3,7 @@
 #include <filesystem>
 #include <initializer_list>
 #include <memory>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 #include <torch/ordered_dict.h>
 
@@ -122,11 +118,11 @@ class TORCHLORA_API PeftModel {
   /// Prints that line to the standard output.
   void print_trainable_parameters() const;
   /// Returns the parameters an optimizer takes: those that require a gradient.
-  std::vector<torch::Tensor> trainable_parameters() const;
+  std::vector<Tensor> trainable_parameters() const;
 
   /// Returns the tensors of an adapter under the names of PEFT's file
   /// (`base_model.model.fc.lora_A.weight`).
-  torch::OrderedDict<std::string, torch::Tensor> state_dict(
+  torch::OrderedDict<std::string, Tensor> state_dict(
       const std::string& adapter_name = "default") const;
   /// Writes adapter_config.json and adapter_model.safetensors as PEFT does:
   /// "default" into `directory`, other adapters into a folder of their name

@@ -4,14 +4,14 @@
 #include <map>
 #include <string>
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
 namespace torchlora {
 
 /// The tensors in an adapter's folder, by PEFT's keys.
 struct AdapterFile {
   std::filesystem::path path;
-  std::map<std::string, at::Tensor> tensors;
+  std::map<std::string, Tensor> tensors;
 };
 
 /// Maps adapter_model.safetensors. If there is none, reads adapter_model.bin,

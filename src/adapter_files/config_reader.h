@@ -2,14 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <optional>
 #include <set>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include <c10/util/Exception.h>
 #include <nlohmann/json.hpp>
 
 #include <torchlora/config/lora_config.h>

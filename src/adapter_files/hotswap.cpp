@@ -41,7 +41,7 @@ void check_compatible(const LoraConfig& now, const LoraConfig& next) {
 void replace(
     LoraLayer& layer,
     const std::string& adapter_name,
-    const std::vector<at::Tensor>& tensors,
+    const std::vector<Tensor>& tensors,
     double lora_alpha,
     bool use_rslora) {
   layer.replace_factors(

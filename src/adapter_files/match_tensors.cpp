@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/nn/modules/embedding.h>
-#include <torch/types.h>
 
 #include <torchlora/config/targets.h>
 #include <torchlora/error.h>
@@ -80,12 +79,12 @@ void match_tables(
 
 } // namespace
 
-std::vector<at::Tensor> match_tensors(
+std::vector<Tensor> match_tensors(
     const AdapterFile& file,
     const SavedModules& versions,
     InjectionPlan& plan,
     bool strict) {
-  std::vector<at::Tensor> tensors;
+  std::vector<Tensor> tensors;
   std::vector<std::string> missing, misshaped;
   std::set<std::string> unexpected;
   for (const auto& item : file.tensors) {
@@ -95,7 +94,7 @@ std::vector<at::Tensor> match_tensors(
     const auto found = file.tensors.find(key);
     if (found == file.tensors.end()) {
       missing.push_back(key);
-      return at::Tensor();
+      return Tensor();
     }
     unexpected.erase(key);
     if (found->second.sizes() != sizes) {
@@ -104,7 +103,7 @@ std::vector<at::Tensor> match_tensors(
           key,
           fmt::join(found->second.sizes(), ", "),
           fmt::join(sizes, ", ")));
-      return at::Tensor();
+      return Tensor();
     }
     return found->second;
   };

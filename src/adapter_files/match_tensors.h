@@ -1,8 +1,5 @@
 #pragma once
 
-#include <string>
-#include <vector>
-
 #include "adapter_files/adapter_file.h"
 #include "model/inject.h"
 
@@ -24,7 +21,7 @@ specs_of(const TargetSite& site, int64_t r, const LoraConfig& config);
 /// (`versions` knows the base behind what other adapters saved). DataError
 /// lists tensors that are missing, unexpected or of other sizes. Unless
 /// `strict`, a warning does, and those tensors are undefined.
-std::vector<at::Tensor> match_tensors(
+std::vector<Tensor> match_tensors(
     const AdapterFile& file,
     const SavedModules& versions,
     InjectionPlan& plan,

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <optional>
 
 #include <torch/types.h>
 
@@ -61,7 +60,7 @@ InjectionPlan inject_from_folder(
   plan.is_loaded = true;
   const auto tensors = match_tensors(file, versions, plan, strict);
   const auto layers = inject(plan, adapter_name);
-  std::vector<at::Tensor> targets;
+  std::vector<Tensor> targets;
   for (const auto& layer : layers) {
     for (auto& [key, tensor] : layer->adapter_state(adapter_name)) {
       targets.push_back(std::move(tensor));
@@ -85,10 +84,10 @@ InjectionPlan inject_from_folder(
 
 } // namespace
 
-torch::OrderedDict<std::string, torch::Tensor> PeftModel::state_dict(
+torch::OrderedDict<std::string, Tensor> PeftModel::state_dict(
     const std::string& adapter_name) const {
   state_->at(adapter_name);
-  torch::OrderedDict<std::string, torch::Tensor> tensors;
+  torch::OrderedDict<std::string, Tensor> tensors;
   for (const auto& site : state_->tuner_layers()) {
     if (site.layer->has(adapter_name)) {
       const auto prefix = site.peft_name.empty() ? "" : site.peft_name + ".";
@@ -117,7 +116,7 @@ void PeftModel::save_pretrained(
         folder.string(),
         ": ",
         error.message());
-    std::vector<std::pair<std::string, at::Tensor>> tensors;
+    std::vector<std::pair<std::string, Tensor>> tensors;
     for (const auto& item : state_dict(name)) {
       tensors.emplace_back(item.key(), item.value());
     }

@@ -1,11 +1,8 @@
 #pragma once
 
 #include <filesystem>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/config/lora_config.h>
 
@@ -18,7 +15,7 @@ namespace torchlora {
 /// `tensors` are named as in the file. A₀ and B₀ are read from the folder
 /// `initial`. DataError if they do not fit.
 void convert_to_plain_lora(
-    std::vector<std::pair<std::string, at::Tensor>>& tensors,
+    std::vector<std::pair<std::string, Tensor>>& tensors,
     LoraConfig& config,
     const std::filesystem::path& initial);
 

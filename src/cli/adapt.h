@@ -1,8 +1,5 @@
 #pragma once
 
-#include <string>
-#include <vector>
-
 #include <torchlora/config/lora_config.h>
 #include <torchlora/model.h>
 #include <torchlora/models/gemma4/model.h>

@@ -1,7 +1,5 @@
 #include "cli/callbacks.h"
 
-#include <string>
-
 #include <fmt/format.h>
 
 #include <torchlora/io/safetensors.h>
@@ -54,7 +52,7 @@ void GradientDump::on_pre_optimizer_step(train::Trainer& trainer) {
   if (trainer.state().global_step + 1 != step_) {
     return;
   }
-  std::vector<std::pair<std::string, at::Tensor>> gradients;
+  std::vector<std::pair<std::string, Tensor>> gradients;
   for (const auto& item : trainer.peft_model().state_dict()) {
     if (item.value().grad().defined()) { // MiCA's B has none
       gradients.emplace_back(item.key(), item.value().grad());

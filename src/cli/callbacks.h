@@ -1,9 +1,6 @@
 #pragma once
 
-#include <cstdint>
-#include <filesystem>
 #include <memory>
-#include <vector>
 
 #include <torchlora/train/callback.h>
 #include <torchlora/train/state.h>

@@ -2,10 +2,7 @@
 #include <exception>
 #include <memory>
 #include <new>
-#include <string>
-#include <vector>
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <torch/version.h>
 

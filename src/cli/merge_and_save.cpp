@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include <torch/types.h>
-
 #include <torchlora/io/checkpoint.h>
 
 namespace torchlora::cli {
@@ -12,17 +10,17 @@ namespace {
 constexpr int64_t kMaxPositions = 64;
 
 /// Logits [N, vocab_size] in fp32.
-at::Tensor logits_at(
+Tensor logits_at(
     gemma4::Gemma4ForCausalLM& model,
-    const at::Tensor& input_ids,
-    const at::Tensor& positions) {
+    const Tensor& input_ids,
+    const Tensor& positions) {
   const torch::NoGradGuard no_grad;
-  const at::Tensor hidden =
+  const Tensor hidden =
       model->hidden_states(input_ids).flatten(0, 1).index_select(0, positions);
   return model->lm_head().logits(hidden).to(at::kFloat);
 }
 
-double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+double largest_difference(const Tensor& a, const Tensor& b) {
   return (a - b).abs().max().item<double>();
 }
 
@@ -37,7 +35,7 @@ void check_saved(
   for (const auto& item : model->named_parameters()) {
     const at::ScalarType dtype =
         checkpoint.file_of(item.key()).dtype(item.key());
-    const at::Tensor expected =
+    const Tensor expected =
         item.value().to(dtype).to(item.value().scalar_type());
     TORCH_CHECK(
         at::equal(expected, found[item.key()]),
@@ -55,13 +53,13 @@ MergeReport merge_and_save(
     gemma4::Gemma4ForCausalLM& model,
     PeftModel& peft_model,
     const std::filesystem::path& destination,
-    const at::Tensor& input_ids,
-    const at::Tensor& positions) {
+    const Tensor& input_ids,
+    const Tensor& positions) {
   const int64_t stride = (positions.numel() - 1) / kMaxPositions + 1;
-  const at::Tensor compared =
+  const Tensor compared =
       positions.slice(0, 0, positions.numel(), stride).contiguous();
   model->eval();
-  const at::Tensor adapted = logits_at(model, input_ids, compared);
+  const Tensor adapted = logits_at(model, input_ids, compared);
   MergeReport report;
   report.num_positions = compared.numel();
   {

@@ -1,10 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <filesystem>
-
-#include <ATen/core/Tensor.h>
-
 #include <torchlora/model.h>
 #include <torchlora/models/gemma4/model.h>
 
@@ -29,7 +24,7 @@ MergeReport merge_and_save(
     gemma4::Gemma4ForCausalLM& model,
     PeftModel& peft_model,
     const std::filesystem::path& destination,
-    const at::Tensor& input_ids,
-    const at::Tensor& positions);
+    const Tensor& input_ids,
+    const Tensor& positions);
 
 } // namespace torchlora::cli

@@ -16,15 +16,15 @@ constexpr double kRounding = 1e-5;
 /// Number of blocks before the error is computed for the first time.
 constexpr int64_t kFirstCheck = 4;
 
-at::Tensor orthonormal(const at::Tensor& matrix) {
+Tensor orthonormal(const Tensor& matrix) {
   return std::get<0>(at::linalg_qr(matrix));
 }
 
 /// Returns `count` triplets of `matrix`, from number `begin` on, within the
 /// span of `basis` [m, k]; `projected` is basisᵀ matrix [k, n].
 Triplets within(
-    const at::Tensor& basis,
-    const at::Tensor& projected,
+    const Tensor& basis,
+    const Tensor& projected,
     int64_t begin,
     int64_t count) {
   // In double: squares lose half of the digits.
@@ -49,7 +49,7 @@ Triplets first(const Triplets& triplets, int64_t rank) {
 /// Returns `count` triplets, from number `begin` on, by a whole decomposition.
 /// A large fp32 matrix is squared in double first: this takes less time and is
 /// as exact unless the singular values are tiny.
-Triplets whole(const at::Tensor& matrix, int64_t begin, int64_t count) {
+Triplets whole(const Tensor& matrix, int64_t begin, int64_t count) {
   constexpr int64_t kLarge = 256;
   constexpr double kTiny = 1e-7;
   const auto m = matrix.size(0);
@@ -74,10 +74,8 @@ Triplets whole(const at::Tensor& matrix, int64_t begin, int64_t count) {
 /// Returns a bound of the relative error of U S Vᵀ for the first `rank` of
 /// `rank` + 1 triplets. By Davis and Kahan the residual of a triplet turns it
 /// the further, the closer its singular value is to those left out.
-double relative_error(
-    const at::Tensor& matrix,
-    const Triplets& triplets,
-    int64_t rank) {
+double
+relative_error(const Tensor& matrix, const Triplets& triplets, int64_t rank) {
   const auto S = triplets.S.narrow(0, 0, rank);
   const auto residuals = (at::mm(matrix, triplets.V.narrow(1, 0, rank)) -
                           triplets.U.narrow(1, 0, rank) * S)
@@ -88,7 +86,7 @@ double relative_error(
 
 } // namespace
 
-at::Tensor weight_to_decompose(const Arguments& arguments, const char* name) {
+Tensor weight_to_decompose(const Arguments& arguments, const char* name) {
   const auto& weight = arguments.base_weight;
   TORCH_CHECK_VALUE(
       weight.is_floating_point(),
@@ -108,7 +106,7 @@ at::Tensor weight_to_decompose(const Arguments& arguments, const char* name) {
   return weight.to(c10::promoteTypes(weight.scalar_type(), at::kFloat));
 }
 
-const at::Tensor& statistics_for(
+const Tensor& statistics_for(
     const Arguments& arguments,
     const char* name,
     const char* preprocess,
@@ -129,18 +127,17 @@ const at::Tensor& statistics_for(
   return arguments.statistics;
 }
 
-at::Tensor
-randn_seeded(at::IntArrayRef sizes, uint64_t seed, const at::Tensor& like) {
+Tensor randn_seeded(at::IntArrayRef sizes, uint64_t seed, const Tensor& like) {
   auto generator = at::detail::createCPUGenerator(seed);
   return at::randn(sizes, generator, at::TensorOptions(like.scalar_type()))
       .to(like.device());
 }
 
-Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
+Triplets leading_triplets(const Tensor& matrix, int64_t rank) {
   const auto m = matrix.size(0), n = matrix.size(1);
   const auto block = rank + std::max<int64_t>(8, rank / 2);
   auto next = randn_seeded({n, block}, /*seed=*/1, matrix);
-  at::Tensor basis, projected;
+  Tensor basis, projected;
   double last_error = std::numeric_limits<double>::infinity();
   for (int64_t k = block; k <= std::min(m, n) / 3; k += block) {
     auto columns = orthonormal(at::mm(matrix, next));
@@ -173,15 +170,15 @@ Triplets leading_triplets(const at::Tensor& matrix, int64_t rank) {
   return whole(matrix, 0, rank);
 }
 
-Triplets last_triplets(const at::Tensor& matrix, int64_t rank) {
+Triplets last_triplets(const Tensor& matrix, int64_t rank) {
   return whole(matrix, std::min(matrix.size(0), matrix.size(1)) - rank, rank);
 }
 
 Triplets svd_lowrank(
-    const at::Tensor& matrix,
+    const Tensor& matrix,
     int64_t rank,
     int64_t niter,
-    const at::Tensor& test_matrix) {
+    const Tensor& test_matrix) {
   if (matrix.size(0) < matrix.size(1)) {
     auto [U, S, V] = svd_lowrank(matrix.t(), rank, niter, test_matrix);
     return {V, S, U};

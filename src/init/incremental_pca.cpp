@@ -14,11 +14,11 @@ constexpr uint64_t kSeed = 42;
 
 } // namespace
 
-at::Tensor IncrementalPca::explained_variance_ratio() const {
+Tensor IncrementalPca::explained_variance_ratio() const {
   return singular_values_.square() / deviation_;
 }
 
-void IncrementalPca::fit(const at::Tensor& rows) {
+void IncrementalPca::fit(const Tensor& rows) {
   const auto n = rows.size(0);
   TORCH_CHECK_VALUE(
       n_components_ <= rows.size(1),

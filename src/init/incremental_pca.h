@@ -1,6 +1,6 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
 namespace torchlora::init {
 
@@ -16,32 +16,32 @@ class IncrementalPca {
 
   /// Adds rows [n, features]. Ignores a batch with fewer rows than components.
   /// ValueError for fewer features than components.
-  void fit(const at::Tensor& rows);
+  void fit(const Tensor& rows);
 
   int64_t n_components() const {
     return n_components_;
   }
   /// [n_components, features]; undefined before the first fit.
-  const at::Tensor& components() const {
+  const Tensor& components() const {
     return components_;
   }
   /// [n_components], descending.
-  const at::Tensor& singular_values() const {
+  const Tensor& singular_values() const {
     return singular_values_;
   }
   /// Returns the share of each component in the variance, [n_components].
-  at::Tensor explained_variance_ratio() const;
+  Tensor explained_variance_ratio() const;
   /// [n_components]: the cosine of each component with the one before the last
   /// fit; undefined before the second fit.
-  const at::Tensor& cosines() const {
+  const Tensor& cosines() const {
     return cosines_;
   }
 
  private:
   int64_t n_components_ = 0, n_rows_ = 0;
-  at::Tensor components_, singular_values_, mean_, cosines_;
+  Tensor components_, singular_values_, mean_, cosines_;
   /// Σ (x - mean)² over all elements.
-  at::Tensor deviation_;
+  Tensor deviation_;
 };
 
 } // namespace torchlora::init

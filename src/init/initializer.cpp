@@ -4,7 +4,6 @@
 #include <cctype>
 #include <list>
 #include <mutex>
-#include <vector>
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>

@@ -82,9 +82,9 @@ std::vector<fs::path> other_files(const Checkpoint& checkpoint) {
 }
 
 /// Returns parameters and buffers by name.
-std::unordered_map<std::string, at::Tensor> state_of(
+std::unordered_map<std::string, Tensor> state_of(
     const torch::nn::Module& model) {
-  std::unordered_map<std::string, at::Tensor> state;
+  std::unordered_map<std::string, Tensor> state;
   for (const auto& item : model.named_parameters()) {
     state.emplace(item.key(), item.value());
   }
@@ -176,7 +176,7 @@ const SafetensorsFile& Checkpoint::file_of(const std::string& key) const {
   return *files_[found->second];
 }
 
-at::Tensor Checkpoint::tensor(const std::string& key) const {
+Tensor Checkpoint::tensor(const std::string& key) const {
   return file_of(key).tensor(key);
 }
 

@@ -78,7 +78,7 @@ std::vector<int64_t> SafetensorsFile::sizes(const std::string& key) const {
   return impl_->at(key).sizes;
 }
 
-at::Tensor SafetensorsFile::tensor(const std::string& key) const {
+Tensor SafetensorsFile::tensor(const std::string& key) const {
   const auto& entry = impl_->at(key);
   const auto options = at::TensorOptions().dtype(entry.dtype);
   if (entry.begin == entry.end) {
@@ -99,7 +99,7 @@ at::Tensor SafetensorsFile::tensor(const std::string& key) const {
 
 void save_safetensors(
     const fs::path& path,
-    const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+    const std::vector<std::pair<std::string, Tensor>>& tensors,
     const std::map<std::string, std::string>& metadata) {
   std::vector<LazyTensor> lazy;
   for (const auto& item : tensors) {

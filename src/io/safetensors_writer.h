@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
 namespace torchlora::io {
 
@@ -16,7 +16,7 @@ struct LazyTensor {
   at::ScalarType dtype;
   std::vector<int64_t> sizes;
   /// Returns a tensor of `sizes` and any dtype; the writer converts it.
-  std::function<at::Tensor()> get;
+  std::function<Tensor()> get;
 };
 
 /// Same as the public `save_safetensors`, but holds one converted tensor at a

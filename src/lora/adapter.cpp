@@ -15,7 +15,7 @@ std::string suffix(const FactorNames& names) {
 
 } // namespace
 
-LoraFactor::LoraFactor(at::Tensor value, at::Tensor bias_)
+LoraFactor::LoraFactor(Tensor value, Tensor bias_)
     : torch::nn::Module("torchlora::LoraFactor"),
       weight(register_parameter("weight", value, value.requires_grad())) {
   if (bias_.defined()) {
@@ -23,7 +23,7 @@ LoraFactor::LoraFactor(at::Tensor value, at::Tensor bias_)
   }
 }
 
-void LoraFactor::assign(const at::Tensor& matrix) const {
+void LoraFactor::assign(const Tensor& matrix) const {
   torch::NoGradGuard no_grad;
   weight.zero_();
   weight.flatten(1)
@@ -37,7 +37,7 @@ double LoraAdapter::default_scaling() const {
   return lora_alpha / (use_rslora ? std::sqrt(rank) : rank);
 }
 
-at::Tensor LoraAdapter::variant_tensor(const std::string& tensor_name) const {
+Tensor LoraAdapter::variant_tensor(const std::string& tensor_name) const {
   if (variant) {
     for (const auto& tensor : variant->tensors()) {
       if (tensor.name == tensor_name) {
@@ -48,9 +48,9 @@ at::Tensor LoraAdapter::variant_tensor(const std::string& tensor_name) const {
   return {};
 }
 
-std::vector<std::pair<std::string, at::Tensor>> LoraAdapter::tensors(
+std::vector<std::pair<std::string, Tensor>> LoraAdapter::tensors(
     const FactorNames& names) const {
-  std::vector<std::pair<std::string, at::Tensor>> result{
+  std::vector<std::pair<std::string, Tensor>> result{
       {names.A + suffix(names), lora_A->weight},
       {names.B + suffix(names), lora_B->weight}};
   if (lora_B->bias.defined()) {

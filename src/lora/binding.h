@@ -1,8 +1,5 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <c10/util/Exception.h>
-
 #include <torchlora/lora/layer.h>
 #include <torchlora/nn/redirect.h>
 
@@ -34,9 +31,9 @@ class LayerBinding {
   virtual void check_in_place() const {}
 
   /// What `LoraLayer::forward` returns.
-  virtual at::Tensor forward(LoraLayer& layer, const at::Tensor& input) = 0;
+  virtual Tensor forward(LoraLayer& layer, const Tensor& input) = 0;
   /// Returns the base layer's own output.
-  virtual at::Tensor base_forward(const LayerCall& call) = 0;
+  virtual Tensor base_forward(const LayerCall& call) = 0;
 };
 
 class RedirectBinding : public LayerBinding {
@@ -55,10 +52,10 @@ class RedirectBinding : public LayerBinding {
   bool is_redirected() const override {
     return true;
   }
-  at::Tensor forward(LoraLayer& layer, const at::Tensor& input) override {
+  Tensor forward(LoraLayer& layer, const Tensor& input) override {
     return layer.run(input, /*operation=*/nullptr);
   }
-  at::Tensor base_forward(const LayerCall& call) override {
+  Tensor base_forward(const LayerCall& call) override {
     return redirectable_.base_forward(call.input);
   }
 

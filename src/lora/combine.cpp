@@ -26,7 +26,7 @@ const std::vector<std::string> kByUpdate{
     "dare_linear_svd",
     "dare_ties_svd"};
 
-at::Tensor keep_largest(const at::Tensor& tensor, double density) {
+Tensor keep_largest(const Tensor& tensor, double density) {
   const auto k =
       static_cast<int64_t>(density * static_cast<double>(tensor.numel()));
   const auto kept = std::get<1>(at::topk(tensor.abs().reshape(-1), k));
@@ -34,15 +34,13 @@ at::Tensor keep_largest(const at::Tensor& tensor, double density) {
   return tensor * mask.index_fill_(0, kept, 1).view(tensor.sizes());
 }
 
-at::Tensor keep_random(const at::Tensor& tensor, double density) {
+Tensor keep_random(const Tensor& tensor, double density) {
   return tensor * at::bernoulli(at::full_like(tensor, density)) / density;
 }
 
 /// The values of each place whose sign is that of most, averaged.
-at::Tensor elect(
-    const at::Tensor& tasks,
-    const at::Tensor& weights,
-    const std::string& method) {
+Tensor
+elect(const Tensor& tasks, const Tensor& weights, const std::string& method) {
   const auto sign = tasks.sign();
   const auto votes = (method == "total" ? tasks : sign).sum(0);
   const auto majority = at::where(votes.ge(0), 1, -1);
@@ -51,12 +49,12 @@ at::Tensor elect(
 }
 
 /// Tensors of the same sizes, by a kind without its "_svd".
-at::Tensor mix(
-    const std::vector<at::Tensor>& tensors,
+Tensor mix(
+    const std::vector<Tensor>& tensors,
     const std::vector<double>& weights,
     const std::string& kind,
     const CombinationOptions& options) {
-  std::vector<at::Tensor> tasks;
+  std::vector<Tensor> tasks;
   const double density = options.density().value_or(1);
   for (const auto& tensor : tensors) {
     tasks.push_back(
@@ -77,9 +75,9 @@ at::Tensor mix(
 
 /// B A approximated by `rank`, the singular values with B.
 CombinedUpdate approximate(
-    const at::Tensor& U,
-    const at::Tensor& S,
-    const at::Tensor& Vh,
+    const Tensor& U,
+    const Tensor& S,
+    const Tensor& Vh,
     const CombinationOptions& options,
     int64_t rank) {
   const auto r = std::min(rank, S.size(0));
@@ -95,7 +93,7 @@ CombinedUpdate approximate(
 }
 
 CombinedUpdate concatenate(const std::vector<WeightedUpdate>& updates) {
-  std::vector<at::Tensor> As, Bs;
+  std::vector<Tensor> As, Bs;
   for (const auto& update : updates) {
     As.push_back(update.A * (update.weight * update.scaling));
     Bs.push_back(update.B);
@@ -169,7 +167,7 @@ CombinedUpdate combine_updates(
   if (type == "svd") {
     return approximate_sum(updates, options, rank);
   }
-  std::vector<at::Tensor> As, Bs, products;
+  std::vector<Tensor> As, Bs, products;
   std::vector<double> signed_roots, roots, weights;
   for (const auto& [A, B, scaling, weight] : updates) {
     As.push_back(A);

@@ -120,13 +120,11 @@ std::shared_ptr<torch::nn::Module> LoraLayer::clone(
       "first");
 }
 
-at::Tensor LoraLayer::forward(const at::Tensor& input) {
+Tensor LoraLayer::forward(const Tensor& input) {
   return binding_->forward(*this, input);
 }
 
-at::Tensor LoraLayer::run(
-    const at::Tensor& input,
-    const WeightOperation* operation) {
+Tensor LoraLayer::run(const Tensor& input, const WeightOperation* operation) {
   const LayerCall call{
       input, operation ? operation->bias : base_weight().bias(), operation};
   auto updates = active_updates();
@@ -204,11 +202,10 @@ bool LoraLayer::is_base(ActiveUpdates updates) const {
 }
 
 /// Computes one product for the whole batch and one update per adapter.
-at::Tensor LoraLayer::mixed_forward(
-    const LayerCall& call,
-    ActiveUpdates updates) const {
+Tensor LoraLayer::mixed_forward(const LayerCall& call, ActiveUpdates updates)
+    const {
   const auto output = product(call, {});
-  std::vector<at::Tensor> rows, changes;
+  std::vector<Tensor> rows, changes;
   for (const auto& active : updates) {
     rows.push_back(active.rows.to(call.input.device()));
     auto change =
@@ -221,7 +218,7 @@ at::Tensor LoraLayer::mixed_forward(
   return output.index_add(0, at::cat(rows), at::cat(changes));
 }
 
-at::Tensor LoraLayer::adapted_forward(
+Tensor LoraLayer::adapted_forward(
     const LayerCall& call,
     ActiveUpdates updates) {
   if (!updates.empty() && updates.front().rows.defined()) {
@@ -271,7 +268,7 @@ const char* LoraLayer::why_not_dense() const {
   return "";
 }
 
-at::Tensor LoraLayer::adapted_weight() const {
+Tensor LoraLayer::adapted_weight() const {
   const auto base = base_weight();
   const auto updates = active_updates();
   if (updates.empty()) {

@@ -5,7 +5,6 @@
 #include <torchlora/lora/layer.h>
 
 #include <algorithm>
-#include <utility>
 
 #include <torch/types.h>
 
@@ -17,9 +16,9 @@ namespace torchlora {
 namespace {
 
 /// Rounded to the base weight's dtype, then in the adapter's.
-at::Tensor as_parameter(
-    const at::Tensor& value,
-    const at::Tensor& base_weight,
+Tensor as_parameter(
+    const Tensor& value,
+    const Tensor& base_weight,
     bool autocast_adapter_dtype) {
   if (!value.defined()) {
     return value;
@@ -36,9 +35,7 @@ void train_factor(const LoraFactor& factor, bool trainable) {
   }
 }
 
-std::shared_ptr<LoraFactor> make_factor(
-    const at::Tensor& value,
-    at::Tensor bias = {}) {
+std::shared_ptr<LoraFactor> make_factor(const Tensor& value, Tensor bias = {}) {
   return std::make_shared<LoraFactor>(value.contiguous(), std::move(bias));
 }
 
@@ -47,7 +44,7 @@ zero_factors(const BaseWeight& base, const LoraConfig& config, int64_t r) {
   return {
       at::zeros(base.A_sizes(r)).flatten(1),
       at::zeros(base.B_sizes(r)).flatten(1),
-      config.lora_bias() ? at::zeros({base.out_features()}) : at::Tensor()};
+      config.lora_bias() ? at::zeros({base.out_features()}) : Tensor()};
 }
 
 } // namespace
@@ -83,7 +80,7 @@ void LoraLayer::prepare_adapter(
     double lora_alpha,
     const LoraConfig& config,
     bool autocast_adapter_dtype,
-    const at::Tensor& statistics,
+    const Tensor& statistics,
     bool is_loaded) {
   TORCH_CHECK_VALUE(
       !has(adapter_name),
@@ -117,7 +114,7 @@ void LoraLayer::prepare_adapter(
   init_function(initializer)(
       factors,
       {config, r, adapter.scaling, base.matrix(), statistics, is_loaded});
-  const std::function parameter = [&](const at::Tensor& value) {
+  const std::function parameter = [&](const Tensor& value) {
     return as_parameter(value, base.weight(), autocast_adapter_dtype);
   };
   adapter.trains_B = initializer.traits.trains_B;
@@ -157,11 +154,11 @@ void LoraLayer::register_variants() {
     for (const auto& [name, value, kind] : adapter.variant->tensors()) {
       const auto children = named_children();
       const auto* found = children.find(name);
-      const bool are_modules = kind == LoraVariant::Tensor::kModule;
+      const bool are_modules = kind == VariantTensor::kModule;
       const auto dict = found
           ? std::static_pointer_cast<AdapterDict>(*found)
           : register_module(name, std::make_shared<AdapterDict>(are_modules));
-      if (kind == LoraVariant::Tensor::kBuffer) {
+      if (kind == VariantTensor::kBuffer) {
         dict->register_buffer(adapter.name, value);
       } else {
         dict->insert(adapter.name, make_factor(value));
@@ -175,7 +172,7 @@ void LoraLayer::commit_adapter(const std::string& adapter_name) {
   const auto& adapter = adapters_.at(adapter_name);
   const auto base = base_weight();
   if (next_base_weight_.defined()) {
-    base.copy_(std::exchange(next_base_weight_, at::Tensor()));
+    base.copy_(std::exchange(next_base_weight_, Tensor()));
   } else if (adapter.changed_base) {
     base.add_(delta(adapter), -1);
   }
@@ -190,8 +187,8 @@ void LoraLayer::reset_variant(const LoraAdapter& adapter) {
 
 void LoraLayer::replace_factors(
     const std::string& adapter_name,
-    const at::Tensor& A,
-    const at::Tensor& B,
+    const Tensor& A,
+    const Tensor& B,
     double lora_alpha,
     bool use_rslora) {
   torch::NoGradGuard no_grad;
@@ -204,7 +201,7 @@ void LoraLayer::replace_factors(
   adapter.scaling = adapter.default_scaling();
   const auto replace = [&](auto& factor,
                            AdapterDict& dict,
-                           const at::Tensor& value,
+                           const Tensor& value,
                            const std::vector<int64_t>& sizes) {
     if (factor->weight.sizes() == sizes) {
       factor->weight.copy_(value.reshape(sizes));
@@ -234,7 +231,7 @@ void LoraLayer::delete_adapter(const std::string& adapter_name) {
   adapters_.check_not_merged(adapter_name, "delete_adapter");
   lora_A_->erase(adapter_name);
   lora_B_->erase(adapter_name);
-  next_base_weight_ = at::Tensor();
+  next_base_weight_ = Tensor();
   adapters_.remove(adapter_name);
   register_variants();
 }
@@ -251,7 +248,7 @@ std::vector<std::string> LoraLayer::adapter_names() const {
   return names;
 }
 
-std::vector<std::pair<std::string, at::Tensor>> LoraLayer::adapter_state(
+std::vector<std::pair<std::string, Tensor>> LoraLayer::adapter_state(
     const std::string& adapter_name) const {
   return adapters_.at(adapter_name).tensors(factor_names_);
 }
@@ -266,7 +263,7 @@ void LoraLayer::set_adapter(
     train_factor(*adapter.lora_B, trainable && adapter.trains_B);
     if (adapter.variant) {
       for (const auto& tensor : adapter.variant->tensors()) {
-        if (tensor.kind != LoraVariant::Tensor::kBuffer) {
+        if (tensor.kind != VariantTensor::kBuffer) {
           tensor.value.set_requires_grad(trainable);
         }
       }

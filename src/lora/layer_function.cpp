@@ -9,15 +9,15 @@ namespace torchlora {
 
 LayerFunction::~LayerFunction() = default;
 
-at::Tensor LayerFunction::operate(
+Tensor LayerFunction::operate(
     const LayerCall& call,
-    const at::Tensor& weight,
-    const at::Tensor& bias) const {
+    const Tensor& weight,
+    const Tensor& bias) const {
   TORCH_INTERNAL_ASSERT(call.operation);
   return call.operation->run(call.input, weight, bias);
 }
 
-at::Tensor LayerFunction::product(const LayerCall& call, ActiveUpdates updates)
+Tensor LayerFunction::product(const LayerCall& call, ActiveUpdates updates)
     const {
   // With the bias, as the base layer does: a fresh adapter changes no bit.
   auto output = operate(call, base_weight().weight(), call.bias);
@@ -28,9 +28,8 @@ at::Tensor LayerFunction::product(const LayerCall& call, ActiveUpdates updates)
   return output.to(dtype);
 }
 
-at::Tensor LayerFunction::update(
-    const LayerCall& call,
-    const ActiveUpdate& update) const {
+Tensor LayerFunction::update(const LayerCall& call, const ActiveUpdate& update)
+    const {
   const auto& x = call.input;
   const bool is_index = at::isIntegralType(x.scalar_type(), true);
   const auto dropped = is_index
@@ -40,7 +39,7 @@ at::Tensor LayerFunction::update(
   return low_rank(call.on(dropped), update.A, update.B) * update.scaling;
 }
 
-at::Tensor LayerFunction::weight_inputs(const LayerCall& /*call*/) const {
+Tensor LayerFunction::weight_inputs(const LayerCall& /*call*/) const {
   TORCH_CHECK_VALUE(
       false,
       "[set_input_observer] this type of layer does not tell what its weight "

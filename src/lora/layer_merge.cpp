@@ -9,7 +9,7 @@ namespace torchlora {
 namespace {
 
 /// A copy in which sums are not rounded to half precision.
-at::Tensor wide_copy(const at::Tensor& matrix) {
+Tensor wide_copy(const Tensor& matrix) {
   return matrix.to(
       c10::promoteTypes(matrix.scalar_type(), at::kFloat),
       /*non_blocking=*/false,
@@ -23,7 +23,7 @@ bool is_additive(const LoraAdapter& adapter) {
 } // namespace
 
 /// scaling · B A, shaped like `base_weight().matrix()`.
-at::Tensor LoraLayer::delta(const LoraAdapter& adapter) const {
+Tensor LoraLayer::delta(const LoraAdapter& adapter) const {
   const auto [A, B] = adapter.variant
       ? adapter.variant->factors(adapter)
       : std::pair(adapter.lora_A->weight, adapter.lora_B->weight);
@@ -36,11 +36,11 @@ at::Tensor LoraLayer::delta(const LoraAdapter& adapter) const {
       .to(A.scalar_type());
 }
 
-at::Tensor LoraLayer::get_delta_weight(const std::string& adapter_name) const {
+Tensor LoraLayer::get_delta_weight(const std::string& adapter_name) const {
   return delta(adapters_.at(adapter_name));
 }
 
-at::Tensor LoraLayer::unmerged_matrix() const {
+Tensor LoraLayer::unmerged_matrix() const {
   auto matrix = base_weight().matrix();
   if (merged()) {
     matrix = wide_copy(matrix);
@@ -65,8 +65,8 @@ void LoraLayer::check_mergeable(
   }
   binding_->check_in_place();
   const auto base = base_weight();
-  const auto unmerged = safe_merge ? unmerged_matrix() : at::Tensor();
-  auto weight = safe_merge ? base.matrix().clone() : at::Tensor();
+  const auto unmerged = safe_merge ? unmerged_matrix() : Tensor();
+  auto weight = safe_merge ? base.matrix().clone() : Tensor();
   for (const auto& name : names) {
     const auto& adapter = adapters_.at(name);
     const auto& bias = adapter.lora_B->bias;
@@ -123,7 +123,7 @@ void LoraLayer::unmerge() {
       base.copy_(adapter.variant->undo(
           wide_copy(base.matrix()),
           delta(adapter),
-          std::exchange(adapter.memory, at::Tensor())));
+          std::exchange(adapter.memory, Tensor())));
     }
     if (const auto& bias = adapter.lora_B->bias; bias.defined()) {
       base.bias().add_(bias, -adapter.scaling);

@@ -37,13 +37,12 @@ int64_t draw_seed() {
 }
 
 /// x of a term: [tokens, in] in the factors' dtype, after dropout.
-at::Tensor drop(const at::Tensor& mask, const at::Tensor& input) {
+Tensor drop(const Tensor& mask, const Tensor& input) {
   return mask.defined() ? input * mask : input;
 }
 
 /// The dropout mask of a term, 0 or 1/(1-p), the same for the same seed.
-at::Tensor
-dropout_mask(int64_t tokens, const at::Tensor& A, double p, int64_t seed) {
+Tensor dropout_mask(int64_t tokens, const Tensor& A, double p, int64_t seed) {
   if (p == 0) {
     return {};
   }
@@ -54,12 +53,12 @@ dropout_mask(int64_t tokens, const at::Tensor& A, double p, int64_t seed) {
       .div_(1 - p);
 }
 
-at::Tensor rows(const at::Tensor& tensor) {
+Tensor rows(const Tensor& tensor) {
   return tensor.reshape({-1, tensor.size(-1)});
 }
 
 at::ScalarType accumulation_dtype(
-    const at::Tensor& product,
+    const Tensor& product,
     at::TensorList factors) {
   auto dtype = product.scalar_type();
   for (const auto& factor : factors) {
@@ -76,16 +75,16 @@ std::vector<LowRankTerm> without_variants(std::vector<LowRankTerm> terms) {
 }
 
 struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
-  static at::Tensor forward(
+  static Tensor forward(
       AutogradContext* ctx,
       at::TensorList tensors,
-      const std::optional<at::Tensor>& bias,
+      const std::optional<Tensor>& bias,
       const std::vector<LowRankTerm>& terms) {
     const auto& input = tensors[kInput];
     const auto& weight = tensors[kWeight];
     const auto factors = tensors.slice(kFactors);
 
-    auto output = nn::linear(input, weight, bias.value_or(at::Tensor()));
+    auto output = nn::linear(input, weight, bias.value_or(Tensor()));
     const auto dtype = accumulation_dtype(output, factors);
     auto sum = rows(output).to(dtype);
     const auto x = rows(input);
@@ -106,7 +105,7 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
       sum.addmm_(h.to(dtype), B.t().to(dtype), /*beta=*/1, scaling);
       const auto compressed = A.requires_grad() && variant
           ? variant->compress(dropped)
-          : std::vector<at::Tensor>();
+          : std::vector<Tensor>();
       keeps_input |= A.requires_grad() && !variant;
       compressed_counts.push_back(static_cast<int64_t>(compressed.size()));
       variants->of_terms.push_back(variant);
@@ -116,7 +115,7 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     ctx->saved_data["sizes"] = input.sizes().vec();
     ctx->saved_data["dtype"] = static_cast<int64_t>(input.scalar_type());
     if (!keeps_input) {
-      saved[kInput] = at::Tensor();
+      saved[kInput] = Tensor();
     }
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["has_bias"] = bias.has_value();
@@ -152,9 +151,9 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     // terms.
     const auto bias_edge = kFactors + 2 * terms;
     variable_list result(bias_edge + 2);
-    const auto x = input.defined() ? rows(input) : at::Tensor();
+    const auto x = input.defined() ? rows(input) : Tensor();
     const auto grad = rows(grads[0]);
-    at::Tensor grad_x;
+    Tensor grad_x;
     if (ctx->needs_input_grad(kInput)) {
       grad_x = nn::linear_backward_input(grad, weight);
     }
@@ -185,7 +184,7 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
       const bool needs_mask = grad_x.defined() || !is_compressed;
       const auto mask = needs_mask
           ? dropout_mask(grad.size(0), A, dropouts[i], seeds[i])
-          : at::Tensor();
+          : Tensor();
       if (ctx->needs_input_grad(edge)) {
         result[edge] = is_compressed
             ? of_terms[i]->grad_A(
@@ -218,12 +217,12 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
 
 } // namespace
 
-at::Tensor low_rank_linear(
-    const at::Tensor& input,
-    const at::Tensor& weight,
-    const at::Tensor& bias,
+Tensor low_rank_linear(
+    const Tensor& input,
+    const Tensor& weight,
+    const Tensor& bias,
     const std::vector<LowRankTerm>& terms) {
-  std::vector<at::Tensor> tensors{input, weight};
+  std::vector<Tensor> tensors{input, weight};
   for (const auto& term : terms) {
     tensors.insert(tensors.end(), {term.A, term.B});
   }

@@ -2,7 +2,6 @@
 
 #include <regex>
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

@@ -6,10 +6,10 @@
 
 namespace torchlora::detail {
 
-at::Tensor row_norms(
-    const at::Tensor& weight,
-    const at::Tensor& A,
-    const at::Tensor& B,
+Tensor row_norms(
+    const Tensor& weight,
+    const Tensor& A,
+    const Tensor& B,
     double scaling) {
   torch::NoGradGuard no_grad;
   const auto dtype = c10::promoteTypes(

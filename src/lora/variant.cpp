@@ -14,10 +14,10 @@ LoraVariant::~LoraVariant() = default;
 DoraVariant::~DoraVariant() = default;
 VeloraVariant::~VeloraVariant() = default;
 
-at::Tensor LoraVariant::forward(
+Tensor LoraVariant::forward(
     const LayerFunction& layer,
     const LayerCall& call,
-    const at::Tensor& output,
+    const Tensor& output,
     const ActiveUpdate& update) const {
   return output + layer.update(call, update);
 }

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <unordered_set>
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/types.h>
@@ -29,8 +28,7 @@ class Collector {
  public:
   explicit Collector(torch::nn::Module& model) : model_(model) {}
 
-  void
-  add(const std::string& key, const at::Tensor& tensor, bool trains = true) {
+  void add(const std::string& key, const Tensor& tensor, bool trains = true) {
     if (seen_.insert(tensor.unsafeGetTensorImpl()).second) {
       result_.push_back({key, tensor, {}, trains});
     }

@@ -1,6 +1,5 @@
 #include <algorithm>
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -34,12 +33,12 @@ double lookup(
   return value ? *value : table.find(site.lora_name()).value_or(default_value);
 }
 
-at::Tensor statistics_of(
+Tensor statistics_of(
     const InjectionPlan& plan,
     const std::string& module_name) {
   const auto& statistics = plan.options.init_statistics();
   const auto found = statistics.find(module_name);
-  return found == statistics.end() ? at::Tensor() : found->second;
+  return found == statistics.end() ? Tensor() : found->second;
 }
 
 /// A layer of two models is adapted by one of them.

@@ -1,10 +1,5 @@
 #pragma once
 
-#include <functional>
-#include <memory>
-#include <string>
-#include <vector>
-
 #include <torchlora/model.h>
 
 #include "model/saved_modules.h"

@@ -5,7 +5,6 @@
 #include <locale>
 #include <set>
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -249,7 +248,7 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
   }
 }
 
-std::vector<torch::Tensor> PeftModel::trainable_parameters() const {
+std::vector<Tensor> PeftModel::trainable_parameters() const {
   return nn::trainable_parameters(*state_->model);
 }
 

@@ -116,13 +116,13 @@ class GeneratorGuard {
   GeneratorGuard& operator=(const GeneratorGuard&) = delete;
 
  private:
-  at::Tensor read() {
+  Tensor read() {
     std::lock_guard lock(generator_.mutex());
     return generator_.get_state();
   }
 
   at::Generator generator_ = at::detail::getDefaultCPUGenerator();
-  at::Tensor state_;
+  Tensor state_;
 };
 
 } // namespace

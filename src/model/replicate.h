@@ -1,7 +1,6 @@
 #pragma once
 
 #include <memory>
-#include <vector>
 
 #include <torch/nn/modules/container/modulelist.h>
 

@@ -1,7 +1,5 @@
 #include "model/requirements.h"
 
-#include <c10/util/Exception.h>
-
 #include <torchlora/lora/variant.h>
 
 namespace torchlora {

@@ -26,8 +26,8 @@ void SavedModules::Slot::make_current(size_t index, bool trainable) {
     // The model may have been moved since.
     tensor.set_data(next.value.to(tensor.options()));
     tensor.mutable_grad() = next.grad;
-    next.value = at::Tensor();
-    next.grad = at::Tensor();
+    next.value = Tensor();
+    next.grad = Tensor();
     current = index;
   }
   if (tensor.is_floating_point()) {
@@ -77,12 +77,12 @@ bool SavedModules::has(const std::string& adapter) const {
       slots_, [&](const Slot& slot) { return slot.find(adapter) > 0; });
 }
 
-bool SavedModules::holds(const at::Tensor& tensor) const {
+bool SavedModules::holds(const Tensor& tensor) const {
   return std::ranges::any_of(
       slots_, [&](const Slot& slot) { return slot.tensor.is_same(tensor); });
 }
 
-at::Tensor SavedModules::base(const at::Tensor& tensor) const {
+Tensor SavedModules::base(const Tensor& tensor) const {
   for (const auto& slot : slots_) {
     if (slot.tensor.is_same(tensor) && slot.current != 0) {
       return slot.versions[0].value;
@@ -172,9 +172,9 @@ std::vector<std::string> SavedModules::adapter_names() const {
   return {names.begin(), names.end()};
 }
 
-std::vector<std::pair<std::string, at::Tensor>> SavedModules::adapter_state(
+std::vector<std::pair<std::string, Tensor>> SavedModules::adapter_state(
     const std::string& adapter) const {
-  std::vector<std::pair<std::string, at::Tensor>> result;
+  std::vector<std::pair<std::string, Tensor>> result;
   for (const auto& slot : slots_) {
     if (const auto index = slot.find(adapter)) {
       const auto& version = slot.versions[index];

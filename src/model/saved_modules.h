@@ -1,11 +1,5 @@
 #pragma once
 
-#include <string>
-#include <utility>
-#include <vector>
-
-#include <ATen/core/Tensor.h>
-
 #include <torchlora/lora/tuner_layer.h>
 
 #include "model/sites.h"
@@ -19,9 +13,9 @@ struct SavedTensor {
   /// In the adapter's file, behind "base_model.model.".
   std::string key;
   /// The model's tensor.
-  at::Tensor tensor;
+  Tensor tensor;
   /// Undefined: starts as the base model's.
-  at::Tensor value = {};
+  Tensor value = {};
   bool trains = true;
 };
 
@@ -35,9 +29,9 @@ class SavedModules : public TunerLayer {
   /// Adds an adapter's versions, inactive.
   void add(const std::string& adapter, const std::vector<SavedTensor>& tensors);
   /// Whether some adapter has a version of the tensor.
-  bool holds(const at::Tensor& tensor) const;
+  bool holds(const Tensor& tensor) const;
   /// Returns the base model's version of a tensor.
-  at::Tensor base(const at::Tensor& tensor) const;
+  Tensor base(const Tensor& tensor) const;
   /// Shows the versions of these adapters; `show()` those that should be.
   void show(const std::vector<std::string>& adapters);
   void show();
@@ -49,7 +43,7 @@ class SavedModules : public TunerLayer {
     return states_;
   }
   /// Returns the tensors by full keys.
-  std::vector<std::pair<std::string, at::Tensor>> adapter_state(
+  std::vector<std::pair<std::string, Tensor>> adapter_state(
       const std::string& adapter) const override;
   /// ValueError, with the keys, if two of the adapters have versions of one
   /// tensor.
@@ -82,10 +76,10 @@ class SavedModules : public TunerLayer {
     std::string key;
     bool trains = false;
     /// While it is not the current one.
-    at::Tensor value = {}, grad = {};
+    Tensor value = {}, grad = {};
   };
   struct Slot {
-    at::Tensor tensor;
+    Tensor tensor;
     /// The base model's first.
     std::vector<Version> versions;
     size_t current = 0;

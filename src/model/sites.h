@@ -1,9 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <string>
-#include <vector>
-
 #include <torchlora/lora/layer.h>
 #include <torchlora/lora/registry.h>
 

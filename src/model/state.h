@@ -1,9 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <string>
-#include <vector>
-
 #include <torchlora/model.h>
 
 #include "model/saved_modules.h"

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <set>
 
-#include <c10/util/Exception.h>
-
 #include <torchlora/detail/names.h>
 #include "model/sites.h"
 

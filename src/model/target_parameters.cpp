@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <set>
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

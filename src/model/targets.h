@@ -1,8 +1,5 @@
 #pragma once
 
-#include <string>
-#include <vector>
-
 #include <torchlora/config/lora_config.h>
 
 #include "model/sites.h"

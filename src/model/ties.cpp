@@ -1,7 +1,5 @@
 #include <unordered_set>
 
-#include <c10/util/Exception.h>
-
 #include <torchlora/nn/pretrained.h>
 
 #include "model/ties.h"
@@ -12,7 +10,7 @@ namespace {
 
 struct Owner {
   std::string name;
-  at::Tensor tensor;
+  Tensor tensor;
   torch::nn::Module* module;
 };
 
@@ -45,7 +43,7 @@ std::vector<Owner> owners(torch::nn::Module& model) {
 std::vector<Tie> find_ties(
     const std::vector<Owner>& all,
     torch::nn::Module& module,
-    const at::Tensor& tensor) {
+    const Tensor& tensor) {
   // Compared by identity: a layer that is registered under two names is one
   // layer.
   std::unordered_set<torch::nn::Module*> own;
@@ -63,14 +61,14 @@ std::vector<Tie> find_ties(
 
 } // namespace
 
-const at::Tensor* assigned_weight(torch::nn::Module& module) {
+const Tensor* assigned_weight(torch::nn::Module& module) {
   const auto* weight = nn::weight_member(module);
   const auto registered = module.named_parameters(/*recurse=*/false);
   const auto* parameter = registered.find("weight");
   return weight && parameter && !weight->is_same(*parameter) ? weight : nullptr;
 }
 
-bool overlap(const at::Tensor& a, const at::Tensor& b) {
+bool overlap(const Tensor& a, const Tensor& b) {
   if (!a.defined() || !b.defined() || !a.has_storage() || !b.has_storage() ||
       a.numel() == 0 || b.numel() == 0 || a.device() != b.device()) {
     return false;
@@ -85,14 +83,14 @@ bool overlap(const at::Tensor& a, const at::Tensor& b) {
 std::vector<Tie> ties_of(
     torch::nn::Module& model,
     torch::nn::Module& module,
-    const at::Tensor& tensor) {
+    const Tensor& tensor) {
   return find_ties(owners(model), module, tensor);
 }
 
 std::optional<Tie> tied_to(
     torch::nn::Module& model,
     torch::nn::Module& module,
-    const at::Tensor& tensor) {
+    const Tensor& tensor) {
   const auto ties = ties_of(model, module, tensor);
   return ties.empty() ? std::nullopt : std::optional(ties.front());
 }

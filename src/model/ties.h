@@ -1,9 +1,5 @@
 #pragma once
 
-#include <optional>
-#include <string>
-#include <vector>
-
 #include "model/sites.h"
 
 namespace torchlora {
@@ -19,10 +15,10 @@ struct Tie {
 
 /// Returns the weight of a layer if it is not its registered parameter: tied
 /// by `layer->weight = other->weight`.
-const at::Tensor* assigned_weight(torch::nn::Module& module);
+const Tensor* assigned_weight(torch::nn::Module& module);
 
 /// Whether the tensors share memory.
-bool overlap(const at::Tensor& a, const at::Tensor& b);
+bool overlap(const Tensor& a, const Tensor& b);
 
 /// Returns the tensors outside `module` that share memory with `tensor`; those
 /// that a layer has twice are there twice. "The model's output head" is one
@@ -30,20 +26,20 @@ bool overlap(const at::Tensor& a, const at::Tensor& b);
 std::vector<Tie> ties_of(
     torch::nn::Module& model,
     torch::nn::Module& module,
-    const at::Tensor& tensor);
+    const Tensor& tensor);
 
 /// Returns the first of `ties_of`.
 std::optional<Tie> tied_to(
     torch::nn::Module& model,
     torch::nn::Module& module,
-    const at::Tensor& tensor);
+    const Tensor& tensor);
 
 /// What a change writes to: a layer's weight, or its bias.
 struct WrittenTensor {
   TargetSite site;
   bool is_bias = false;
 
-  at::Tensor tensor() const {
+  Tensor tensor() const {
     const auto base = site.base_weight();
     return is_bias ? base.bias() : base.weight();
   }

@@ -1,8 +1,5 @@
 #include <algorithm>
 
-#include <c10/util/Exception.h>
-#include <torch/types.h>
-
 #include <torchlora/config/targets.h>
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
@@ -19,11 +16,11 @@ namespace {
 constexpr auto kMessage = "[trainable_token_indices] \"";
 
 /// Undefined for a layer that cannot have rows replaced.
-at::Tensor weight_of(const torch::nn::Module& layer) {
+Tensor weight_of(const torch::nn::Module& layer) {
   return dynamic_cast<const nn::EmbeddingImpl*>(&layer) ||
           dynamic_cast<const nn::LinearImpl*>(&layer)
       ? *nn::weight_member(layer)
-      : at::Tensor();
+      : Tensor();
 }
 
 bool is_table(const torch::nn::Module& layer) {

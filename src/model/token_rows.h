@@ -1,11 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <memory>
-#include <string>
-#include <utility>
-#include <vector>
-
 #include <torchlora/model/trainable_tokens.h>
 
 #include "model/sites.h"

@@ -14,7 +14,7 @@
 namespace torchlora {
 namespace {
 
-at::Tensor to_tensor(const std::vector<int64_t>& indices) {
+Tensor to_tensor(const std::vector<int64_t>& indices) {
   return torch::tensor(indices, at::kLong);
 }
 
@@ -38,7 +38,7 @@ struct TrainableTokens::BoundLayer : nn::RowReplacer {
       layer->redirect_to(nullptr);
     }
   }
-  at::Tensor forward(const at::Tensor& input) override {
+  Tensor forward(const Tensor& input) override {
     const auto rows = tokens.replaced_rows();
     return !rows    ? layer->base_forward(input)
         : embedding ? nn::forward_with_rows(*embedding, input, *rows)
@@ -80,15 +80,14 @@ void TrainableTokens::unload() {
   }
 }
 
-at::Tensor TrainableTokens::weight() const {
+Tensor TrainableTokens::weight() const {
   const auto layer = layer_.lock();
   TORCH_CHECK(
       layer, "[TrainableTokens] the layer ", layer_name_, " is no more");
   return *nn::weight_member(*layer);
 }
 
-at::Tensor TrainableTokens::base_rows(
-    const std::vector<int64_t>& indices) const {
+Tensor TrainableTokens::base_rows(const std::vector<int64_t>& indices) const {
   const auto table = weight().detach();
   auto rows = table.index_select(0, to_tensor(indices).to(table.device()));
   for (const auto& name : merged_adapters()) {
@@ -163,7 +162,7 @@ std::vector<std::string> TrainableTokens::adapter_names() const {
   return names;
 }
 
-std::vector<std::pair<std::string, at::Tensor>> TrainableTokens::adapter_state(
+std::vector<std::pair<std::string, Tensor>> TrainableTokens::adapter_state(
     const std::string& adapter_name) const {
   return {
       {std::string(kName) + "." + kDelta, adapters_.at(adapter_name).delta}};
@@ -242,7 +241,7 @@ void TrainableTokens::check_mergeable(
 
 void TrainableTokens::write(
     const std::vector<int64_t>& indices,
-    const at::Tensor& rows) {
+    const Tensor& rows) {
   const auto index = to_tensor(indices);
   // NOTE: to() parts layers that are tied by memory only.
   for (const auto& layer : bound_) {
@@ -269,7 +268,7 @@ void TrainableTokens::unmerge() {
   for (; merged(); adapters_.pop_merged()) {
     auto& adapter = adapters_.at(merged_adapters().back());
     write(adapter.indices, adapter.original);
-    adapter.original = at::Tensor();
+    adapter.original = Tensor();
   }
   update_shown();
 }
@@ -288,7 +287,7 @@ void TrainableTokens::update_shown() {
   std::iota(order.begin(), order.end(), 0);
   const auto index_at = [&](int64_t i) { return all[static_cast<size_t>(i)]; };
   std::ranges::sort(order, {}, index_at);
-  order_ = std::ranges::is_sorted(all) ? at::Tensor()
+  order_ = std::ranges::is_sorted(all) ? Tensor()
                                        : to_tensor(order).to(weight().device());
   std::ranges::sort(all);
   index_ = to_tensor(all).to(weight().device());
@@ -300,7 +299,7 @@ std::optional<nn::ReplacedRows> TrainableTokens::replaced_rows() const {
     return std::nullopt;
   }
   const auto options = weight().options().requires_grad(false);
-  std::vector<at::Tensor> parts;
+  std::vector<Tensor> parts;
   for (const auto& name : shown_) {
     const auto& adapter = *find_adapter(name);
     parts.push_back(

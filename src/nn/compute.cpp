@@ -50,8 +50,8 @@ std::atomic<int> forced_route{-1};
 
 /// Returns fp32 memory of the thread. It is kept, as mapping new pages for each
 /// product takes as long as filling them.
-at::Tensor scratch_of(int64_t size) {
-  thread_local at::Tensor scratch;
+Tensor scratch_of(int64_t size) {
+  thread_local Tensor scratch;
   if (!scratch.defined() || scratch.numel() < size) {
     // An inference tensor could not be written to in training.
     const c10::InferenceMode off(false);
@@ -63,7 +63,7 @@ at::Tensor scratch_of(int64_t size) {
 /// Upcasts a half-precision weight block by block: `visit(begin, rows)`
 /// receives W[begin : begin + n] in fp32.
 template <class Visit>
-void for_each_block(const at::Tensor& weight, const Visit& visit) {
+void for_each_block(const Tensor& weight, const Visit& visit) {
   const auto rows = weight.size(0);
   const auto scratch = scratch_of(std::min(rows, kBlockRows) * weight.size(1))
                            .view({-1, weight.size(1)});
@@ -76,10 +76,10 @@ void for_each_block(const at::Tensor& weight, const Visit& visit) {
 }
 
 /// Computes x Wᵀ in fp32; `x` [T, in] of any floating dtype.
-at::Tensor upcast_product(const at::Tensor& x, const at::Tensor& weight) {
+Tensor upcast_product(const Tensor& x, const Tensor& weight) {
   const auto x32 = x.to(at::kFloat);
   auto out = at::empty({x.size(0), weight.size(0)}, x32.options());
-  for_each_block(weight, [&](int64_t begin, const at::Tensor& block) {
+  for_each_block(weight, [&](int64_t begin, const Tensor& block) {
     auto columns = out.narrow(1, begin, block.size(0));
     at::mm_out(columns, x32, block.t());
   });
@@ -87,26 +87,23 @@ at::Tensor upcast_product(const at::Tensor& x, const at::Tensor& weight) {
 }
 
 /// Computes g W in fp32; `g` [T, out] of any floating dtype.
-at::Tensor upcast_product_transposed(
-    const at::Tensor& g,
-    const at::Tensor& weight) {
+Tensor upcast_product_transposed(const Tensor& g, const Tensor& weight) {
   const auto g32 = g.to(at::kFloat);
   auto out = at::empty({g.size(0), weight.size(1)}, g32.options());
-  for_each_block(weight, [&](int64_t begin, const at::Tensor& block) {
+  for_each_block(weight, [&](int64_t begin, const Tensor& block) {
     out.addmm_(
         g32.narrow(1, begin, block.size(0)), block, begin == 0 ? 0.0 : 1.0);
   });
   return out;
 }
 
-at::Tensor rows_of(const at::Tensor& tensor) {
+Tensor rows_of(const Tensor& tensor) {
   return tensor.reshape({-1, tensor.size(-1)});
 }
 
 // NOTE: the result must not be a view, as the user may change what a function
 // returns in place.
-at::Tensor
-with_last_size(const at::Tensor& rows, const at::Tensor& like, int64_t size) {
+Tensor with_last_size(const Tensor& rows, const Tensor& like, int64_t size) {
   auto sizes = like.sizes().vec();
   sizes.back() = size;
   return at::_unsafe_view(rows, sizes);
@@ -116,7 +113,7 @@ bool is_half(at::ScalarType dtype) {
   return dtype == at::kBFloat16 || dtype == at::kHalf;
 }
 
-bool takes_upcast(const at::Tensor& input, const at::Tensor& weight) {
+bool takes_upcast(const Tensor& input, const Tensor& weight) {
   const auto dtype = weight.scalar_type();
   return is_half(dtype) && weight.is_cpu() &&
       (input.scalar_type() != dtype ||
@@ -124,15 +121,14 @@ bool takes_upcast(const at::Tensor& input, const at::Tensor& weight) {
 }
 
 struct UpcastLinear : torch::autograd::Function<UpcastLinear> {
-  static at::Tensor forward(
+  static Tensor forward(
       torch::autograd::AutogradContext* ctx,
-      const at::Tensor& input,
-      const at::Tensor& weight,
-      const std::optional<at::Tensor>& bias) {
+      const Tensor& input,
+      const Tensor& weight,
+      const std::optional<Tensor>& bias) {
     // Only the gradient of the weight needs the input, and the weight is
     // usually frozen.
-    ctx->save_for_backward(
-        {weight.requires_grad() ? input : at::Tensor(), weight});
+    ctx->save_for_backward({weight.requires_grad() ? input : Tensor(), weight});
     auto out = upcast_product(rows_of(input), weight);
     if (bias) {
       out.add_(*bias);
@@ -147,7 +143,7 @@ struct UpcastLinear : torch::autograd::Function<UpcastLinear> {
     const auto saved = ctx->get_saved_variables();
     const auto& weight = saved[1];
     const auto g = rows_of(grads[0]);
-    at::Tensor grad_input, grad_weight, grad_bias;
+    Tensor grad_input, grad_weight, grad_bias;
     if (ctx->needs_input_grad(0)) {
       grad_input = with_last_size(
           upcast_product_transposed(g, weight).to(g.scalar_type()),
@@ -187,10 +183,7 @@ void set_compute_route(std::optional<ComputeRoute> route) {
   forced_route = route ? static_cast<int>(*route) : -1;
 }
 
-at::Tensor linear(
-    const at::Tensor& input,
-    const at::Tensor& weight,
-    const at::Tensor& bias) {
+Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias) {
   const auto optional_bias =
       bias.defined() ? std::make_optional(bias) : std::nullopt;
   return takes_upcast(input, weight)
@@ -198,9 +191,7 @@ at::Tensor linear(
       : at::linear(input, weight, optional_bias);
 }
 
-at::Tensor linear_backward_input(
-    const at::Tensor& grad_output,
-    const at::Tensor& weight) {
+Tensor linear_backward_input(const Tensor& grad_output, const Tensor& weight) {
   if (!takes_upcast(grad_output, weight)) {
     // The dtypes differ under autocast, which does not keep its cast of the
     // weight.

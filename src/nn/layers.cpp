@@ -1,4 +1,3 @@
-#include <optional>
 
 #include <torchlora/nn/clippable_linear.h>
 #include <torchlora/nn/conv.h>

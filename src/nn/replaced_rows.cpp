@@ -12,10 +12,10 @@
 
 namespace torchlora::nn {
 
-at::Tensor ReplacedRows::project(
-    const at::Tensor& output,
-    const at::Tensor& input,
-    const at::Tensor& bias) const {
+Tensor ReplacedRows::project(
+    const Tensor& output,
+    const Tensor& input,
+    const Tensor& bias) const {
   const auto replaced = linear(
       input, values, bias.defined() ? bias.index_select(0, index) : bias);
   return output.index_copy(-1, index, replaced.to(output.scalar_type()));
@@ -27,13 +27,13 @@ std::optional<ReplacedRows> replaced_rows(const Redirectable& layer) {
   return replacer ? replacer->replaced_rows() : std::nullopt;
 }
 
-at::Tensor forward_with_rows(
+Tensor forward_with_rows(
     EmbeddingImpl& layer,
-    const at::Tensor& input,
+    const Tensor& input,
     const ReplacedRows& rows) {
   const auto& options = layer.options;
   const auto look_up =
-      [&](const at::Tensor& table, const at::Tensor& ids, int64_t padding) {
+      [&](const Tensor& table, const Tensor& ids, int64_t padding) {
         return at::embedding(table, ids, padding, options.scale_grad_by_freq());
       };
   const auto count = rows.values.size(0);
@@ -60,9 +60,9 @@ at::Tensor forward_with_rows(
   return layer.embed_scale == 1 ? result : result * layer.embed_scale;
 }
 
-at::Tensor forward_with_rows(
+Tensor forward_with_rows(
     LinearImpl& layer,
-    const at::Tensor& input,
+    const Tensor& input,
     const ReplacedRows& rows) {
   return rows.project(layer.base_forward(input), input, layer.bias);
 }

@@ -1,8 +1,6 @@
-#include <optional>
 
 #include <torch/optim/serialize.h>
 #include <torch/serialize/archive.h>
-#include <torch/types.h>
 
 #include <torchlora/detail/damped_inverse.h>
 #include <torchlora/optim/lorafa.h>
@@ -12,7 +10,7 @@
 
 namespace torchlora {
 
-at::Tensor detail::damped_inverse(const at::Tensor& factor, double damping) {
+Tensor detail::damped_inverse(const Tensor& factor, double damping) {
   const auto F =
       factor.detach().to(c10::promoteTypes(factor.scalar_type(), at::kFloat));
   const auto gram =

@@ -2,10 +2,7 @@
 
 #include <filesystem>
 #include <map>
-#include <optional>
 #include <set>
-#include <string>
-#include <vector>
 
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe.h"

@@ -46,7 +46,7 @@ struct Layer {
 
 /// Returns the projection of the rows on a fixed direction per axis: equal for
 /// equal inputs, and in practice for no others.
-double fingerprint_of(const at::Tensor& rows) {
+double fingerprint_of(const Tensor& rows) {
   const auto wide = rows.to(at::kDouble);
   const auto along = [&](int64_t dim) {
     return at::arange(1, wide.size(dim) + 1, wide.options()).sqrt();
@@ -78,7 +78,7 @@ class Eva {
     std::vector<ObservedModule> observed;
     for (size_t i = 0; i < layers_.size(); ++i) {
       observed.emplace_back(
-          layers_[i].site, [this, i](const at::Tensor& rows) { see(i, rows); });
+          layers_[i].site, [this, i](const Tensor& rows) { see(i, rows); });
     }
     while (!converged()) {
       if (!run_batch()) {
@@ -101,7 +101,7 @@ class Eva {
   }
 
   /// Returns the new A of a layer, [rank, in_features].
-  at::Tensor A(const Layer& layer) const {
+  Tensor A(const Layer& layer) const {
     TORCH_CHECK_VALUE(
         layer.group && layer.group->pca.components().defined(),
         "[initialize_lora_eva_weights] run_batch must run every adapted module "
@@ -117,7 +117,7 @@ class Eva {
   }
 
  private:
-  void see(size_t i, const at::Tensor& input) {
+  void see(size_t i, const Tensor& input) {
     auto& layer = layers_[i];
     auto* group = layer.group;
     if (group && (group->members.front() != i || group->converged)) {
@@ -141,7 +141,7 @@ class Eva {
   /// Finds or makes the group of a layer that is seen for the first time. If
   /// the layer needs more components than the members so far, the group starts
   /// again: it has seen only this input yet.
-  Group* find_group(size_t i, const at::Tensor& rows) {
+  Group* find_group(size_t i, const Tensor& rows) {
     auto& layer = layers_[i];
     const double fingerprint = fingerprint_of(rows);
     const auto found = std::ranges::find_if(groups_, [&](const auto& group) {
@@ -202,7 +202,7 @@ class Eva {
     for (const auto& group : groups_) {
       order.insert(order.end(), group.members.begin() + 1, group.members.end());
     }
-    std::vector<at::Tensor> ratios;
+    std::vector<Tensor> ratios;
     for (const auto i : order) {
       ratios.push_back(
           layers_[i].group->pca.explained_variance_ratio().to(at::kDouble));
@@ -281,7 +281,7 @@ void initialize_lora_eva_weights(
       adapter_name,
       "; call unmerge_adapter first");
   Eva eva(peft, adapter_name, prepare_layer_inputs);
-  std::vector<at::Tensor> factors;
+  std::vector<Tensor> factors;
   {
     const TrainingModeGuard mode(peft.base_model(), /*training=*/false);
     const auto disabled = peft.disable_adapter();
@@ -297,7 +297,7 @@ void initialize_lora_eva_weights(
     }
   }
   const bool loses_layers = std::ranges::any_of(
-      factors, [](const at::Tensor& A) { return A.size(0) == 0; });
+      factors, [](const Tensor& A) { return A.size(0) == 0; });
   TORCH_CHECK_VALUE(
       !loses_layers || config.bias() == "none",
       "[initialize_lora_eva_weights] some layers would lose their adapter and "

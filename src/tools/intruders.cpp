@@ -32,11 +32,9 @@ void check_adapter(
 /// Returns the largest |cosine| of each column of `vectors` to a left singular
 /// vector of `weight`. Values below `threshold` are exact; others may be too
 /// small, as a part of the singular vectors proves that they are above it.
-at::Tensor largest_cosines(
-    const at::Tensor& vectors,
-    const at::Tensor& weight,
-    double threshold) {
-  const auto cosines = [&](const at::Tensor& U) {
+Tensor
+largest_cosines(const Tensor& vectors, const Tensor& weight, double threshold) {
+  const auto cosines = [&](const Tensor& U) {
     return at::mm(vectors.t(), U).abs();
   };
   const auto rank = 2 * vectors.size(1);
@@ -54,7 +52,7 @@ at::Tensor largest_cosines(
 struct Analysis {
   std::vector<IntruderDimension> intruders;
   /// The sum of σ u vᵀ over the intruders, as factors.
-  at::Tensor A, B;
+  Tensor A, B;
 };
 
 Analysis analyze(

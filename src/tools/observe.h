@@ -1,12 +1,5 @@
 #pragma once
 
-#include <functional>
-#include <memory>
-#include <utility>
-#include <vector>
-
-#include <torch/nn/module.h>
-
 #include <torchlora/lora/layer.h>
 
 #include "model/sites.h"
@@ -33,7 +26,7 @@ class ObservedModule {
  public:
   ObservedModule(
       const TargetSite& site,
-      std::function<void(const at::Tensor& rows)> observer);
+      std::function<void(const Tensor& rows)> observer);
   ~ObservedModule();
   ObservedModule(ObservedModule&&) noexcept = default;
   ObservedModule& operator=(ObservedModule&&) = delete;

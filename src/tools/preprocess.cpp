@@ -12,15 +12,13 @@ namespace {
 /// one.
 class GradientGuard {
  public:
-  GradientGuard(
-      torch::nn::Module& model,
-      const std::vector<at::Tensor>& weights) {
+  GradientGuard(torch::nn::Module& model, const std::vector<Tensor>& weights) {
     for (const auto& parameter : model.parameters()) {
       saved_.push_back(
           {parameter, parameter.grad(), parameter.requires_grad()});
     }
     for (auto& [parameter, grad, requires_grad] : saved_) {
-      parameter.mutable_grad() = at::Tensor();
+      parameter.mutable_grad() = Tensor();
       parameter.set_requires_grad(false);
     }
     for (auto weight : weights) {
@@ -38,7 +36,7 @@ class GradientGuard {
 
  private:
   struct Saved {
-    at::Tensor parameter, grad;
+    Tensor parameter, grad;
     bool requires_grad;
   };
   std::vector<Saved> saved_;
@@ -48,14 +46,14 @@ class GradientGuard {
 /// zeroed in between.
 class GradientSum {
  public:
-  explicit GradientSum(const at::Tensor& weight) : weight_(weight) {
-    hook_ = weight_.register_hook([this](const at::Tensor& gradient) {
+  explicit GradientSum(const Tensor& weight) : weight_(weight) {
+    hook_ = weight_.register_hook([this](const Tensor& gradient) {
       torch::NoGradGuard no_grad;
       const auto value = (gradient.is_sparse() ? gradient.to_dense() : gradient)
                              .to(sum_dtype());
       sum_ = sum_.defined() ? sum_.add_(value) : value.clone();
       ++count_;
-      weight_.mutable_grad() = at::Tensor();
+      weight_.mutable_grad() = Tensor();
     });
   }
   ~GradientSum() {
@@ -65,8 +63,8 @@ class GradientSum {
   GradientSum& operator=(const GradientSum&) = delete;
 
   /// Undefined without a backward pass.
-  at::Tensor mean() const {
-    return count_ == 0 ? at::Tensor() : sum_ / count_;
+  Tensor mean() const {
+    return count_ == 0 ? Tensor() : sum_ / count_;
   }
 
  private:
@@ -74,16 +72,16 @@ class GradientSum {
     return c10::promoteTypes(weight_.scalar_type(), at::kFloat);
   }
 
-  at::Tensor weight_, sum_;
+  Tensor weight_, sum_;
   int64_t count_ = 0;
   unsigned hook_ = 0;
 };
 
 struct Covariance {
-  at::Tensor sum;
+  Tensor sum;
   int64_t count = 0;
 
-  void add(const at::Tensor& rows) {
+  void add(const Tensor& rows) {
     auto x = rows.to(c10::promoteTypes(rows.scalar_type(), at::kFloat));
     x = x / x.max().abs();
     if (!sum.defined()) {
@@ -111,7 +109,7 @@ TrainingModeGuard::~TrainingModeGuard() {
 
 ObservedModule::ObservedModule(
     const TargetSite& site,
-    std::function<void(const at::Tensor& rows)> observer)
+    std::function<void(const Tensor& rows)> observer)
     : layer_(
           site.layer ? site.layer
                      : LoraRegistry::global().create(site.name, site.module)) {
@@ -137,7 +135,7 @@ InitStatistics preprocess_corda(
     for (size_t i = 0; i < plan.targets.size(); ++i) {
       observed.emplace_back(
           plan.targets[i].site,
-          [&sum = covariances[i]](const at::Tensor& rows) { sum.add(rows); });
+          [&sum = covariances[i]](const Tensor& rows) { sum.add(rows); });
     }
     torch::NoGradGuard no_grad;
     run_model();
@@ -174,7 +172,7 @@ InitStatistics preprocess_loraga(
       "[preprocess_loraga] needs a model that is not adapted, as adapted "
       "layers give their weight no gradient; unload it first");
   const auto plan = plan_injection(model, config, "default");
-  std::vector<at::Tensor> weights;
+  std::vector<Tensor> weights;
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(
         target.site.type,

@@ -2,8 +2,6 @@
 
 #include <cmath>
 
-#include <c10/util/Exception.h>
-
 #include <torchlora/optim/loraplus.h>
 #include <torchlora/train/schedule.h>
 

@@ -2,7 +2,6 @@
 #include <cmath>
 
 #include <fmt/ranges.h>
-#include <torch/types.h>
 
 #include <torchlora/error.h>
 #include <torchlora/nn/inspect.h>

@@ -5,7 +5,6 @@
 
 #include <fmt/ranges.h>
 #include <torch/nn/modules/dropout.h>
-#include <torch/types.h>
 
 #include <torchlora/error.h>
 #include <torchlora/lora/layer.h>
@@ -64,7 +63,7 @@ bool replaces_something(const PeftModel& model) {
       return true;
     }
   }
-  std::vector<std::pair<at::Tensor, at::Tensor>> values;
+  std::vector<std::pair<Tensor, Tensor>> values;
   for (const auto& name : model.active_adapters()) {
     for (const auto& item : model.state_dict(name)) {
       values.emplace_back(item.value(), item.value().detach());
@@ -77,7 +76,7 @@ bool replaces_something(const PeftModel& model) {
 }
 
 /// Sums the log-probabilities of each row: [2B].
-at::Tensor row_sums(const at::Tensor& logps, const PreferenceBatch& batch) {
+Tensor row_sums(const Tensor& logps, const PreferenceBatch& batch) {
   return at::zeros({batch.input_ids.size(0)}, logps.options())
       .index_add(0, batch.rows, logps);
 }
@@ -295,7 +294,7 @@ TokenScores DpoTrainer::score(const PreferenceBatch& batch) const {
   return scorer_(batch.input_ids, batch.positions, batch.labels);
 }
 
-at::Tensor DpoTrainer::reference_logps(const PreferenceBatch& batch) const {
+Tensor DpoTrainer::reference_logps(const PreferenceBatch& batch) const {
   torch::NoGradGuard no_grad;
   if (reference_ == "base") {
     const auto guard = peft_model().disable_adapter();
@@ -305,7 +304,7 @@ at::Tensor DpoTrainer::reference_logps(const PreferenceBatch& batch) const {
   return row_sums(score(batch).logps, batch);
 }
 
-at::Tensor DpoTrainer::compute_loss(
+Tensor DpoTrainer::compute_loss(
     const std::vector<int64_t>& indices,
     bool training,
     Metrics& metrics) {
@@ -341,13 +340,13 @@ void DpoTrainer::add_metrics(
     const DpoLossInput& input,
     Metrics& metrics) const {
   torch::NoGradGuard no_grad;
-  const auto mean = [](const at::Tensor& values) {
+  const auto mean = [](const Tensor& values) {
     return values.to(at::kFloat).mean().item<double>();
   };
-  const auto chosen = [&](const at::Tensor& tokens) {
+  const auto chosen = [&](const Tensor& tokens) {
     return tokens.narrow(0, 0, batch.num_chosen);
   };
-  const auto rejected = [&](const at::Tensor& tokens) {
+  const auto rejected = [&](const Tensor& tokens) {
     return tokens.narrow(
         0, batch.num_chosen, tokens.size(0) - batch.num_chosen);
   };

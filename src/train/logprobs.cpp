@@ -9,10 +9,8 @@
 
 #include <algorithm>
 #include <limits>
-#include <vector>
 
 #include <torch/autograd.h>
-#include <torch/types.h>
 
 #include <torchlora/error.h>
 #include <torchlora/nn/compute.h>
@@ -22,16 +20,13 @@ namespace torchlora::train {
 namespace {
 
 /// Returns fp64 for fp64 inputs, fp32 for all others.
-at::ScalarType statistics_dtype(const at::Tensor& hidden) {
+at::ScalarType statistics_dtype(const Tensor& hidden) {
   return hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
 /// Computes the soft-capped logits of a tile, [tokens, words], in the dtype of
 /// the statistics.
-at::Tensor tile_logits(
-    const at::Tensor& hidden,
-    const at::Tensor& weight,
-    double softcap) {
+Tensor tile_logits(const Tensor& hidden, const Tensor& weight, double softcap) {
   auto logits = nn::linear(hidden.to(weight.scalar_type()), weight)
                     .to(statistics_dtype(hidden));
   if (softcap > 0) {
@@ -53,10 +48,10 @@ class Vocabulary {
   };
 
   Vocabulary(
-      const at::Tensor& weight,
-      const at::Tensor& values,
+      const Tensor& weight,
+      const Tensor& values,
       std::vector<int64_t> indices,
-      const at::Tensor& index)
+      const Tensor& index)
       : weight_(weight),
         values_(values),
         indices_(std::move(indices)),
@@ -72,10 +67,10 @@ class Vocabulary {
     return {place(begin), place(begin + size)};
   }
   /// Returns the replaced rows (int64), relative to `begin`.
-  at::Tensor index(const Replaced& rows, int64_t begin) const {
+  Tensor index(const Replaced& rows, int64_t begin) const {
     return index_.slice(0, rows.first, rows.last) - begin;
   }
-  at::Tensor piece(int64_t begin, int64_t size) const {
+  Tensor piece(int64_t begin, int64_t size) const {
     const auto own = weight_.narrow(0, begin, size);
     const auto rows = replaced(begin, size);
     return rows.any()
@@ -85,9 +80,9 @@ class Vocabulary {
   }
 
  private:
-  at::Tensor weight_, values_;
+  Tensor weight_, values_;
   std::vector<int64_t> indices_;
-  at::Tensor index_;
+  Tensor index_;
 };
 
 /// Calls `visit(begin, size)` for consecutive pieces of [0, total).
@@ -100,8 +95,8 @@ void for_each_piece(int64_t total, int64_t size, const Visit& visit) {
 
 /// Returns the labels relative to `begin`, clamped to [0, size), and a mask of
 /// those that needed no clamping.
-std::pair<at::Tensor, at::Tensor>
-labels_in_piece(const at::Tensor& labels, int64_t begin, int64_t size) {
+std::pair<Tensor, Tensor>
+labels_in_piece(const Tensor& labels, int64_t begin, int64_t size) {
   const auto local = labels - begin;
   return {
       local.clamp(0, size - 1).unsqueeze(1),
@@ -111,7 +106,7 @@ labels_in_piece(const at::Tensor& labels, int64_t begin, int64_t size) {
 /// The statistics of the distributions of some tokens. `add` takes one piece of
 /// the vocabulary after another.
 struct RunningStatistics {
-  RunningStatistics(const at::Tensor& labels, at::TensorOptions options)
+  RunningStatistics(const Tensor& labels, at::TensorOptions options)
       : labels_(labels),
         max(at::full(
             labels.sizes(),
@@ -123,7 +118,7 @@ struct RunningStatistics {
         label_logit(at::zeros(labels.sizes(), options)),
         top(at::zeros_like(labels)) {}
 
-  void add(const at::Tensor& logits, int64_t begin) {
+  void add(const Tensor& logits, int64_t begin) {
     const auto [piece_max, piece_top] = logits.max(1);
     const auto is_new = piece_max.gt(max);
     top = at::where(is_new, piece_top + begin, top);
@@ -140,25 +135,25 @@ struct RunningStatistics {
     max = new_max;
   }
 
-  at::Tensor logsumexp() const {
+  Tensor logsumexp() const {
     return max + sum_exp.log();
   }
 
  private:
-  const at::Tensor labels_;
+  const Tensor labels_;
 
  public:
-  at::Tensor max, sum_exp, sum_exp_logit, sum_logit, label_logit, top;
+  Tensor max, sum_exp, sum_exp_logit, sum_logit, label_logit, top;
 };
 
 struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
   static torch::autograd::variable_list forward(
       torch::autograd::AutogradContext* ctx,
-      const at::Tensor& hidden,
-      const at::Tensor& weight,
-      const at::Tensor& values,
-      const at::Tensor& index,
-      const at::Tensor& labels,
+      const Tensor& hidden,
+      const Tensor& weight,
+      const Tensor& values,
+      const Tensor& index,
+      const Tensor& labels,
       const std::vector<int64_t>& indices,
       double softcap,
       int64_t tile_tokens,
@@ -264,9 +259,9 @@ struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
 } // namespace
 
 TokenScores score_tokens(
-    const at::Tensor& hidden,
+    const Tensor& hidden,
     const nn::LmHead& head,
-    const at::Tensor& labels,
+    const Tensor& labels,
     const LogProbTiling& tiling) {
   TORCH_CHECK_VALUE(
       hidden.dim() == 2 && labels.dim() == 1 &&
@@ -311,7 +306,7 @@ TokenScores score_tokens(
   return {scores[0], scores[1], scores[2], scores[3]};
 }
 
-TokenScores score_logits(const at::Tensor& logits, const at::Tensor& labels) {
+TokenScores score_logits(const Tensor& logits, const Tensor& labels) {
   TORCH_CHECK_VALUE(
       logits.dim() == 2 && labels.dim() == 1 &&
           logits.size(0) == labels.size(0),

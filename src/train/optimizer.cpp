@@ -10,8 +10,8 @@ namespace torchlora::train {
 
 namespace {
 
-std::vector<at::Tensor> gradients(const NamedTensors& parameters) {
-  std::vector<at::Tensor> result;
+std::vector<Tensor> gradients(const NamedTensors& parameters) {
+  std::vector<Tensor> result;
   for (const auto& [name, parameter] : parameters) {
     if (parameter.grad().defined()) {
       result.push_back(parameter.grad());
@@ -27,7 +27,7 @@ std::unique_ptr<torch::optim::AdamW> make_adamw(
     const TrainingArguments& args) {
   std::vector<torch::optim::OptimizerParamGroup> groups;
   for (const bool decayed : {true, false}) {
-    std::vector<at::Tensor> group;
+    std::vector<Tensor> group;
     for (const auto& [name, parameter] : parameters) {
       if (has_weight_decay(name) == decayed) {
         group.push_back(parameter);

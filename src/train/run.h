@@ -2,8 +2,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <memory>
-#include <vector>
 
 #include <torch/optim/adamw.h>
 

@@ -1,13 +1,11 @@
 #include <torchlora/train/token_scorer.h>
 
-#include <c10/util/Exception.h>
-
 namespace torchlora::train {
 
 TokenScores TokenScorer::operator()(
-    const at::Tensor& input_ids,
-    const at::Tensor& positions,
-    const at::Tensor& labels) const {
+    const Tensor& input_ids,
+    const Tensor& positions,
+    const Tensor& labels) const {
   if (causal_lm_) {
     const auto hidden = causal_lm_->hidden_states(input_ids);
     return score_tokens(

@@ -1,10 +1,8 @@
 #pragma once
 
 #include <filesystem>
-#include <string>
 
 #include <torchlora/config/lora_config.h>
-#include <torchlora/export.h>
 
 namespace torchlora {
 

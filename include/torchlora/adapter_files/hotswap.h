@@ -1,8 +1,5 @@
 #pragma once
 
-#include <filesystem>
-#include <string>
-
 #include <torchlora/model.h>
 
 namespace torchlora {

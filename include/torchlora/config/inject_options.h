@@ -5,8 +5,8 @@
 #include <map>
 #include <string>
 
-#include <ATen/core/Tensor.h>
 #include <torch/arg.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/export.h>
 
@@ -14,7 +14,7 @@ namespace torchlora {
 
 /// Statistics from sample data, by module name: what `preprocess_corda` and
 /// `preprocess_loraga` return.
-using InitStatistics = std::map<std::string, at::Tensor>;
+using InitStatistics = std::map<std::string, Tensor>;
 
 /// Called after each layer that an injection initializes.
 using InitProgress = std::function<

@@ -1,17 +1,12 @@
 #pragma once
 
-#include <cstdint>
 #include <optional>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include <torch/arg.h>
 
 #include <torchlora/config/init_config.h>
 #include <torchlora/config/module_names.h>
 #include <torchlora/config/variant_config.h>
-#include <torchlora/export.h>
 
 namespace torchlora {
 

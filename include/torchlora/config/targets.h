@@ -1,12 +1,8 @@
 #pragma once
 
 #include <memory>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include <torchlora/config/lora_config.h>
-#include <torchlora/export.h>
 
 namespace torchlora {
 

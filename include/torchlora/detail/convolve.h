@@ -8,6 +8,8 @@
 #include <torch/nn/functional/conv.h>
 #include <torch/nn/functional/padding.h>
 
+#include <torchlora/tensor.h>
+
 namespace torchlora::detail {
 
 /// Not public. Pads `input` and returns the padding that is left to the
@@ -15,7 +17,7 @@ namespace torchlora::detail {
 /// pad here.
 template <size_t D>
 typename torch::nn::detail::conv_padding_t<D> pad_for_convolution(
-    at::Tensor& input,
+    Tensor& input,
     const torch::nn::detail::ConvNdOptions<D>& options,
     const std::vector<int64_t>& reversed_padding) {
   namespace F = torch::nn::functional;
@@ -38,10 +40,10 @@ typename torch::nn::detail::conv_padding_t<D> pad_for_convolution(
 /// bias than the layer's. `reversed_padding` is the layer's member
 /// `_reversed_padding_repeated_twice`.
 template <size_t D>
-at::Tensor convolve(
-    at::Tensor input,
-    const at::Tensor& kernel,
-    const at::Tensor& bias,
+Tensor convolve(
+    Tensor input,
+    const Tensor& kernel,
+    const Tensor& bias,
     const torch::nn::detail::ConvNdOptions<D>& options,
     const std::vector<int64_t>& reversed_padding) {
   namespace F = torch::nn::functional;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/export.h>
 
@@ -8,8 +8,6 @@ namespace torchlora::detail {
 
 /// Not public. (F Fᵀ + damping I)⁻¹ of a factor F [r, n], in at least fp32. A
 /// padded factor has rows of zeros, so this is the pseudo-inverse.
-TORCHLORA_API at::Tensor damped_inverse(
-    const at::Tensor& factor,
-    double damping);
+TORCHLORA_API Tensor damped_inverse(const Tensor& factor, double damping);
 
 } // namespace torchlora::detail

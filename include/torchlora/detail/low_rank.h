@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/export.h>
 
@@ -16,7 +16,7 @@ namespace torchlora::detail {
 
 /// One update of a product: scaling · B A dropout(x).
 struct LowRankTerm {
-  at::Tensor A, B;
+  Tensor A, B;
   double scaling;
   /// 0: none.
   double dropout;
@@ -28,10 +28,10 @@ struct LowRankTerm {
 /// only, and x only for a factor A or a weight that is trained and needs it.
 /// `input` [*, in], `weight` [out, in], `bias` [out] or undefined; the output
 /// [*, out] has the dtype of the product alone.
-TORCHLORA_API at::Tensor low_rank_linear(
-    const at::Tensor& input,
-    const at::Tensor& weight,
-    const at::Tensor& bias,
+TORCHLORA_API Tensor low_rank_linear(
+    const Tensor& input,
+    const Tensor& weight,
+    const Tensor& bias,
     const std::vector<LowRankTerm>& terms);
 
 } // namespace torchlora::detail

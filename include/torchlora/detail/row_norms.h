@@ -1,6 +1,6 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/export.h>
 
@@ -12,10 +12,10 @@ namespace torchlora::detail {
 /// matrix of the size of W:
 ///
 ///     ‖w + s b A‖² = ‖w‖² + 2 s (w Aᵀ) · b + s² b (A Aᵀ) bᵀ
-TORCHLORA_API at::Tensor row_norms(
-    const at::Tensor& weight,
-    const at::Tensor& A,
-    const at::Tensor& B,
+TORCHLORA_API Tensor row_norms(
+    const Tensor& weight,
+    const Tensor& A,
+    const Tensor& B,
     double scaling);
 
 } // namespace torchlora::detail

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <utility>
-
 #include <torch/types.h>
 
 #include <torchlora/init/detail/decompose.h>
@@ -9,7 +7,7 @@
 namespace torchlora::init {
 
 /// Returns the inverse of a positive definite matrix.
-inline at::Tensor inverse_of(const at::Tensor& matrix) {
+inline Tensor inverse_of(const Tensor& matrix) {
   const auto [factor, info] = at::linalg_cholesky_ex(matrix);
   return info.item<int64_t>() == 0 ? at::cholesky_inverse(factor)
                                    : std::get<0>(at::linalg_inv_ex(matrix));
@@ -18,8 +16,7 @@ inline at::Tensor inverse_of(const at::Tensor& matrix) {
 /// Returns the covariance plus the smallest multiple of the identity, out of
 /// 0.01 · 2^n · its mean diagonal, with which it can be inverted, and the
 /// inverse.
-inline std::pair<at::Tensor, at::Tensor> damped_inverse(
-    const at::Tensor& covariance) {
+inline std::pair<Tensor, Tensor> damped_inverse(const Tensor& covariance) {
   constexpr double tolerance = 0.05, largest = 1e6;
   const auto mean = covariance.diagonal().mean();
   const auto identity = at::eye(covariance.size(0), covariance.options());

@@ -8,14 +8,11 @@
 // one per initializer; `register_initializer` adds a function of the user's to
 // the same table.
 
-#include <cstdint>
 #include <functional>
-#include <string>
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/config/lora_config.h>
-#include <torchlora/export.h>
 
 namespace torchlora::init {
 
@@ -23,14 +20,14 @@ namespace torchlora::init {
 /// in_features counts kernel elements too.
 struct Factors {
   /// [r, in_features]
-  at::Tensor A;
+  Tensor A;
   /// [out_features, r]
-  at::Tensor B;
+  Tensor B;
   /// B's bias [out_features] with `lora_bias`, else undefined.
-  at::Tensor bias = {};
+  Tensor bias = {};
   /// Set by an initializer that replaces the base weight (LoftQ) to the new
   /// one, [out_features, in_features].
-  at::Tensor base_weight = {};
+  Tensor base_weight = {};
 };
 
 /// What an initializer may look at.
@@ -43,12 +40,12 @@ struct Arguments {
   double scaling;
   /// [out_features, in_features], in the dtype and on the device of the base
   /// layer. Read only.
-  at::Tensor base_weight;
+  Tensor base_weight;
   /// Statistics collected from sample data (`InjectOptions::init_statistics`);
   /// undefined if there are none for the layer. CorDA: the covariance
   /// [in_features, in_features] of the layer's input. LoRA-GA: the mean
   /// gradient [out_features, in_features] of the base weight.
-  at::Tensor statistics = {};
+  Tensor statistics = {};
   /// Whether values from a file will overwrite the factors. An initializer
   /// then only changes the base weight, if it does so, and draws nothing.
   bool is_loaded = false;

@@ -10,7 +10,7 @@ namespace torchlora::init {
 /// blocks of 64 of the row-major elements, each divided by its largest one.
 /// The values are quantiles of N(0, 1): Dettmers et al. 2023, arXiv:2305.14314,
 /// appendix E.
-inline at::Tensor quantize_nf4(const at::Tensor& matrix) {
+inline Tensor quantize_nf4(const Tensor& matrix) {
   constexpr int64_t block = 64;
   const auto codes = at::tensor(
       {-1.0F,
@@ -49,7 +49,7 @@ inline at::Tensor quantize_nf4(const at::Tensor& matrix) {
 
 /// Rounds each element to the nearest of 255 values from -max to max of its
 /// row.
-inline at::Tensor quantize_int8(const at::Tensor& matrix) {
+inline Tensor quantize_int8(const Tensor& matrix) {
   const auto largest = matrix.abs().amax(1, /*keepdim=*/true);
   const auto scale = at::where(largest > 0, largest, 1) / 127;
   return (matrix / scale).round_().mul_(scale);
@@ -65,7 +65,7 @@ inline void loftq_init(Factors& factors, const Arguments& arguments) {
   const auto quantize = config.loftq_bits() == 4 ? quantize_nf4 : quantize_int8;
   // Q has the weight's dtype before the residual is taken, so that the update
   // makes up for that rounding too.
-  const auto quantized = [&](const at::Tensor& matrix) {
+  const auto quantized = [&](const Tensor& matrix) {
     factors.base_weight = quantize(matrix).to(arguments.base_weight.options());
     return factors.base_weight.to(weight.scalar_type());
   };

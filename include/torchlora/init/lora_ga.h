@@ -38,7 +38,7 @@ inline void lora_ga_init(Factors& factors, const Arguments& arguments) {
 
   const auto& direction = config.direction();
   const auto every = at::arange(2 * r, at::TensorOptions(at::kLong));
-  at::Tensor of_A, of_B;
+  Tensor of_A, of_B;
   if (direction == "ArB2r") {
     of_A = every.narrow(0, 0, r);
     of_B = every.narrow(0, r, r);

@@ -1,10 +1,6 @@
 #pragma once
 
-#include <filesystem>
-#include <memory>
-#include <string>
 #include <unordered_map>
-#include <vector>
 
 #include <torch/nn/module.h>
 
@@ -37,7 +33,7 @@ class TORCHLORA_API Checkpoint {
     return files_;
   }
   /// Returns the tensor; see `SafetensorsFile::tensor`.
-  at::Tensor tensor(const std::string& key) const;
+  Tensor tensor(const std::string& key) const;
 
  private:
   std::filesystem::path directory_;

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/export.h>
 
@@ -38,7 +38,7 @@ class TORCHLORA_API SafetensorsFile {
   /// as long as the tensor, and is copied only if its data is not aligned to
   /// its element size. The mapping is private: a write to the tensor does not
   /// change the file.
-  at::Tensor tensor(const std::string& key) const;
+  Tensor tensor(const std::string& key) const;
 
  private:
   struct Impl;
@@ -49,7 +49,7 @@ class TORCHLORA_API SafetensorsFile {
 /// appears whole or not at all (`io/atomic_file.h`).
 TORCHLORA_API void save_safetensors(
     const std::filesystem::path& path,
-    const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+    const std::vector<std::pair<std::string, Tensor>>& tensors,
     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 } // namespace torchlora::io

@@ -1,14 +1,8 @@
 #pragma once
 
 #include <memory>
-#include <string>
-#include <utility>
-#include <vector>
-
-#include <torch/nn/module.h>
 
 #include <torchlora/config/lora_config.h>
-#include <torchlora/export.h>
 #include <torchlora/lora/base_weight.h>
 
 namespace torchlora {
@@ -20,11 +14,11 @@ class LoraVariant;
 class TORCHLORA_API LoraFactor : public torch::nn::Module {
  public:
   /// Registers both as they are, trained or frozen; an undefined `bias` aside.
-  explicit LoraFactor(at::Tensor value, at::Tensor bias = {});
+  explicit LoraFactor(Tensor value, Tensor bias = {});
   /// Overwrites the weight by a smaller matrix; the other places become zero.
-  void assign(const at::Tensor& matrix) const;
+  void assign(const Tensor& matrix) const;
 
-  at::Tensor weight, bias;
+  Tensor weight, bias;
 };
 
 /// How a type of layer calls its factors.
@@ -66,16 +60,16 @@ struct TORCHLORA_API LoraAdapter {
   /// quantized it).
   bool changed_base = false;
   /// While it is merged: what taking it out needs (`LoraVariant::undo`).
-  at::Tensor memory = {};
+  Tensor memory = {};
 
   /// lora_alpha / r, with rsLoRA lora_alpha / √r.
   double default_scaling() const;
   /// Returns a tensor of the variant by PEFT's name ("lora_magnitude_vector");
   /// undefined if there is none.
-  at::Tensor variant_tensor(const std::string& tensor_name) const;
+  Tensor variant_tensor(const std::string& tensor_name) const;
   /// Returns what is saved, by the keys of `adapter_tensor_specs` and in their
   /// order.
-  std::vector<std::pair<std::string, at::Tensor>> tensors(
+  std::vector<std::pair<std::string, Tensor>> tensors(
       const FactorNames& names = {}) const;
 };
 

@@ -1,9 +1,7 @@
 #pragma once
 
 #include <list>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include <c10/util/Exception.h>
 

@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
 #include <torch/nn/module.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/export.h>
 
@@ -34,8 +34,8 @@ class TORCHLORA_API BaseWeight {
   /// `path`: the module inside the layer that owns the tensors, as its name
   /// relative to the layer; "" if the layer itself does.
   BaseWeight(
-      at::Tensor weight,
-      at::Tensor bias = {},
+      Tensor weight,
+      Tensor bias = {},
       std::string path = "",
       WeightLayout layout = WeightLayout::kOutIn)
       : weight_(std::move(weight)),
@@ -46,7 +46,7 @@ class TORCHLORA_API BaseWeight {
   /// Makes the accessor of several experts' weights in one tensor: [experts,
   /// out_features, in_features], or with `is_transposed` [experts, in_features,
   /// out_features].
-  static BaseWeight stacked(at::Tensor weight, bool is_transposed) {
+  static BaseWeight stacked(Tensor weight, bool is_transposed) {
     BaseWeight result(
         std::move(weight),
         {},
@@ -57,31 +57,31 @@ class TORCHLORA_API BaseWeight {
   }
 
   /// The tensor as the layer stores it.
-  const at::Tensor& weight() const& {
+  const Tensor& weight() const& {
     return weight_;
   }
-  at::Tensor weight() && {
+  Tensor weight() && {
     return std::move(weight_);
   }
   /// [out_features]; undefined without one.
-  const at::Tensor& bias() const& {
+  const Tensor& bias() const& {
     return bias_;
   }
-  at::Tensor bias() && {
+  Tensor bias() && {
     return std::move(bias_);
   }
   /// Names the layer's own member that is the weight: a layer that is not
   /// `nn::Redirectable` is adapted through it (`lora/overlay.h`).
-  BaseWeight member(at::Tensor& weight) && {
+  BaseWeight member(Tensor& weight) && {
     member_ = &weight;
     return std::move(*this);
   }
   /// nullptr if none was named.
-  at::Tensor* member() const& {
+  Tensor* member() const& {
     return member_;
   }
   /// Returns the same accessor for another tensor.
-  BaseWeight with_weight(at::Tensor weight) && {
+  BaseWeight with_weight(Tensor weight) && {
     weight_ = std::move(weight);
     return std::move(*this);
   }
@@ -111,7 +111,7 @@ class TORCHLORA_API BaseWeight {
   /// Returns the weight as a matrix [out_features, in_features · kernel
   /// elements], a stacked one as [experts · out_features, in_features]. To
   /// read: it shares the weight's memory where strides allow.
-  at::Tensor matrix() const {
+  Tensor matrix() const {
     if (experts_) {
       return by_expert().flatten(0, 1);
     }
@@ -120,15 +120,15 @@ class TORCHLORA_API BaseWeight {
   }
   /// Adds `alpha` · `delta`, shaped like `matrix()`, in place, rounding once
   /// to the weight's dtype. Call without gradient mode.
-  void add_(const at::Tensor& delta, double alpha = 1) const {
+  void add_(const Tensor& delta, double alpha = 1) const {
     weight_.add_(from_matrix(delta), alpha);
   }
   /// Overwrites the weight by a matrix like `matrix()`, in place.
-  void copy_(const at::Tensor& matrix) const {
+  void copy_(const Tensor& matrix) const {
     weight_.copy_(from_matrix(matrix));
   }
   /// Gives a matrix like `matrix()` the weight's own sizes.
-  at::Tensor from_matrix(const at::Tensor& matrix) const {
+  Tensor from_matrix(const Tensor& matrix) const {
     if (experts_) {
       const auto stack = matrix.view({experts_, -1, matrix.size(1)});
       return layout_ == WeightLayout::kInOut ? stack.transpose(1, 2) : stack;
@@ -139,22 +139,22 @@ class TORCHLORA_API BaseWeight {
 
   /// Returns a stacked weight as [experts, out_features, in_features], in its
   /// memory.
-  at::Tensor by_expert() const {
+  Tensor by_expert() const {
     return layout_ == WeightLayout::kInOut ? weight_.transpose(1, 2) : weight_;
   }
   /// @{
   /// Returns a factor of a stacked weight's update by expert, in its memory:
   /// A [experts, r, in_features], B [experts, out_features, r].
-  at::Tensor A_by_expert(const at::Tensor& A) const {
+  Tensor A_by_expert(const Tensor& A) const {
     return A.view({experts_, -1, A.size(1)});
   }
-  at::Tensor B_by_expert(const at::Tensor& B) const {
+  Tensor B_by_expert(const Tensor& B) const {
     return B.view({B.size(0), -1, experts_}).permute({2, 0, 1});
   }
   /// @}
 
   /// Returns B A, shaped like `matrix()`.
-  at::Tensor product(const at::Tensor& A, const at::Tensor& B) const {
+  Tensor product(const Tensor& A, const Tensor& B) const {
     return experts_ ? B_by_expert(B).bmm(A_by_expert(A)).flatten(0, 1)
                     : B.flatten(1).mm(A.flatten(1));
   }
@@ -202,8 +202,8 @@ class TORCHLORA_API BaseWeight {
                                            : weight_.sizes().slice(2).vec();
   }
 
-  at::Tensor weight_, bias_;
-  at::Tensor* member_ = nullptr;
+  Tensor weight_, bias_;
+  Tensor* member_ = nullptr;
   std::string path_;
   WeightLayout layout_;
   int64_t experts_ = 0;

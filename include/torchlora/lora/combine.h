@@ -1,13 +1,9 @@
 #pragma once
 
 #include <optional>
-#include <string>
-#include <vector>
 
-#include <ATen/core/Tensor.h>
 #include <torch/arg.h>
 
-#include <torchlora/export.h>
 #include <torchlora/lora/base_weight.h>
 
 namespace torchlora {
@@ -46,9 +42,9 @@ struct TORCHLORA_API CombinationOptions {
 /// One update, weight · scaling · B A.
 struct WeightedUpdate {
   /// [r, in]
-  at::Tensor A;
+  Tensor A;
   /// [out, r]
-  at::Tensor B;
+  Tensor B;
   double scaling;
   double weight;
 };
@@ -56,9 +52,9 @@ struct WeightedUpdate {
 /// The factors of a combination, B A.
 struct CombinedUpdate {
   /// [rank, in]
-  at::Tensor A;
+  Tensor A;
   /// [out, rank]
-  at::Tensor B;
+  Tensor B;
 };
 
 /// Combines updates of one layer. DARE draws from the default generator

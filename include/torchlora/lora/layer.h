@@ -1,16 +1,5 @@
 #pragma once
 
-#include <functional>
-#include <list>
-#include <memory>
-#include <optional>
-#include <string>
-#include <utility>
-#include <vector>
-
-#include <torch/nn/module.h>
-
-#include <torchlora/export.h>
 #include <torchlora/lora/adapter.h>
 #include <torchlora/lora/layer_function.h>
 #include <torchlora/lora/tuner_layer.h>
@@ -54,21 +43,21 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
 
   /// [*, in_features] → [*, out_features], in the base layer's output dtype.
   /// ValueError for an unmodified base layer that does not take one tensor.
-  at::Tensor forward(const at::Tensor& input) final;
+  Tensor forward(const Tensor& input) final;
   /// Returns the weight that the layer computes with, its adapters in it,
   /// without dropout; in the sizes and the dtype of the base weight,
   /// differentiable by the factors. ValueError with a mixed batch.
-  at::Tensor adapted_weight() const;
+  Tensor adapted_weight() const;
   /// Returns scaling · B A of an adapter, shaped like `base_weight().matrix()`,
   /// in the factors' dtype. PEFT's `get_delta_weight`.
-  at::Tensor get_delta_weight(const std::string& adapter_name) const;
+  Tensor get_delta_weight(const std::string& adapter_name) const;
 
   const std::shared_ptr<torch::nn::Module>& base_layer() const {
     return base_layer_;
   }
   BaseWeight base_weight() const override;
   /// Returns the base weight's matrix without any merged update.
-  at::Tensor unmerged_matrix() const;
+  Tensor unmerged_matrix() const;
   const FactorNames& factor_names() const {
     return factor_names_;
   }
@@ -78,8 +67,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   void unbind();
   /// Sets what `forward` calls for an unmodified base layer.
   void set_base_forward(
-      std::function<at::Tensor(torch::nn::Module&, const at::Tensor&)>
-          base_forward) {
+      std::function<Tensor(torch::nn::Module&, const Tensor&)> base_forward) {
     base_forward_ = std::move(base_forward);
   }
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false)
@@ -108,7 +96,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       double lora_alpha,
       const LoraConfig& config,
       bool autocast_adapter_dtype = true,
-      const at::Tensor& statistics = {},
+      const Tensor& statistics = {},
       bool is_loaded = false);
   /// The second step: changes the base weight if the initializer asks for it.
   void commit_adapter(const std::string& adapter_name);
@@ -119,8 +107,8 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// where the sizes are the same. ValueError if it is merged.
   void replace_factors(
       const std::string& adapter_name,
-      const at::Tensor& A,
-      const at::Tensor& B,
+      const Tensor& A,
+      const Tensor& B,
       double lora_alpha,
       bool use_rslora);
   const std::list<LoraAdapter>& adapters() const {
@@ -145,7 +133,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   const AdapterStates& states() const override {
     return adapters_.states();
   }
-  std::vector<std::pair<std::string, at::Tensor>> adapter_state(
+  std::vector<std::pair<std::string, Tensor>> adapter_state(
       const std::string& adapter_name) const override;
   void set_adapter(
       const std::vector<std::string>& adapter_names,
@@ -170,8 +158,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   }
   /// Shows `observer` what the weight is multiplied by in every forward: rows
   /// [n, in_features · kernel elements], without a gradient. Empty: ends it.
-  void set_input_observer(
-      std::function<void(const at::Tensor& rows)> observer) {
+  void set_input_observer(std::function<void(const Tensor& rows)> observer) {
     observer_ = std::move(observer);
   }
 
@@ -181,9 +168,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   bool is_unmodified() const;
   /// The whole of an adapted forward; `updates` is empty only for a layer with
   /// `base_forward_writes`.
-  virtual at::Tensor adapted_forward(
-      const LayerCall& call,
-      ActiveUpdates updates);
+  virtual Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates);
 
   std::vector<std::string> adapter_names() const override;
 
@@ -192,29 +177,26 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   friend class WeightOverlay;
 
   /// NOTE: virtual, so that a layer of another copy of the library runs that.
-  virtual at::Tensor run(
-      const at::Tensor& input,
-      const WeightOperation* operation);
+  virtual Tensor run(const Tensor& input, const WeightOperation* operation);
   std::vector<ActiveUpdate> active_updates() const;
   bool is_base(ActiveUpdates updates) const;
   const char* why_not_dense() const;
-  at::Tensor mixed_forward(const LayerCall& call, ActiveUpdates updates) const;
+  Tensor mixed_forward(const LayerCall& call, ActiveUpdates updates) const;
   void register_variants();
   void reset_variant(const LoraAdapter& adapter);
-  at::Tensor delta(const LoraAdapter& adapter) const;
+  Tensor delta(const LoraAdapter& adapter) const;
 
   std::shared_ptr<torch::nn::Module> base_layer_;
   BaseWeightAccessor accessor_;
   std::shared_ptr<LayerBinding> binding_;
-  std::function<at::Tensor(torch::nn::Module&, const at::Tensor&)>
-      base_forward_;
+  std::function<Tensor(torch::nn::Module&, const Tensor&)> base_forward_;
   FactorNames factor_names_;
   std::shared_ptr<AdapterDict> lora_A_, lora_B_;
   AdapterSet<LoraAdapter> adapters_;
   std::shared_ptr<const MixedBatch> mixed_batch_;
   /// For the adapter that is prepared and not committed.
-  at::Tensor next_base_weight_;
-  std::function<void(const at::Tensor& rows)> observer_;
+  Tensor next_base_weight_;
+  std::function<void(const Tensor& rows)> observer_;
 };
 
 } // namespace torchlora

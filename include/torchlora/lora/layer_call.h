@@ -5,9 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
 #include <c10/util/ArrayRef.h>
 #include <c10/util/FunctionRef.h>
+#include <torchlora/tensor.h>
 
 namespace torchlora {
 
@@ -34,17 +34,15 @@ enum class WeightUse {
 struct WeightOperation {
   /// The operation with another input, weight and bias, and its other
   /// arguments.
-  c10::function_ref<at::Tensor(
-      const at::Tensor& input,
-      const at::Tensor& weight,
-      const at::Tensor& bias)>
+  c10::function_ref<
+      Tensor(const Tensor& input, const Tensor& weight, const Tensor& bias)>
       run;
   /// May be undefined.
-  at::Tensor bias;
+  Tensor bias;
   /// The rows of the weight that it uses; -1: all.
   int64_t first_row = 0, rows = -1;
 
-  at::Tensor narrow(const at::Tensor& tensor) const {
+  Tensor narrow(const Tensor& tensor) const {
     return rows < 0 ? tensor : tensor.narrow(0, first_row, rows);
   }
 };
@@ -54,7 +52,7 @@ struct ActiveUpdate {
   const LoraAdapter* adapter;
   /// The factors that the forward computes with, as the adapter's variant
   /// gives them.
-  at::Tensor A, B;
+  Tensor A, B;
   /// Negative where a merged update is taken out.
   double scaling;
   /// 0 outside of training.
@@ -63,9 +61,9 @@ struct ActiveUpdate {
   bool compresses = false;
   /// Defined where a merged update is taken out that is not a plain sum: what
   /// `LoraVariant::apply` returned as `memory`.
-  at::Tensor memory = {};
+  Tensor memory = {};
   /// In a mixed batch: the elements (int64) that the adapter is for.
-  at::Tensor rows = {};
+  Tensor rows = {};
 };
 
 /// Which elements of a batch, along its first dimension, go through which
@@ -73,7 +71,7 @@ struct ActiveUpdate {
 struct MixedBatch {
   int64_t size = 0;
   /// Adapter names and int64 indices.
-  std::vector<std::pair<std::string, at::Tensor>> rows;
+  std::vector<std::pair<std::string, Tensor>> rows;
 };
 
 using ActiveUpdates = c10::ArrayRef<ActiveUpdate>;
@@ -81,20 +79,20 @@ using ActiveUpdates = c10::ArrayRef<ActiveUpdate>;
 /// What a forward of an adapted layer knows besides its updates.
 struct LayerCall {
   /// [*, in_features], or what the layer's own operation takes.
-  at::Tensor input;
+  Tensor input;
   /// The base layer's; undefined if it has none.
-  at::Tensor bias;
+  Tensor bias;
   /// The operation at work on the weight of an unmodified layer; nullptr for a
   /// layer that is redirected.
   const WeightOperation* operation = nullptr;
 
   /// The same call with another input and without a bias.
-  LayerCall on(at::Tensor other_input) const {
+  LayerCall on(Tensor other_input) const {
     return {std::move(other_input), {}, operation};
   }
   /// Narrows a tensor with a row per output channel to the rows that the
   /// operation computes.
-  at::Tensor narrow(const at::Tensor& tensor) const {
+  Tensor narrow(const Tensor& tensor) const {
     return operation ? operation->narrow(tensor) : tensor;
   }
 };

@@ -1,8 +1,5 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
-#include <torchlora/export.h>
 #include <torchlora/init/initializer.h>
 #include <torchlora/lora/base_weight.h>
 #include <torchlora/lora/layer_call.h>
@@ -20,34 +17,30 @@ class TORCHLORA_API LayerFunction {
   virtual BaseWeight base_weight() const = 0;
 
   /// Returns B A x for the call's input x, which has the factors' dtype.
-  virtual at::Tensor low_rank(
-      const LayerCall& call,
-      const at::Tensor& A,
-      const at::Tensor& B) const = 0;
+  virtual Tensor
+  low_rank(const LayerCall& call, const Tensor& A, const Tensor& B) const = 0;
   /// Returns the layer's function of the call's input with another weight and
   /// bias (undefined: none). Default: the operation at work of an unmodified
   /// layer.
-  virtual at::Tensor operate(
+  virtual Tensor operate(
       const LayerCall& call,
-      const at::Tensor& weight,
-      const at::Tensor& bias) const;
+      const Tensor& weight,
+      const Tensor& bias) const;
   /// Returns the layer with W + Σ scaling · B A in place of W and with the
   /// call's bias, in the dtype of the product alone. Default: `operate` on the
   /// base weight, and a sum.
-  virtual at::Tensor product(const LayerCall& call, ActiveUpdates updates)
-      const;
+  virtual Tensor product(const LayerCall& call, ActiveUpdates updates) const;
   /// Returns scaling · B A dropout(x).
-  at::Tensor update(const LayerCall& call, const ActiveUpdate& update) const;
+  Tensor update(const LayerCall& call, const ActiveUpdate& update) const;
   /// Returns [out_features] in a shape that broadcasts against the output.
-  virtual at::Tensor per_channel(
-      const LayerCall& /*call*/,
-      const at::Tensor& values) const {
+  virtual Tensor per_channel(const LayerCall& /*call*/, const Tensor& values)
+      const {
     return values;
   }
   /// Returns the rows that the weight is multiplied by, see
   /// `LoraLayer::set_input_observer`. ValueError for a layer type that does not
   /// tell.
-  virtual at::Tensor weight_inputs(const LayerCall& call) const;
+  virtual Tensor weight_inputs(const LayerCall& call) const;
 
   virtual WeightUse weight_use() const {
     return WeightUse::kDense;

@@ -1,11 +1,7 @@
 #pragma once
 
 #include <concepts>
-#include <functional>
-#include <memory>
 #include <mutex>
-#include <string>
-#include <vector>
 
 #include <torchlora/lora/layer.h>
 
@@ -66,13 +62,11 @@ class TORCHLORA_API LoraRegistry {
             BaseWeightAccessor accessor) -> std::shared_ptr<LoraLayer> {
            auto layer =
                std::make_shared<Layer>(base_layer, std::move(accessor));
-           if constexpr (requires(Base& base, const at::Tensor& x) {
-                           {
-                             base.forward(x)
-                           } -> std::convertible_to<at::Tensor>;
+           if constexpr (requires(Base& base, const Tensor& x) {
+                           { base.forward(x) } -> std::convertible_to<Tensor>;
                          }) {
              layer->set_base_forward(
-                 [](torch::nn::Module& module, const at::Tensor& input) {
+                 [](torch::nn::Module& module, const Tensor& input) {
                    return dynamic_cast<Base&>(module).forward(input);
                  });
            }

@@ -1,11 +1,8 @@
 #pragma once
 
 #include <map>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/export.h>
 #include <torchlora/lora/adapter_set.h>
@@ -57,7 +54,7 @@ class TORCHLORA_API TunerLayer {
   virtual const AdapterStates& states() const = 0;
   /// Returns the tensors of an adapter by their keys in PEFT's file, behind
   /// the name of the module.
-  virtual std::vector<std::pair<std::string, at::Tensor>> adapter_state(
+  virtual std::vector<std::pair<std::string, Tensor>> adapter_state(
       const std::string& adapter_name) const = 0;
 
   /// ValueError if these adapters cannot be active together.

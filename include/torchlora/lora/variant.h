@@ -1,20 +1,27 @@
 #pragma once
 
-#include <functional>
-#include <memory>
-#include <string>
-#include <utility>
-#include <vector>
-
-#include <ATen/core/Tensor.h>
-
-#include <torchlora/export.h>
 #include <torchlora/lora/adapter.h>
 #include <torchlora/lora/layer_function.h>
 
 namespace torchlora {
 
 class LoraLayer;
+
+/// A tensor that the adapter has beside its factors.
+struct VariantTensor {
+  enum Kind {
+    /// `NAME.ADAPTER.weight`, a parameter of a module.
+    kModule,
+    /// `NAME.ADAPTER`, a parameter.
+    kParameter,
+    /// `NAME.ADAPTER`, a buffer: saved, not trained.
+    kBuffer,
+  };
+  /// PEFT's name, which is the key in files too.
+  std::string name;
+  Tensor value;
+  Kind kind;
+};
 
 /// How an adapter differs from plain LoRA, W' = W + scaling · B A: one object
 /// per adapter and layer, nullptr for plain LoRA. PEFT's `LoraVariant`.
@@ -28,22 +35,8 @@ class TORCHLORA_API LoraVariant {
  public:
   virtual ~LoraVariant();
 
-  /// A tensor that the adapter has beside its factors.
-  struct Tensor {
-    enum Kind {
-      /// `NAME.ADAPTER.weight`, a parameter of a module.
-      kModule,
-      /// `NAME.ADAPTER`, a parameter.
-      kParameter,
-      /// `NAME.ADAPTER`, a buffer: saved, not trained.
-      kBuffer,
-    };
-    /// PEFT's name, which is the key in files too.
-    std::string name;
-    at::Tensor value;
-    Kind kind;
-  };
-  virtual std::vector<Tensor> tensors() const {
+  /// Returns the tensors that the adapter has beside its factors.
+  virtual std::vector<VariantTensor> tensors() const {
     return {};
   }
 
@@ -51,12 +44,11 @@ class TORCHLORA_API LoraVariant {
   /// weight's matrix without any update.
   virtual void reset(
       const LoraAdapter& /*adapter*/,
-      const at::Tensor& /*base_weight*/) {}
+      const Tensor& /*base_weight*/) {}
 
   /// Returns the A and B of the update scaling · B A, differentiable by the
   /// adapter's tensors.
-  virtual std::pair<at::Tensor, at::Tensor> factors(
-      const LoraAdapter& adapter) const {
+  virtual std::pair<Tensor, Tensor> factors(const LoraAdapter& adapter) const {
     return {adapter.lora_A->weight, adapter.lora_B->weight};
   }
 
@@ -65,9 +57,9 @@ class TORCHLORA_API LoraVariant {
     return true;
   }
   struct Applied {
-    at::Tensor weight;
+    Tensor weight;
     /// What `undo` and a disabled forward need; undefined if nothing.
-    at::Tensor memory = {};
+    Tensor memory = {};
   };
   /// Returns the weight with the update in it, out of place and
   /// differentiable: `weight` (adapters before this one may be in it) and
@@ -75,30 +67,30 @@ class TORCHLORA_API LoraVariant {
   /// elements]. `base_weight` is the weight without any update.
   virtual Applied apply(
       const LoraAdapter& /*adapter*/,
-      const at::Tensor& weight,
-      const at::Tensor& /*base_weight*/,
-      const at::Tensor& delta) const {
+      const Tensor& weight,
+      const Tensor& /*base_weight*/,
+      const Tensor& delta) const {
     return {weight + delta};
   }
   /// Inverts `apply`.
-  virtual at::Tensor undo(
-      const at::Tensor& weight,
-      const at::Tensor& delta,
-      const at::Tensor& /*memory*/) const {
+  virtual Tensor undo(
+      const Tensor& weight,
+      const Tensor& delta,
+      const Tensor& /*memory*/) const {
     return weight - delta;
   }
   /// Returns the layer's output with the update in it, for a variant that is
   /// not additive. `output` is the layer's without bias and without this
   /// update; `update.memory` is defined where a merged update is taken out.
-  virtual at::Tensor forward(
+  virtual Tensor forward(
       const LayerFunction& layer,
       const LayerCall& call,
-      const at::Tensor& output,
+      const Tensor& output,
       const ActiveUpdate& update) const;
   /// Returns the factors [out_features] of the output, for a variant that is
   /// `output_scale · (W x + update)` in this call; undefined if it is not. The
   /// layer then computes W x and the update as one product.
-  virtual at::Tensor output_scale(
+  virtual Tensor output_scale(
       const LayerFunction& /*layer*/,
       const ActiveUpdate& /*update*/) const {
     return {};
@@ -110,14 +102,14 @@ class TORCHLORA_API LoraVariant {
     return false;
   }
   /// Returns what is kept of x [tokens, in_features].
-  virtual std::vector<at::Tensor> compress(const at::Tensor& /*x*/) {
+  virtual std::vector<Tensor> compress(const Tensor& /*x*/) {
     return {};
   }
   /// Returns the gradient of A [r, in_features] by that of A x [tokens, r] and
   /// what `compress` returned.
-  virtual at::Tensor grad_A(
-      const at::Tensor& /*grad_Ax*/,
-      const std::vector<at::Tensor>& /*compressed*/,
+  virtual Tensor grad_A(
+      const Tensor& /*grad_Ax*/,
+      const std::vector<Tensor>& /*compressed*/,
       int64_t /*in_features*/) const {
     return {};
   }
@@ -131,7 +123,7 @@ struct VariantArguments {
   /// With its rank, scaling and factors.
   const LoraAdapter& adapter;
   /// Rounds a tensor to the base weight's dtype and gives it the adapter's.
-  const std::function<at::Tensor(const at::Tensor&)>& as_parameter;
+  const std::function<Tensor(const Tensor&)>& as_parameter;
   /// Whether the adapter's tensors are about to be overwritten by a file's.
   bool is_loaded;
 };
@@ -150,7 +142,7 @@ struct LoraVariantType {
   /// May set `base_weight`, which replaces the base weight (a matrix like
   /// `BaseWeight::matrix`).
   std::shared_ptr<LoraVariant> (
-      *create)(const VariantArguments& arguments, at::Tensor& base_weight);
+      *create)(const VariantArguments& arguments, Tensor& base_weight);
   /// Whether `create` changes the base weight.
   bool modifies_base = false;
 };

@@ -1,11 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <map>
-#include <optional>
-#include <string>
-#include <vector>
-
 #include <torchlora/lora/tuner_layer.h>
 #include <torchlora/model.h>
 

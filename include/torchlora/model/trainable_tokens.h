@@ -1,16 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <list>
-#include <memory>
-#include <optional>
-#include <string>
-#include <utility>
-#include <vector>
-
-#include <torch/nn/module.h>
-
-#include <torchlora/export.h>
 #include <torchlora/lora/adapter.h>
 #include <torchlora/lora/tuner_layer.h>
 #include <torchlora/nn/replaced_rows.h>
@@ -38,9 +27,9 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
     /// Row i of `delta` takes the place of row indices[i].
     std::vector<int64_t> indices;
     /// [k, dim], the parameter.
-    at::Tensor delta;
+    Tensor delta;
     /// The rows that a merge wrote over; undefined unless merged.
-    at::Tensor original = {};
+    Tensor original = {};
   };
 
   /// Redirects nothing yet. `layer_name` is for messages.
@@ -52,7 +41,7 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
   /// Redirects the layer, or one that computes with the same weight.
   void bind(const std::shared_ptr<torch::nn::Module>& layer);
   /// Returns the layer's weight.
-  at::Tensor weight() const;
+  Tensor weight() const;
 
   /// Adds an adapter, inactive and frozen, whose rows are the base weight's, in
   /// its dtype; with `autocast_adapter_dtype` fp32 for fp16 and bf16.
@@ -76,7 +65,7 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
   const AdapterStates& states() const override {
     return adapters_.states();
   }
-  std::vector<std::pair<std::string, at::Tensor>> adapter_state(
+  std::vector<std::pair<std::string, Tensor>> adapter_state(
       const std::string& adapter_name) const override;
   /// ValueError if two of the adapters have rows of one index.
   void check_set_adapter(
@@ -110,8 +99,8 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
   void check_disjoint(
       const std::vector<std::string>& adapter_names,
       const char* function) const;
-  at::Tensor base_rows(const std::vector<int64_t>& indices) const;
-  void write(const std::vector<int64_t>& indices, const at::Tensor& rows);
+  Tensor base_rows(const std::vector<int64_t>& indices) const;
+  void write(const std::vector<int64_t>& indices, const Tensor& rows);
   void update_shown();
 
   std::string layer_name_;
@@ -123,7 +112,7 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
   /// the places of those in what the adapters have (undefined: in that order).
   std::vector<std::string> shown_;
   std::vector<int64_t> indices_;
-  at::Tensor index_, order_;
+  Tensor index_, order_;
 };
 
 } // namespace torchlora

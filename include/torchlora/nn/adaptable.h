@@ -25,12 +25,12 @@ class Adaptable : public Base, public Redirectable {
   explicit Adaptable(const Base& base) : Base(base) {}
 
   /// Runs the LoRA layer, or `base_forward` if the layer is not adapted.
-  at::Tensor forward(const at::Tensor& input) {
+  Tensor forward(const Tensor& input) {
     return redirected_forward(input);
   }
 
   /// The forward of `Base`.
-  at::Tensor base_forward(const at::Tensor& input) override {
+  Tensor base_forward(const Tensor& input) override {
     return Base::forward(input);
   }
 

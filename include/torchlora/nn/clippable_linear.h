@@ -79,19 +79,19 @@ class TORCHLORA_API ClippableLinearImpl
   }
 
   /// Runs the LoRA layer, or `base_forward` if the layer is not adapted.
-  at::Tensor forward(const at::Tensor& input) {
+  Tensor forward(const Tensor& input) {
     return redirected_forward(input);
   }
-  at::Tensor base_forward(const at::Tensor& input) override {
+  Tensor base_forward(const Tensor& input) override {
     return clamp_output(linear->forward(clamp_input(input)));
   }
 
   /// @{
   /// One of the two clamps; the identity without `use_clipped_linears`.
-  at::Tensor clamp_input(const at::Tensor& input) const {
+  Tensor clamp_input(const Tensor& input) const {
     return input_min.defined() ? at::clamp(input, input_min, input_max) : input;
   }
-  at::Tensor clamp_output(const at::Tensor& output) const {
+  Tensor clamp_output(const Tensor& output) const {
     return output_min.defined() ? at::clamp(output, output_min, output_max)
                                 : output;
   }
@@ -103,7 +103,7 @@ class TORCHLORA_API ClippableLinearImpl
   Linear linear{nullptr};
   /// @{
   /// Scalars; undefined without `use_clipped_linears`.
-  at::Tensor input_min, input_max, output_min, output_max;
+  Tensor input_min, input_max, output_min, output_max;
   /// @}
 };
 TORCH_MODULE(ClippableLinear);

@@ -2,8 +2,8 @@
 
 #include <optional>
 
-#include <ATen/core/Tensor.h>
 #include <c10/core/ScalarType.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/export.h>
 
@@ -43,16 +43,13 @@ TORCHLORA_API void set_compute_route(std::optional<ComputeRoute> route);
 /// Differentiable once in all three. A half-precision weight on the CPU also
 /// accepts an input of another floating dtype and is then upcast on either
 /// route.
-TORCHLORA_API at::Tensor linear(
-    const at::Tensor& input,
-    const at::Tensor& weight,
-    const at::Tensor& bias = {});
+TORCHLORA_API Tensor
+linear(const Tensor& input, const Tensor& weight, const Tensor& bias = {});
 
 /// Computes g W, the gradient of `linear` with respect to its input, for
 /// autograd functions that contain such a product. `grad_output` [*, out]; the
 /// result [*, in] has the same dtype. Not differentiable.
-TORCHLORA_API at::Tensor linear_backward_input(
-    const at::Tensor& grad_output,
-    const at::Tensor& weight);
+TORCHLORA_API Tensor
+linear_backward_input(const Tensor& grad_output, const Tensor& weight);
 
 } // namespace torchlora::nn

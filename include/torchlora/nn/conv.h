@@ -14,18 +14,18 @@ class TORCHLORA_API Convolution {
   virtual ~Convolution();
 
   /// [out_channels, in_channels / groups, kernel…]
-  virtual at::Tensor kernel() const = 0;
+  virtual Tensor kernel() const = 0;
   /// [out_channels]; undefined for a layer without bias.
-  virtual at::Tensor kernel_bias() const = 0;
+  virtual Tensor kernel_bias() const = 0;
   /// The number of groups of channels.
   virtual int64_t groups() const = 0;
   /// Convolves the input with another kernel [*, in_channels / groups,
   /// kernel…]; stride, padding and its mode, dilation and groups are the
   /// layer's. `bias` may be undefined.
-  virtual at::Tensor convolve(
-      const at::Tensor& input,
-      const at::Tensor& kernel,
-      const at::Tensor& bias) const = 0;
+  virtual Tensor convolve(
+      const Tensor& input,
+      const Tensor& kernel,
+      const Tensor& bias) const = 0;
 };
 
 /// The common base of `Conv1d`, `Conv2d` and `Conv3d`: a convolution `Base` of
@@ -47,19 +47,17 @@ class ConvNd : public Adaptable<Base, Self>, public Convolution {
   explicit ConvNd(const Base& base) : Adaptable<Base, Self>(base) {}
   /// @}
 
-  at::Tensor kernel() const override {
+  Tensor kernel() const override {
     return this->weight;
   }
-  at::Tensor kernel_bias() const override {
+  Tensor kernel_bias() const override {
     return this->bias;
   }
   int64_t groups() const override {
     return this->options.groups();
   }
-  at::Tensor convolve(
-      const at::Tensor& input,
-      const at::Tensor& kernel,
-      const at::Tensor& bias) const override {
+  Tensor convolve(const Tensor& input, const Tensor& kernel, const Tensor& bias)
+      const override {
     return detail::convolve<D>(
         input,
         kernel,

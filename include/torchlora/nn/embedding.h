@@ -27,14 +27,14 @@ class TORCHLORA_API EmbeddingImpl
 
   /// Wraps a layer around an existing table [num_embeddings, embedding_dim] of
   /// any dtype. Allocates, initializes and copies nothing.
-  static std::shared_ptr<EmbeddingImpl> from_weight(const at::Tensor& weight) {
+  static std::shared_ptr<EmbeddingImpl> from_weight(const Tensor& weight) {
     auto layer = std::make_shared<EmbeddingImpl>(1, 1);
     layer->options.num_embeddings(weight.size(0)).embedding_dim(weight.size(1));
     layer->weight.set_data(weight);
     return layer;
   }
 
-  at::Tensor base_forward(const at::Tensor& input) override {
+  Tensor base_forward(const Tensor& input) override {
     const auto rows = torch::nn::EmbeddingImpl::forward(input);
     return embed_scale == 1 ? rows : rows * embed_scale;
   }

@@ -4,15 +4,11 @@
 #include <map>
 #include <memory>
 #include <numeric>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include <torch/nn/module.h>
 #include <torch/types.h>
 
 #include <torchlora/detail/scoped_value.h>
-#include <torchlora/export.h>
 #include <torchlora/nn/compute.h>
 #include <torchlora/nn/redirect.h>
 
@@ -28,12 +24,12 @@ namespace torchlora::nn {
 /// Computes x W_eᵀ for the rows of each expert e: `rows` [T, in] sorted by
 /// expert, `weight` [experts, out, in] → [T, out]. One product per expert that
 /// has rows, by the compute route.
-inline at::Tensor grouped_linear(
-    const at::Tensor& rows,
-    const at::Tensor& weight,
+inline Tensor grouped_linear(
+    const Tensor& rows,
+    const Tensor& weight,
     at::IntArrayRef rows_per_expert) {
   const auto inputs = rows.split_with_sizes(rows_per_expert);
-  std::vector<at::Tensor> outputs;
+  std::vector<Tensor> outputs;
   for (size_t e = 0; e < inputs.size(); ++e) {
     if (inputs[e].size(0) > 0) {
       outputs.push_back(
@@ -47,7 +43,7 @@ inline at::Tensor grouped_linear(
 /// An order of rows in which the rows of each expert are adjacent.
 struct ExpertOrder {
   /// [N]: for `index_select`.
-  at::Tensor order;
+  Tensor order;
   /// The number of rows per expert.
   std::vector<int64_t> rows_per_expert;
 };
@@ -55,9 +51,7 @@ struct ExpertOrder {
 /// Sorts the rows of a layer by expert: `expert_ids` [N], int64 below
 /// `experts`. On a GPU this is the one place where a layer waits for the
 /// device. ValueError for an id that is too large.
-inline ExpertOrder sort_by_expert(
-    const at::Tensor& expert_ids,
-    int64_t experts) {
+inline ExpertOrder sort_by_expert(const Tensor& expert_ids, int64_t experts) {
   const auto counts =
       at::bincount(expert_ids, {}, experts).to(at::kCPU).contiguous();
   TORCH_CHECK_VALUE(
@@ -115,11 +109,10 @@ class TORCHLORA_API StackedExperts {
 
   /// Returns a parameter of the module. ValueError if the module itself has no
   /// such parameter of 2 or 3 dimensions.
-  at::Tensor expert_parameter(const std::string& parameter_name) const {
+  Tensor expert_parameter(const std::string& parameter_name) const {
     const auto* module = dynamic_cast<const torch::nn::Module*>(this);
-    const auto parameters = module
-        ? module->named_parameters(/*recurse=*/false)
-        : torch::OrderedDict<std::string, at::Tensor>();
+    const auto parameters = module ? module->named_parameters(/*recurse=*/false)
+                                   : torch::OrderedDict<std::string, Tensor>();
     const auto* parameter = parameters.find(parameter_name);
     TORCH_CHECK_VALUE(
         parameter && (parameter->dim() == 2 || parameter->dim() == 3),
@@ -150,9 +143,9 @@ class TORCHLORA_API StackedExperts {
  protected:
   /// Multiplies `rows` [T, in_features], which are sorted by expert, by the
   /// parameter → [T, out_features]. `rows_per_expert` adds up to T.
-  at::Tensor expert_linear(
+  Tensor expert_linear(
       const std::string& parameter_name,
-      const at::Tensor& rows,
+      const Tensor& rows,
       at::IntArrayRef rows_per_expert) {
     const auto weight = expert_parameter(parameter_name);
     const auto experts = weight.dim() == 2 ? 1 : weight.size(0);
@@ -184,10 +177,10 @@ class TORCHLORA_API StackedExperts {
         : owner_(owner), parameter_name_(std::move(parameter_name)) {}
     ~Product() override;
 
-    at::Tensor forward(const at::Tensor& rows) {
+    Tensor forward(const Tensor& rows) {
       return redirected_forward(rows);
     }
-    at::Tensor base_forward(const at::Tensor& rows) override {
+    Tensor base_forward(const Tensor& rows) override {
       const auto weight = owner_.expert_parameter(parameter_name_);
       return grouped_linear(
           rows,

@@ -7,6 +7,8 @@
 #include <torch/nn/module.h>
 #include <torch/types.h>
 
+#include <torchlora/tensor.h>
+
 namespace torchlora::nn {
 
 /// Returns the names of the parameters and buffers that hold a NaN or an Inf. A
@@ -31,9 +33,9 @@ inline std::vector<std::string> find_nonfinite(
 
 /// Returns the parameters that require a gradient, for an optimizer. A
 /// parameter with several names is in the result once.
-inline std::vector<at::Tensor> trainable_parameters(
+inline std::vector<Tensor> trainable_parameters(
     const torch::nn::Module& module) {
-  std::vector<at::Tensor> result;
+  std::vector<Tensor> result;
   std::unordered_set<at::TensorImpl*> seen;
   for (const auto& parameter : module.parameters()) {
     if (parameter.requires_grad() &&

@@ -26,7 +26,7 @@ class TORCHLORA_API LinearImpl
 
   /// Wraps a layer without bias around an existing weight [out_features,
   /// in_features] of any dtype. Allocates, initializes and copies nothing.
-  static std::shared_ptr<LinearImpl> from_weight(const at::Tensor& weight) {
+  static std::shared_ptr<LinearImpl> from_weight(const Tensor& weight) {
     auto layer = std::make_shared<LinearImpl>(
         torch::nn::LinearOptions(1, 1).bias(false));
     layer->options.out_features(weight.size(0));
@@ -35,7 +35,7 @@ class TORCHLORA_API LinearImpl
     return layer;
   }
 
-  at::Tensor base_forward(const at::Tensor& input) override {
+  Tensor base_forward(const Tensor& input) override {
     return nn::linear(input, weight, bias);
   }
 };

@@ -2,11 +2,7 @@
 
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <optional>
-#include <string>
 #include <tuple>
-#include <vector>
 
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/pimpl.h>
@@ -61,13 +57,13 @@ class TORCHLORA_API MultiheadAttentionImpl
   /// may be boolean (true: left out) or floating (added to the scores). Without
   /// `need_weights` the attention is `scaled_dot_product_attention`. Inputs
   /// that are the same tensor are projected together.
-  std::tuple<at::Tensor, at::Tensor> forward(
-      const at::Tensor& query,
-      const at::Tensor& key,
-      const at::Tensor& value,
-      const at::Tensor& key_padding_mask = {},
+  std::tuple<Tensor, Tensor> forward(
+      const Tensor& query,
+      const Tensor& key,
+      const Tensor& value,
+      const Tensor& key_padding_mask = {},
       bool need_weights = true,
-      const at::Tensor& attn_mask = {},
+      const Tensor& attn_mask = {},
       bool average_attn_weights = true) {
     TORCH_CHECK_VALUE(
         query.dim() == 3 && key.dim() == 3 && value.dim() == 3 &&
@@ -85,7 +81,7 @@ class TORCHLORA_API MultiheadAttentionImpl
     auto [q, k, v] = project_inputs(query, key, value);
     int64_t added_keys = 0;
     if (bias_k.defined()) {
-      const auto append = [&](const at::Tensor& to, const at::Tensor& bias) {
+      const auto append = [&](const Tensor& to, const Tensor& bias) {
         return at::cat({to, bias.to(to.scalar_type()).expand({1, N, -1})});
       };
       k = append(k, bias_k);
@@ -93,7 +89,7 @@ class TORCHLORA_API MultiheadAttentionImpl
       ++added_keys;
     }
     // [N, heads, L or S, head_dim]
-    const auto heads = [&](const at::Tensor& tensor) {
+    const auto heads = [&](const Tensor& tensor) {
       return tensor.reshape({tensor.size(0), N, H, head_dim})
           .permute({1, 2, 0, 3});
     };
@@ -107,7 +103,7 @@ class TORCHLORA_API MultiheadAttentionImpl
     }
 
     const auto dtype = q.scalar_type();
-    at::Tensor mask;
+    Tensor mask;
     if (attn_mask.defined()) {
       mask = additive_mask(attn_mask, dtype, added_keys);
       mask = mask.dim() == 3 ? mask.view({N, H, mask.size(1), mask.size(2)})
@@ -120,7 +116,7 @@ class TORCHLORA_API MultiheadAttentionImpl
     }
 
     const double p = is_training() ? options.dropout() : 0;
-    at::Tensor output, weights;
+    Tensor output, weights;
     if (need_weights) {
       q = q / std::sqrt(static_cast<double>(head_dim));
       auto scores = at::matmul(q, k.transpose(2, 3));
@@ -143,7 +139,7 @@ class TORCHLORA_API MultiheadAttentionImpl
   }
 
   /// Projects by `in_proj_weight`, [*, E] → [*, 3 E].
-  at::Tensor base_forward(const at::Tensor& input) override {
+  Tensor base_forward(const Tensor& input) override {
     return nn::linear(
         input,
         projected_rows(in_proj_weight),
@@ -165,7 +161,7 @@ class TORCHLORA_API MultiheadAttentionImpl
 
   /// Returns those of the 3 E rows of `tensor` that the projection running in
   /// this thread uses; all rows outside of one.
-  at::Tensor projected_rows(const at::Tensor& tensor) const {
+  Tensor projected_rows(const Tensor& tensor) const {
     const auto& rows = running_rows();
     return rows ? tensor.narrow(0, rows->begin, rows->size) : tensor;
   }
@@ -180,10 +176,8 @@ class TORCHLORA_API MultiheadAttentionImpl
 
   /// Returns a mask in the form that is added to the scores, with zeros for the
   /// keys that the layer adds.
-  static at::Tensor additive_mask(
-      const at::Tensor& mask,
-      at::ScalarType dtype,
-      int64_t added_keys) {
+  static Tensor
+  additive_mask(const Tensor& mask, at::ScalarType dtype, int64_t added_keys) {
     auto result = mask.scalar_type() == at::kBool
         ? at::zeros(mask.sizes(), mask.options().dtype(dtype))
               .masked_fill(mask, -std::numeric_limits<double>::infinity())
@@ -212,7 +206,7 @@ class TORCHLORA_API MultiheadAttentionImpl
 
   /// Projects by `parts` of the three parts (queries, keys, values) from
   /// `first` on.
-  at::Tensor project(const at::Tensor& input, int64_t first, int64_t parts) {
+  Tensor project(const Tensor& input, int64_t first, int64_t parts) {
     const auto E = options.embed_dim();
     if (_qkv_same_embed_dim) {
       const detail::ScopedValue guard(
@@ -229,10 +223,8 @@ class TORCHLORA_API MultiheadAttentionImpl
                                : in_proj_bias);
   }
 
-  std::tuple<at::Tensor, at::Tensor, at::Tensor> project_inputs(
-      const at::Tensor& query,
-      const at::Tensor& key,
-      const at::Tensor& value) {
+  std::tuple<Tensor, Tensor, Tensor>
+  project_inputs(const Tensor& query, const Tensor& key, const Tensor& value) {
     if (_qkv_same_embed_dim && key.is_same(value)) {
       if (query.is_same(key)) {
         const auto parts = project(query, 0, 3).chunk(3, -1);

@@ -1,13 +1,8 @@
 #pragma once
 
-#include <optional>
-#include <string>
-#include <vector>
-
 #include <torch/nn/module.h>
 #include <torch/types.h>
 
-#include <torchlora/export.h>
 #include <torchlora/nn/compute.h>
 #include <torchlora/nn/replaced_rows.h>
 
@@ -54,7 +49,7 @@ class TORCHLORA_API PretrainedModel {
 /// logits = c · tanh(h Wᵀ / c), or h Wᵀ without soft-capping.
 struct TORCHLORA_API LmHead {
   /// [vocab_size, hidden_size]
-  at::Tensor weight;
+  Tensor weight;
   /// c; 0: no soft-capping.
   double final_logit_softcapping = 0;
   /// Rows that the head uses instead of rows of `weight`.
@@ -69,7 +64,7 @@ struct TORCHLORA_API LmHead {
   }
 
   /// Computes [*, hidden_size] → [*, vocab_size].
-  at::Tensor logits(const at::Tensor& hidden) const {
+  Tensor logits(const Tensor& hidden) const {
     auto raw = nn::linear(hidden, weight);
     if (replaced_rows) {
       raw = replaced_rows->project(raw, hidden);
@@ -88,9 +83,9 @@ class TORCHLORA_API CausalLM : public PretrainedModel {
   /// Computes the final hidden states [B, T, hidden_size] (after the last norm)
   /// of `input_ids` [B, T] (int64). `attention_mask` [B, T] is 1 for real
   /// tokens; undefined: all tokens are real.
-  virtual at::Tensor hidden_states(
-      const at::Tensor& input_ids,
-      const at::Tensor& attention_mask = {}) = 0;
+  virtual Tensor hidden_states(
+      const Tensor& input_ids,
+      const Tensor& attention_mask = {}) = 0;
   /// Returns the head. Make it with `LmHead::of` if it must follow
   /// `trainable_token_indices`.
   virtual LmHead lm_head() const = 0;

@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/export.h>
 
@@ -23,7 +23,7 @@ class TORCHLORA_API ForwardTarget {
  public:
   virtual ~ForwardTarget();
   /// Computes [*, in_features] → [*, out_features] instead of the layer.
-  virtual at::Tensor forward(const at::Tensor& input) = 0;
+  virtual Tensor forward(const Tensor& input) = 0;
 };
 
 /// A layer whose forward can be redirected. Inherit it beside
@@ -38,7 +38,7 @@ class TORCHLORA_API Redirectable {
   virtual ~Redirectable();
 
   /// The layer's own function, never redirected.
-  virtual at::Tensor base_forward(const at::Tensor& input) = 0;
+  virtual Tensor base_forward(const Tensor& input) = 0;
 
   /// Names the children that are adapted together with the layer, each by a
   /// LoRA layer of its own, and never alone.
@@ -77,7 +77,7 @@ class TORCHLORA_API Redirectable {
   }
 
   /// Returns the target's forward, or `base_forward` without a target.
-  at::Tensor redirected_forward(const at::Tensor& input) {
+  Tensor redirected_forward(const Tensor& input) {
     return target_ ? target_->forward(input) : base_forward(input);
   }
 

@@ -2,11 +2,7 @@
 
 #include <cstdint>
 #include <optional>
-#include <vector>
 
-#include <ATen/core/Tensor.h>
-
-#include <torchlora/export.h>
 #include <torchlora/nn/redirect.h>
 
 // `trainable_token_indices` trains a few rows of an embedding table or of an
@@ -27,17 +23,17 @@ struct TORCHLORA_API ReplacedRows {
   /// The replaced rows, ascending, each once.
   std::vector<int64_t> indices;
   /// `indices` as int64 on the device of `values`.
-  at::Tensor index;
+  Tensor index;
   /// [k, dim], in the weight's dtype; differentiable.
-  at::Tensor values;
+  Tensor values;
 
   /// Overwrites the elements of `output` [*, n] that the rows give for `input`
   /// [*, dim], in a copy. `output` is a linear layer's; `bias` is [n] or
   /// undefined. Differentiable in all.
-  at::Tensor project(
-      const at::Tensor& output,
-      const at::Tensor& input,
-      const at::Tensor& bias = {}) const;
+  Tensor project(
+      const Tensor& output,
+      const Tensor& input,
+      const Tensor& bias = {}) const;
 };
 
 /// A target of a layer's redirection that replaces rows of its weight.
@@ -55,14 +51,14 @@ TORCHLORA_API std::optional<ReplacedRows> replaced_rows(
 /// Computes the forward of an embedding as if the rows stood in its table.
 /// Follows the options of `torch::nn::Embedding` except `sparse`: the gradients
 /// are dense. `max_norm` does not write to the weight.
-TORCHLORA_API at::Tensor forward_with_rows(
+TORCHLORA_API Tensor forward_with_rows(
     EmbeddingImpl& layer,
-    const at::Tensor& input,
+    const Tensor& input,
     const ReplacedRows& rows);
 /// Computes the forward of a linear layer as if the rows stood in its weight.
-TORCHLORA_API at::Tensor forward_with_rows(
+TORCHLORA_API Tensor forward_with_rows(
     LinearImpl& layer,
-    const at::Tensor& input,
+    const Tensor& input,
     const ReplacedRows& rows);
 
 } // namespace torchlora::nn

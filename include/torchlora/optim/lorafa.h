@@ -2,21 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
-#include <string>
 #include <tuple>
 #include <unordered_map>
-#include <vector>
 
-#include <ATen/core/Tensor.h>
 #include <torch/arg.h>
-#include <torch/nn/module.h>
 #include <torch/optim/adamw.h>
 #include <torch/optim/optimizer.h>
 #include <torch/types.h>
 
 #include <torchlora/detail/damped_inverse.h>
-#include <torchlora/export.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/nn/inspect.h>
 
@@ -56,7 +50,7 @@ struct TORCHLORA_API LoraFAOptions
 
 /// The factors of an update and its scaling.
 struct LoraFAPair {
-  at::Tensor A, B;
+  Tensor A, B;
   double scaling;
 };
 
@@ -76,7 +70,7 @@ class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
   /// zero.
   LoraFA(
       const std::vector<LoraFAPair>& pairs,
-      const std::vector<at::Tensor>& others,
+      const std::vector<Tensor>& others,
       LoraFAOptions options = {})
       : Optimizer(
             parameters_of(pairs, others),
@@ -110,9 +104,9 @@ class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
   ~LoraFA() override;
 
   /// Steps once, after it has called the closure if there is one.
-  at::Tensor step(LossClosure closure = nullptr) override {
+  Tensor step(LossClosure closure = nullptr) override {
     torch::NoGradGuard no_grad;
-    at::Tensor loss;
+    Tensor loss;
     if (closure) {
       at::AutoGradMode with_grad(true);
       loss = closure();
@@ -139,10 +133,10 @@ class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
   /// @}
 
  private:
-  static std::vector<at::Tensor> parameters_of(
+  static std::vector<Tensor> parameters_of(
       const std::vector<LoraFAPair>& pairs,
-      const std::vector<at::Tensor>& others) {
-    std::vector<at::Tensor> parameters;
+      const std::vector<Tensor>& others) {
+    std::vector<Tensor> parameters;
     for (const auto& pair : pairs) {
       parameters.push_back(pair.B);
     }
@@ -150,8 +144,7 @@ class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
     return parameters;
   }
 
-  at::Tensor project(const at::Tensor& parameter, const at::Tensor& grad)
-      const {
+  Tensor project(const Tensor& parameter, const Tensor& grad) const {
     const auto found = pairs_.find(parameter.unsafeGetTensorImpl());
     if (found == pairs_.end()) {
       return grad;
@@ -165,7 +158,7 @@ class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
         .view_as(grad);
   }
 
-  torch::optim::AdamWParamState& state_of(const at::Tensor& parameter) {
+  torch::optim::AdamWParamState& state_of(const Tensor& parameter) {
     auto& state = state_[parameter.unsafeGetTensorImpl()];
     if (!state) {
       auto fresh = std::make_unique<torch::optim::AdamWParamState>();
@@ -178,8 +171,8 @@ class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
   }
 
   static void adamw_step(
-      at::Tensor parameter,
-      const at::Tensor& grad,
+      Tensor parameter,
+      const Tensor& grad,
       torch::optim::AdamWParamState& state,
       const LoraFAOptions& options) {
     const auto [beta1, beta2] = options.betas();
@@ -258,7 +251,7 @@ inline std::unique_ptr<LoraFA> create_lorafa_optimizer(
     pair.A.set_requires_grad(false);
   }
   auto others = nn::trainable_parameters(model);
-  std::erase_if(others, [&](const at::Tensor& parameter) {
+  std::erase_if(others, [&](const Tensor& parameter) {
     return std::ranges::any_of(pairs, [&](const LoraFAPair& pair) {
       return pair.B.is_same(parameter);
     });

@@ -2,16 +2,10 @@
 
 #include <array>
 #include <cmath>
-#include <memory>
 #include <unordered_map>
 #include <unordered_set>
-#include <utility>
-#include <vector>
 
-#include <ATen/core/Tensor.h>
-#include <c10/util/Exception.h>
 #include <torch/arg.h>
-#include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/normalization.h>
 #include <torch/optim/optimizer.h>
@@ -71,7 +65,7 @@ struct LoraPlusOptions {
 /// Parameters that share a learning rate and a decay.
 struct LoraPlusGroup {
   /// In the order of the model.
-  std::vector<at::Tensor> params;
+  std::vector<Tensor> params;
   double lr;
   double weight_decay;
 };
@@ -95,7 +89,7 @@ using Places = std::unordered_map<const at::TensorImpl*, Place>;
 /// Adds the parameters of a layer's adapters.
 inline void place_adapters(const LoraLayer& layer, Places& places) {
   const bool is_embedding = dynamic_cast<const LoraTable*>(&layer);
-  const auto place = [&](const at::Tensor& tensor, Speed speed, bool decays) {
+  const auto place = [&](const Tensor& tensor, Speed speed, bool decays) {
     if (tensor.defined()) {
       places[tensor.unsafeGetTensorImpl()] = {speed, decays, true};
     }
@@ -149,7 +143,7 @@ inline std::vector<LoraPlusGroup> loraplus_param_groups(
       }
     }
   }
-  std::array<std::array<std::vector<at::Tensor>, 2>, kSpeeds> params;
+  std::array<std::array<std::vector<Tensor>, 2>, kSpeeds> params;
   std::unordered_set<const at::TensorImpl*> seen;
   bool trains_adapters = false;
   for (const auto& item : model.named_parameters()) {

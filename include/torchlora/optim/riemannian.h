@@ -1,14 +1,8 @@
 #pragma once
 
 #include <cmath>
-#include <memory>
 #include <type_traits>
-#include <utility>
-#include <vector>
 
-#include <ATen/core/Tensor.h>
-#include <c10/util/Exception.h>
-#include <torch/nn/module.h>
 #include <torch/optim/lbfgs.h>
 #include <torch/optim/optimizer.h>
 #include <torch/types.h>
@@ -76,13 +70,13 @@ class RiemannianPreconditioner {
 
   /// Returns all trainable parameters of the model, each once, for an
   /// optimizer.
-  const std::vector<at::Tensor>& trainable_parameters() const {
+  const std::vector<Tensor>& trainable_parameters() const {
     return parameters_;
   }
 
  private:
-  std::vector<at::Tensor> parameters_;
-  std::vector<std::pair<at::Tensor, at::Tensor>> pairs_;
+  std::vector<Tensor> parameters_;
+  std::vector<std::pair<Tensor, Tensor>> pairs_;
   double reg_;
 };
 
@@ -105,8 +99,7 @@ class RiemannianOptimizer : public Optimizer {
         preconditioner_(std::move(preconditioner)) {}
 
   /// Preconditions the gradients, then steps. ValueError with a closure.
-  at::Tensor step(
-      torch::optim::Optimizer::LossClosure closure = nullptr) override {
+  Tensor step(torch::optim::Optimizer::LossClosure closure = nullptr) override {
     TORCH_CHECK_VALUE(
         !closure,
         "[RiemannianOptimizer] a closure is not supported: it would overwrite "

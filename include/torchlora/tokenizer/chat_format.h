@@ -1,11 +1,7 @@
 #pragma once
 
-#include <cstdint>
-#include <string>
 #include <variant>
-#include <vector>
 
-#include <torchlora/export.h>
 #include <torchlora/tokenizer/tokenizer.h>
 
 namespace torchlora {

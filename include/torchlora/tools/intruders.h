@@ -1,10 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <vector>
-
-#include <torchlora/export.h>
 #include <torchlora/model.h>
 
 namespace torchlora {

@@ -1,12 +1,6 @@
 #pragma once
 
-#include <functional>
-#include <string>
-
-#include <torch/nn/module.h>
-
 #include <torchlora/config/lora_config.h>
-#include <torchlora/export.h>
 #include <torchlora/model.h>
 
 namespace torchlora {
@@ -42,8 +36,8 @@ TORCHLORA_API InitStatistics preprocess_loraga(
 /// Returns the rows of a layer's input [n, in_features] that
 /// `initialize_lora_eva_weights` takes into account, for example all but those
 /// of padding tokens. PEFT's `prepare_layer_inputs_fn`.
-using PrepareLayerInputs = std::function<
-    at::Tensor(const at::Tensor& rows, const std::string& module_name)>;
+using PrepareLayerInputs =
+    std::function<Tensor(const Tensor& rows, const std::string& module_name)>;
 
 /// Completes `init_lora_weights` "eva" after `get_peft_model`. A becomes the
 /// principal components of the layer's input and B zero. The ranks move to the

@@ -1,9 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <filesystem>
-
-#include <torchlora/export.h>
 #include <torchlora/train/state.h>
 
 namespace torchlora::train {

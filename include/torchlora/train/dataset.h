@@ -1,11 +1,7 @@
 #pragma once
 
-#include <filesystem>
-#include <string>
 #include <variant>
-#include <vector>
 
-#include <torchlora/export.h>
 #include <torchlora/tokenizer/chat_format.h>
 
 namespace torchlora::train {

@@ -1,10 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <vector>
-
-#include <torchlora/export.h>
 #include <torchlora/tokenizer/chat_format.h>
 #include <torchlora/tokenizer/tokenizer.h>
 #include <torchlora/train/dataset.h>
@@ -81,7 +76,7 @@ class TORCHLORA_API DpoTrainer : public Trainer {
   }
 
  protected:
-  at::Tensor compute_loss(
+  Tensor compute_loss(
       const std::vector<int64_t>& indices,
       bool training,
       Metrics& metrics) override;
@@ -93,7 +88,7 @@ class TORCHLORA_API DpoTrainer : public Trainer {
   void set_up_reference();
   TokenScores score(const PreferenceBatch& batch) const;
   /// Returns the summed log-probabilities [2B] of the rows under the reference.
-  at::Tensor reference_logps(const PreferenceBatch& batch) const;
+  Tensor reference_logps(const PreferenceBatch& batch) const;
   void add_metrics(
       const PreferenceBatch& batch,
       const TokenScores& scores,

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/log_sigmoid.h>
+#include <torchlora/tensor.h>
 
 #include <torchlora/export.h>
 
@@ -16,8 +16,8 @@ struct DpoLossInput {
   /// @{
   /// Log-probabilities of the completions under the policy and under the
   /// reference, summed over the tokens.
-  at::Tensor chosen_logps, rejected_logps;
-  at::Tensor ref_chosen_logps, ref_rejected_logps;
+  Tensor chosen_logps, rejected_logps;
+  Tensor ref_chosen_logps, ref_rejected_logps;
   /// @}
 
   /// `DpoConfig::beta`.
@@ -25,17 +25,17 @@ struct DpoLossInput {
 
   /// @{
   /// Policy minus reference, [B].
-  at::Tensor chosen_logratios() const {
+  Tensor chosen_logratios() const {
     return chosen_logps - ref_chosen_logps;
   }
-  at::Tensor rejected_logratios() const {
+  Tensor rejected_logratios() const {
     return rejected_logps - ref_rejected_logps;
   }
   /// @}
 };
 
 /// Computes the loss of each pair, [B].
-using DpoLoss = at::Tensor (*)(const DpoLossInput& input);
+using DpoLoss = Tensor (*)(const DpoLossInput& input);
 
 /// Returns TRL's loss of this name. ValueError lists the names that exist.
 TORCHLORA_API DpoLoss find_dpo_loss(const std::string& loss_type);
@@ -45,7 +45,7 @@ TORCHLORA_API std::vector<std::string> dpo_loss_types();
 
 /// "sigmoid": −log σ(β (chosen − rejected log-ratio)). Rafailov et al. 2023,
 /// eq. 7.
-inline at::Tensor sigmoid_dpo_loss(const DpoLossInput& input) {
+inline Tensor sigmoid_dpo_loss(const DpoLossInput& input) {
   const auto delta = input.chosen_logratios() - input.rejected_logratios();
   return -at::log_sigmoid(delta * input.beta);
 }

@@ -1,10 +1,5 @@
 #pragma once
 
-#include <cstdint>
-
-#include <ATen/core/Tensor.h>
-
-#include <torchlora/export.h>
 #include <torchlora/nn/pretrained.h>
 
 namespace torchlora::train {
@@ -20,13 +15,13 @@ struct LogProbTiling {
 struct TokenScores {
   /// log p(label); differentiable in the hidden states and the head's replaced
   /// rows (`score_tokens`) or in the logits (`score_logits`).
-  at::Tensor logps;
+  Tensor logps;
   /// Mean of the (soft-capped) logits over the vocabulary.
-  at::Tensor mean_logits;
+  Tensor mean_logits;
   /// Entropy of the distribution, in nats.
-  at::Tensor entropy;
+  Tensor entropy;
   /// Bool: whether the label is the most probable token (the first of equals).
-  at::Tensor is_top1;
+  Tensor is_top1;
 };
 
 /// Scores `labels` [N] (int64) under the distributions that `head` gives for
@@ -35,15 +30,15 @@ struct TokenScores {
 /// gradient of the hidden states in fp32. ValueError if the weight of the head
 /// requires a gradient, because it would get none.
 TORCHLORA_API TokenScores score_tokens(
-    const at::Tensor& hidden,
+    const Tensor& hidden,
     const nn::LmHead& head,
-    const at::Tensor& labels,
+    const Tensor& labels,
     const LogProbTiling& tiling = {});
 
 /// Scores `labels` [N] (int64) under the distributions of `logits`
 /// [N, vocab_size] by plain autograd: for models that give logits only.
 /// DataError if a label is not in the vocabulary.
 TORCHLORA_API TokenScores
-score_logits(const at::Tensor& logits, const at::Tensor& labels);
+score_logits(const Tensor& logits, const Tensor& labels);
 
 } // namespace torchlora::train

@@ -1,13 +1,11 @@
 #pragma once
 
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
-#include <torchlora/export.h>
 #include <torchlora/train/arguments.h>
 
 namespace torch::nn {
@@ -20,7 +18,7 @@ class AdamW;
 namespace torchlora::train {
 
 /// Tensors with their names.
-using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 /// Makes an AdamW with up to two groups: parameters with weight decay and
 /// parameters without (optim/weight_decay.h). An empty group is left out.

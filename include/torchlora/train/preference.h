@@ -1,13 +1,9 @@
 #pragma once
 
-#include <cstdint>
 #include <optional>
-#include <string>
-#include <vector>
 
-#include <ATen/core/Tensor.h>
+#include <torchlora/tensor.h>
 
-#include <torchlora/export.h>
 #include <torchlora/tokenizer/chat_format.h>
 #include <torchlora/tokenizer/tokenizer.h>
 #include <torchlora/train/dataset.h>
@@ -80,13 +76,13 @@ TORCHLORA_API PreferenceTokenSet tokenize_preferences(
 /// have one entry per completion token that is predicted, row by row.
 struct PreferenceBatch {
   /// [2B, T], padded on the right.
-  at::Tensor input_ids;
+  Tensor input_ids;
   /// [N]: row · T + t, the place of the hidden state that predicts the token.
-  at::Tensor positions;
+  Tensor positions;
   /// [N]: the token ids.
-  at::Tensor labels;
+  Tensor labels;
   /// [N]: the row of each token.
-  at::Tensor rows;
+  Tensor rows;
   /// How many of the N tokens are in chosen rows.
   int64_t num_chosen = 0;
   /// The number of tokens in all rows without padding.

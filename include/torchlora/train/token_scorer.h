@@ -4,9 +4,6 @@
 #include <functional>
 #include <utility>
 
-#include <ATen/core/Tensor.h>
-
-#include <torchlora/export.h>
 #include <torchlora/nn/pretrained.h>
 #include <torchlora/train/logprobs.h>
 
@@ -33,7 +30,7 @@ concept HolderOfCausalLM = requires(T& holder) {
 class TORCHLORA_API TokenScorer {
  public:
   /// Returns logits [B, T, vocab_size] of input ids [B, T].
-  using Logits = std::function<at::Tensor(const at::Tensor& input_ids)>;
+  using Logits = std::function<Tensor(const Tensor& input_ids)>;
 
   /// The caller keeps `model` alive.
   TokenScorer(nn::CausalLM& model) : causal_lm_(&model) {}
@@ -48,9 +45,9 @@ class TORCHLORA_API TokenScorer {
   /// Scores `labels` [N] under the distributions at `positions` [N] (row · T +
   /// t) of `input_ids` [B, T].
   TokenScores operator()(
-      const at::Tensor& input_ids,
-      const at::Tensor& positions,
-      const at::Tensor& labels) const;
+      const Tensor& input_ids,
+      const Tensor& positions,
+      const Tensor& labels) const;
 
   /// Returns the causal language model, or nullptr for a callable.
   nn::CausalLM* causal_lm() const {

@@ -1,15 +1,7 @@
 #pragma once
 
 #include <atomic>
-#include <filesystem>
-#include <memory>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include <ATen/core/Tensor.h>
-
-#include <torchlora/export.h>
 #include <torchlora/model.h>
 #include <torchlora/train/arguments.h>
 #include <torchlora/train/callback.h>
@@ -67,7 +59,7 @@ class TORCHLORA_API Trainer {
   }
   /// Returns what is trained, with the names of the module tree
   /// (`….q_proj.lora_A.default.weight`).
-  const std::vector<std::pair<std::string, at::Tensor>>& trainable_parameters()
+  const std::vector<std::pair<std::string, Tensor>>& trainable_parameters()
       const {
     return parameters_;
   }
@@ -91,7 +83,7 @@ class TORCHLORA_API Trainer {
   /// Returns the loss (a scalar, differentiable in training) of the examples
   /// with these indices, and adds their metrics to `metrics`. `training`
   /// selects the training or the evaluation data.
-  virtual at::Tensor compute_loss(
+  virtual Tensor compute_loss(
       const std::vector<int64_t>& indices,
       bool training,
       Metrics& metrics) = 0;
@@ -121,7 +113,7 @@ class TORCHLORA_API Trainer {
   PeftModel peft_model_;
   TrainingArguments args_;
   TrainerState state_;
-  std::vector<std::pair<std::string, at::Tensor>> parameters_;
+  std::vector<std::pair<std::string, Tensor>> parameters_;
   std::vector<std::shared_ptr<TrainerCallback>> callbacks_;
   int64_t num_train_examples_ = 0, num_eval_examples_ = 0;
   /// The run in progress, or nullptr outside of `train`.

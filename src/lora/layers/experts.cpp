@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include <torch/nn/init.h>
-#include <torch/types.h>
 
 #include <torchlora/detail/low_rank.h>
 
@@ -27,27 +26,27 @@ nn::StackedExperts& experts_of(torch::nn::Module& base_layer) {
 /// backward does not make a gradient of the whole for each of them.
 struct ByExpert {
   explicit ByExpert(const BaseWeight& base_) : base(base_) {}
-  std::vector<at::Tensor> weight() const {
+  std::vector<Tensor> weight() const {
     return base.experts() ? base.by_expert().unbind(0)
-                          : std::vector<at::Tensor>{base.weight()};
+                          : std::vector<Tensor>{base.weight()};
   }
-  std::vector<at::Tensor> A(const at::Tensor& factor) const {
+  std::vector<Tensor> A(const Tensor& factor) const {
     return base.experts() ? base.A_by_expert(factor).unbind(0)
-                          : std::vector<at::Tensor>{factor};
+                          : std::vector<Tensor>{factor};
   }
-  std::vector<at::Tensor> B(const at::Tensor& factor) const {
+  std::vector<Tensor> B(const Tensor& factor) const {
     return base.experts() ? base.B_by_expert(factor).unbind(0)
-                          : std::vector<at::Tensor>{factor};
+                          : std::vector<Tensor>{factor};
   }
   const BaseWeight& base;
 };
 
 /// `function(e, x)` of the rows of each expert that has some, or of none.
 template <class Function>
-at::Tensor for_each_expert(const at::Tensor& rows, const Function& function) {
+Tensor for_each_expert(const Tensor& rows, const Function& function) {
   const auto inputs =
       rows.split_with_sizes(nn::StackedExperts::rows_per_expert());
-  std::vector<at::Tensor> outputs;
+  std::vector<Tensor> outputs;
   for (size_t e = 0; e < inputs.size(); ++e) {
     if (inputs[e].size(0) > 0) {
       outputs.push_back(function(e, inputs[e]));
@@ -115,17 +114,17 @@ void LoraExperts::check_config(const LoraConfig& config) const {
   refuse(config.use_dora(), "use_dora");
 }
 
-at::Tensor LoraExperts::product(const LayerCall& call, ActiveUpdates updates)
+Tensor LoraExperts::product(const LayerCall& call, ActiveUpdates updates)
     const {
   const auto base = base_weight();
   const ByExpert by_expert(base);
   const auto weights = by_expert.weight();
-  std::vector<std::vector<at::Tensor>> As, Bs;
+  std::vector<std::vector<Tensor>> As, Bs;
   for (const auto& update : updates) {
     As.push_back(by_expert.A(update.A));
     Bs.push_back(by_expert.B(update.B));
   }
-  return for_each_expert(call.input, [&](size_t e, const at::Tensor& x) {
+  return for_each_expert(call.input, [&](size_t e, const Tensor& x) {
     std::vector<detail::LowRankTerm> terms;
     for (size_t i = 0; i < updates.size(); ++i) {
       terms.push_back(
@@ -135,14 +134,14 @@ at::Tensor LoraExperts::product(const LayerCall& call, ActiveUpdates updates)
   });
 }
 
-at::Tensor LoraExperts::low_rank(
+Tensor LoraExperts::low_rank(
     const LayerCall& call,
-    const at::Tensor& A,
-    const at::Tensor& B) const {
+    const Tensor& A,
+    const Tensor& B) const {
   const auto base = base_weight();
   const ByExpert by_expert(base);
   const auto As = by_expert.A(A), Bs = by_expert.B(B);
-  return for_each_expert(call.input, [&](size_t e, const at::Tensor& x) {
+  return for_each_expert(call.input, [&](size_t e, const Tensor& x) {
     return at::linear(at::linear(x, As[e]), Bs[e]);
   });
 }

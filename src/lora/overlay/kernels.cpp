@@ -12,13 +12,10 @@
 
 #include <algorithm>
 #include <array>
-#include <memory>
-#include <vector>
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <dlfcn.h>
 #include <torch/library.h>
-#include <torch/types.h>
 
 #include "lora/overlay/overlay_impl.h"
 
@@ -35,8 +32,8 @@ constexpr std::array kKeys{
     c10::DispatchKey::DeferredInit,
     c10::DispatchKey::TESTING_ONLY_GenericWrapper};
 
-at::Tensor plain(
-    const at::Tensor& tensor,
+Tensor plain(
+    const Tensor& tensor,
     const std::string& operation,
     bool is_written = false) {
   const auto* impl = overlay_of(tensor);
@@ -74,7 +71,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto first = stack->size() - arguments.size();
   for (size_t i = 0; i < arguments.size(); ++i) {
     const auto* alias = arguments[i].alias_info();
-    const auto plain_one = [&](const at::Tensor& tensor) {
+    const auto plain_one = [&](const Tensor& tensor) {
       return plain(tensor, op.schema().name(), alias && alias->isWrite());
     };
     auto& value = (*stack)[first + i];
@@ -87,7 +84,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     } else if (value.isOptionalTensorList()) {
       auto list = value.toOptionalTensorList().copy();
       for (size_t k = 0; k < list.size(); ++k) {
-        if (const std::optional<at::Tensor> tensor = list.get(k)) {
+        if (const std::optional<Tensor> tensor = list.get(k)) {
           list.set(k, plain_one(*tensor));
         }
       }
@@ -99,7 +96,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 
 /// The overlay of a weight that an operation uses as its layer does: [in,
 /// out] for `is_in_out`.
-const OverlayImpl* linear_overlay(const at::Tensor& weight, bool is_in_out) {
+const OverlayImpl* linear_overlay(const Tensor& weight, bool is_in_out) {
   const auto* impl = overlay_of(weight);
   return impl && impl->overlay->is_used_as(WeightUse::kLinear) &&
           impl->is_transposed ==
@@ -113,12 +110,12 @@ bool any_overlay(const Tensors&... tensors) {
   return (overlay_of(tensors) || ...);
 }
 
-at::Tensor linear(
-    const at::Tensor& input,
-    const at::Tensor& weight,
-    const std::optional<at::Tensor>& bias) {
+Tensor linear(
+    const Tensor& input,
+    const Tensor& weight,
+    const std::optional<Tensor>& bias) {
   constexpr const char* kName = "aten::linear";
-  const auto b = bias.value_or(at::Tensor());
+  const auto b = bias.value_or(Tensor());
   const auto* impl = linear_overlay(weight, /*is_in_out=*/false);
   if (!impl || any_overlay(input, b)) {
     return at::linear(
@@ -129,7 +126,7 @@ at::Tensor linear(
   });
 }
 
-at::Tensor matmul(const at::Tensor& input, const at::Tensor& weight) {
+Tensor matmul(const Tensor& input, const Tensor& weight) {
   constexpr const char* kName = "aten::matmul";
   const auto* impl = linear_overlay(weight, /*is_in_out=*/true);
   if (!impl || any_overlay(input)) {
@@ -140,10 +137,10 @@ at::Tensor matmul(const at::Tensor& input, const at::Tensor& weight) {
   });
 }
 
-at::Tensor addmm(
-    const at::Tensor& bias,
-    const at::Tensor& input,
-    const at::Tensor& weight,
+Tensor addmm(
+    const Tensor& bias,
+    const Tensor& input,
+    const Tensor& weight,
     const at::Scalar& beta,
     const at::Scalar& alpha) {
   constexpr const char* kName = "aten::addmm";
@@ -163,12 +160,12 @@ at::Tensor addmm(
       });
 }
 
-at::Tensor t(const at::Tensor& weight) {
+Tensor t(const Tensor& weight) {
   return overlay_of(weight)->transpose();
 }
 
-at::Tensor slice(
-    const at::Tensor& weight,
+Tensor slice(
+    const Tensor& weight,
     int64_t dim,
     std::optional<int64_t> start,
     std::optional<int64_t> end,
@@ -184,7 +181,7 @@ at::Tensor slice(
       !linear_overlay(weight, /*is_in_out=*/false)) {
     return at::slice(plain(weight, "aten::slice"), dim, start, end, step);
   }
-  return at::Tensor(c10::make_intrusive<OverlayImpl>(
+  return Tensor(c10::make_intrusive<OverlayImpl>(
       impl->overlay,
       /*is_transposed=*/false,
       std::max<int64_t>(impl->first_row, 0) + first,
@@ -193,9 +190,9 @@ at::Tensor slice(
 
 /// LibTorch's embedding holds the rows of its table to a norm in place; an
 /// adapted one holds what it looks up.
-at::Tensor& embedding_renorm_(
-    at::Tensor& table,
-    const at::Tensor& indices,
+Tensor& embedding_renorm_(
+    Tensor& table,
+    const Tensor& indices,
     double max_norm,
     double norm_type) {
   const auto& overlay = *overlay_of(table)->overlay;
@@ -215,7 +212,7 @@ void operation(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   torch::jit::Stack arguments(stack->end() - count, stack->end());
   const auto tensor = [&](int i) {
     return i >= 0 && arguments[i].isTensor() ? arguments[i].toTensor()
-                                             : at::Tensor();
+                                             : Tensor();
   };
   const auto weight = tensor(kWeight);
   auto input = tensor(kInput);
@@ -231,23 +228,22 @@ void operation(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   }
   // Behind the first: what embedding_bag says of its bags.
   torch::jit::Stack other_outputs;
-  const auto run =
-      [&](const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) {
-        auto values = arguments;
-        values[kWeight] = w;
-        if (kTwoInputs) {
-          values[kInput] = x.narrow(-1, 0, w.size(1));
-          values[kInput + 1] = x.narrow(-1, w.size(1), w.size(2));
-        } else {
-          values[kInput] = x;
-        }
-        if (kBias >= 0) {
-          values[kBias] = b.defined() ? c10::IValue(b) : c10::IValue();
-        }
-        op.callBoxed(values);
-        other_outputs.assign(values.begin() + 1, values.end());
-        return values.front().toTensor();
-      };
+  const auto run = [&](const Tensor& x, const Tensor& w, const Tensor& b) {
+    auto values = arguments;
+    values[kWeight] = w;
+    if (kTwoInputs) {
+      values[kInput] = x.narrow(-1, 0, w.size(1));
+      values[kInput + 1] = x.narrow(-1, w.size(1), w.size(2));
+    } else {
+      values[kInput] = x;
+    }
+    if (kBias >= 0) {
+      values[kBias] = b.defined() ? c10::IValue(b) : c10::IValue();
+    }
+    op.callBoxed(values);
+    other_outputs.assign(values.begin() + 1, values.end());
+    return values.front().toTensor();
+  };
   auto output = impl->run(input, tensor(kBias), run);
   torch::jit::drop(stack, count);
   stack->emplace_back(std::move(output));
@@ -356,8 +352,8 @@ bool overlay_is_registered() {
   return is_registered;
 }
 
-at::Tensor make_overlay(std::shared_ptr<const WeightOverlay> overlay) {
-  return at::Tensor(c10::make_intrusive<OverlayImpl>(
+Tensor make_overlay(std::shared_ptr<const WeightOverlay> overlay) {
+  return Tensor(c10::make_intrusive<OverlayImpl>(
       std::move(overlay), /*is_transposed=*/false, /*first_row=*/0, -1));
 }
 
@@ -371,7 +367,7 @@ bool overlay_is_registered() {
   return false;
 }
 
-at::Tensor make_overlay(std::shared_ptr<const WeightOverlay> /*overlay*/) {
+Tensor make_overlay(std::shared_ptr<const WeightOverlay> /*overlay*/) {
   return {};
 }
 

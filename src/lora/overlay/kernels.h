@@ -1,7 +1,5 @@
 #pragma once
 
-#include <memory>
-
 #include "lora/overlay/weight_overlay.h"
 
 namespace torchlora {
@@ -11,6 +9,6 @@ namespace torchlora {
 bool overlay_is_registered();
 
 /// The tensor that stands in for the weight of an overlay.
-at::Tensor make_overlay(std::shared_ptr<const WeightOverlay> overlay);
+Tensor make_overlay(std::shared_ptr<const WeightOverlay> overlay);
 
 } // namespace torchlora

@@ -1,9 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <utility>
-
-#include <ATen/core/Tensor.h>
 #include <c10/core/TensorImpl.h>
 #include <torch/types.h>
 
@@ -72,23 +68,22 @@ struct OverlayImpl final : c10::TensorImpl {
     return c10::make_intrusive<OverlayImpl>(
         overlay, is_transposed, first_row, rows);
   }
-  at::Tensor transpose() const {
-    return at::Tensor(c10::make_intrusive<OverlayImpl>(
+  Tensor transpose() const {
+    return Tensor(c10::make_intrusive<OverlayImpl>(
         overlay, !is_transposed, first_row, rows));
   }
   /// The part of a tensor like the weight that this one stands for.
-  at::Tensor part(const at::Tensor& weight) const {
+  Tensor part(const Tensor& weight) const {
     const auto narrowed = rows < 0 ? weight : weight.narrow(0, first_row, rows);
     return is_transposed ? narrowed.t() : narrowed;
   }
-  at::Tensor dense() const {
+  Tensor dense() const {
     return part(overlay->adapted_weight());
   }
-  at::Tensor run(
-      const at::Tensor& input,
-      const at::Tensor& bias,
-      c10::function_ref<
-          at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&)>
+  Tensor run(
+      const Tensor& input,
+      const Tensor& bias,
+      c10::function_ref<Tensor(const Tensor&, const Tensor&, const Tensor&)>
           operation) const {
     return overlay->run(input, {operation, bias, first_row, rows});
   }
@@ -99,7 +94,7 @@ struct OverlayImpl final : c10::TensorImpl {
 };
 
 /// nullptr for a tensor that is none.
-inline OverlayImpl* overlay_of(const at::Tensor& tensor) {
+inline OverlayImpl* overlay_of(const Tensor& tensor) {
   return tensor.defined() && tensor.key_set().has(overlay_key)
       ? static_cast<OverlayImpl*>(tensor.unsafeGetTensorImpl())
       : nullptr;

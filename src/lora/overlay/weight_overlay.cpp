@@ -28,7 +28,7 @@ bool has_weight_overlay() {
   return overlay_is_registered();
 }
 
-WeightOverlay::WeightOverlay(torch::nn::Module& module, at::Tensor& member)
+WeightOverlay::WeightOverlay(torch::nn::Module& module, Tensor& member)
     : module_(module), member_(member), weight_(member) {}
 
 bool WeightOverlay::is_installed_on(const torch::nn::Module& module) {
@@ -69,7 +69,7 @@ void WeightOverlay::unbind(LoraLayer& /*layer*/) {
   if (member_.is_same(shown_)) { // the user may have given it another
     member_ = weight_;
   }
-  shown_ = at::Tensor();
+  shown_ = Tensor();
 }
 
 /// Takes the raw weight's dtype and device.
@@ -83,7 +83,7 @@ void WeightOverlay::follow() {
   member_ = shown_;
 }
 
-at::Tensor WeightOverlay::forward(LoraLayer& layer, const at::Tensor& input) {
+Tensor WeightOverlay::forward(LoraLayer& layer, const Tensor& input) {
   TORCH_CHECK_VALUE(
       layer.base_forward_,
       "[LoraLayer] a ",
@@ -92,11 +92,11 @@ at::Tensor WeightOverlay::forward(LoraLayer& layer, const at::Tensor& input) {
   return layer.base_forward_(module_, input);
 }
 
-at::Tensor WeightOverlay::base_forward(const LayerCall& call) {
+Tensor WeightOverlay::base_forward(const LayerCall& call) {
   return call.operation->run(call.input, call.narrow(weight_), call.bias);
 }
 
-at::Tensor WeightOverlay::adapted_weight() const {
+Tensor WeightOverlay::adapted_weight() const {
   return layer_ ? layer_->adapted_weight() : weight_;
 }
 
@@ -115,9 +115,8 @@ bool WeightOverlay::has_adapters() const {
   return layer_ && !layer_->is_base(layer_->active_updates());
 }
 
-at::Tensor WeightOverlay::run(
-    const at::Tensor& input,
-    const WeightOperation& operation) const {
+Tensor WeightOverlay::run(const Tensor& input, const WeightOperation& operation)
+    const {
   return layer_
       ? layer_->run(input, &operation)
       : operation.run(input, operation.narrow(weight_), operation.bias);

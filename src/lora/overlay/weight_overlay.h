@@ -1,11 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <string>
-
-#include <ATen/core/Tensor.h>
-#include <torch/nn/module.h>
-
 #include "lora/binding.h"
 
 namespace torchlora {
@@ -21,10 +15,10 @@ class WeightOverlay : public LayerBinding,
                       public std::enable_shared_from_this<WeightOverlay> {
  public:
   /// `member` is a member of `module`.
-  WeightOverlay(torch::nn::Module& module, at::Tensor& member);
+  WeightOverlay(torch::nn::Module& module, Tensor& member);
 
   /// The raw weight at the last `bind`, also when the layer is gone.
-  const at::Tensor& last_weight() const {
+  const Tensor& last_weight() const {
     return weight_;
   }
   /// nullptr if it stands in for nothing any more.
@@ -46,16 +40,15 @@ class WeightOverlay : public LayerBinding,
   }
   void check_in_place() const override;
   /// Calls the module's own forward, which meets the stand-in.
-  at::Tensor forward(LoraLayer& layer, const at::Tensor& input) override;
-  at::Tensor base_forward(const LayerCall& call) override;
+  Tensor forward(LoraLayer& layer, const Tensor& input) override;
+  Tensor base_forward(const LayerCall& call) override;
 
   /// Returns the weight with the layer's adapters in it.
-  virtual at::Tensor adapted_weight() const;
+  virtual Tensor adapted_weight() const;
   /// Why no dense weight can stand for the layer now, "" if one can.
   virtual const char* why_not_dense() const;
-  virtual at::Tensor run(
-      const at::Tensor& input,
-      const WeightOperation& operation) const;
+  virtual Tensor run(const Tensor& input, const WeightOperation& operation)
+      const;
   /// Whether `use` is how the layer's type uses its weight.
   virtual bool is_used_as(WeightUse use) const {
     return layer_ && use == layer_->weight_use();
@@ -65,8 +58,8 @@ class WeightOverlay : public LayerBinding,
 
  private:
   torch::nn::Module& module_;
-  at::Tensor& member_;
-  at::Tensor weight_, shown_;
+  Tensor& member_;
+  Tensor weight_, shown_;
   LoraLayer* layer_ = nullptr;
   WeightLayout layout_ = WeightLayout::kOutIn;
 };

@@ -14,16 +14,16 @@ namespace torchlora::gemma4 {
 
 namespace {
 
-at::ScalarType compute_dtype(const at::Tensor& tensor) {
+at::ScalarType compute_dtype(const Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
 /// Saves the input and one number per row for the backward pass.
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
-  static at::Tensor forward(
+  static Tensor forward(
       torch::autograd::AutogradContext* ctx,
-      const at::Tensor& input,
-      const std::optional<at::Tensor>& weight,
+      const Tensor& input,
+      const std::optional<Tensor>& weight,
       double eps) {
     const auto x = input.to(compute_dtype(input));
     const auto scale =
@@ -32,7 +32,7 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     if (weight) {
       y.mul_(*weight);
     }
-    ctx->save_for_backward({input, weight.value_or(at::Tensor()), scale});
+    ctx->save_for_backward({input, weight.value_or(Tensor()), scale});
     return y.to(input.scalar_type());
   }
 
@@ -45,7 +45,7 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const auto& scale = saved[2];
     const auto g = grads[0].to(scale.scalar_type());
     const auto normed = input.to(scale.scalar_type()) * scale;
-    at::Tensor grad_input, grad_weight;
+    Tensor grad_input, grad_weight;
     if (weight.defined() && ctx->needs_input_grad(1)) {
       grad_weight = (g * normed)
                         .reshape({-1, normed.size(-1)})
@@ -58,19 +58,18 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
                        .mul_(scale)
                        .to(input.scalar_type());
     }
-    return {grad_input, grad_weight, at::Tensor()};
+    return {grad_input, grad_weight, Tensor()};
   }
 };
 
 } // namespace
 
-at::Tensor
-rms_norm(const at::Tensor& input, const at::Tensor& weight, double eps) {
+Tensor rms_norm(const Tensor& input, const Tensor& weight, double eps) {
   return RmsNormFunction::apply(
       input, weight.defined() ? std::make_optional(weight) : std::nullopt, eps);
 }
 
-std::pair<at::Tensor, at::Tensor> rotary_embedding(
+std::pair<Tensor, Tensor> rotary_embedding(
     const RopeParameters& rope,
     int64_t head_dim,
     int64_t length,
@@ -90,18 +89,15 @@ std::pair<at::Tensor, at::Tensor> rotary_embedding(
   return {both.cos().to(options.dtype()), both.sin().to(options.dtype())};
 }
 
-at::Tensor apply_rotary(
-    const at::Tensor& input,
-    const at::Tensor& cos,
-    const at::Tensor& sin) {
+Tensor apply_rotary(const Tensor& input, const Tensor& cos, const Tensor& sin) {
   const auto halves = input.chunk(2, -1);
   return input * cos + at::cat({-halves[1], halves[0]}, -1) * sin;
 }
 
-at::Tensor causal_mask(
+Tensor causal_mask(
     int64_t length,
     int64_t window,
-    const at::Tensor& attention_mask,
+    const Tensor& attention_mask,
     const at::TensorOptions& options) {
   const bool windowed = window > 0 && window < length;
   if (!windowed && !attention_mask.defined()) {
@@ -123,13 +119,13 @@ at::Tensor causal_mask(
       .masked_fill_(visible.logical_not(), lowest);
 }
 
-at::Tensor attention(
-    const at::Tensor& query,
+Tensor attention(
+    const Tensor& query,
     const KeyValue& key_value,
     const AttentionInputs& inputs) {
   const bool upcast = query.is_cpu() &&
       nn::compute_route(query.scalar_type()) == nn::ComputeRoute::kUpcast;
-  const auto in = [&](const at::Tensor& t) {
+  const auto in = [&](const Tensor& t) {
     return upcast && t.defined() ? t.to(at::kFloat) : t;
   };
   const auto q = in(query);
@@ -152,7 +148,7 @@ at::Tensor attention(
   // The key-value heads become part of the batch dimension, so the queries of a
   // group share their head as an expanded view: nothing is copied, and the
   // gradients of a head are summed once.
-  const auto shared = [&](const at::Tensor& t) {
+  const auto shared = [&](const Tensor& t) {
     return t.flatten(0, 1).unsqueeze(1).expand({-1, groups, -1, -1});
   };
   return at::scaled_dot_product_attention(

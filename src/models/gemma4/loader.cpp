@@ -1,7 +1,5 @@
 #include <set>
 
-#include <torch/types.h>
-
 #include <torchlora/error.h>
 #include <torchlora/io/checkpoint.h>
 #include <torchlora/models/gemma4/model.h>

@@ -1,7 +1,5 @@
 #include <torchlora/models/gemma4/model.h>
 
-#include <torch/types.h>
-
 namespace torchlora::gemma4 {
 
 Gemma4ForCausalLMImpl::Gemma4ForCausalLMImpl(
@@ -24,9 +22,9 @@ Gemma4ForCausalLMImpl::Gemma4ForCausalLMImpl(
   }
 }
 
-at::Tensor Gemma4ForCausalLMImpl::hidden_states(
-    const at::Tensor& input_ids,
-    const at::Tensor& attention_mask) {
+Tensor Gemma4ForCausalLMImpl::hidden_states(
+    const Tensor& input_ids,
+    const Tensor& attention_mask) {
   return language_model_(input_ids, attention_mask);
 }
 
@@ -36,9 +34,9 @@ nn::LmHead Gemma4ForCausalLMImpl::lm_head() const {
       config_.text_config.final_logit_softcapping);
 }
 
-at::Tensor Gemma4ForCausalLMImpl::forward(
-    const at::Tensor& input_ids,
-    const at::Tensor& attention_mask) {
+Tensor Gemma4ForCausalLMImpl::forward(
+    const Tensor& input_ids,
+    const Tensor& attention_mask) {
   return lm_head().logits(hidden_states(input_ids, attention_mask));
 }
 

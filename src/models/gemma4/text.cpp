@@ -48,7 +48,7 @@ RMSNormImpl::RMSNormImpl(const TensorSource& source, int64_t size, double eps)
     : weight(register_parameter("weight", source("weight", {size}))),
       eps_(eps) {}
 
-at::Tensor RMSNormImpl::forward(const at::Tensor& input) {
+Tensor RMSNormImpl::forward(const Tensor& input) {
   return rms_norm(input, weight, eps_);
 }
 
@@ -78,14 +78,14 @@ AttentionImpl::AttentionImpl(
       register_module("o_proj", linear(source, "o_proj", query_size, hidden));
 }
 
-at::Tensor AttentionImpl::forward(
-    const at::Tensor& hidden,
+Tensor AttentionImpl::forward(
+    const Tensor& hidden,
     const AttentionInputs& inputs,
     KeyValue& key_value) {
-  const auto heads = [&](const at::Tensor& t) {
+  const auto heads = [&](const Tensor& t) {
     return t.unflatten(-1, {-1, layer_.head_dim});
   };
-  const auto rotated = [&](RMSNorm& norm, const at::Tensor& t) {
+  const auto rotated = [&](RMSNorm& norm, const Tensor& t) {
     return apply_rotary(norm(t).transpose(1, 2), inputs.cos, inputs.sin);
   };
   const auto query = rotated(q_norm, heads(q_proj(hidden)));
@@ -110,7 +110,7 @@ MLPImpl::MLPImpl(
       "down_proj", linear(source, "down_proj", intermediate_size, hidden_size));
 }
 
-at::Tensor MLPImpl::forward(const at::Tensor& hidden) {
+Tensor MLPImpl::forward(const Tensor& hidden) {
   return down_proj(at::gelu(gate_proj(hidden), "tanh") * up_proj(hidden));
 }
 
@@ -144,9 +144,9 @@ DecoderLayerImpl::DecoderLayerImpl(
   layer_scalar = register_buffer("layer_scalar", source("layer_scalar", {1}));
 }
 
-at::Tensor DecoderLayerImpl::forward(
-    const at::Tensor& hidden,
-    const at::Tensor& per_layer_input,
+Tensor DecoderLayerImpl::forward(
+    const Tensor& hidden,
+    const Tensor& per_layer_input,
     const AttentionInputs& inputs,
     KeyValue& key_value) {
   auto x = hidden +
@@ -207,14 +207,14 @@ TextModelImpl::TextModelImpl(const TensorSource& source, const Config& config)
   }
 }
 
-at::Tensor TextModelImpl::per_layer_inputs(
-    const at::Tensor& input_ids,
-    const at::Tensor& embeddings) {
+Tensor TextModelImpl::per_layer_inputs(
+    const Tensor& input_ids,
+    const Tensor& embeddings) {
   if (!embed_tokens_per_layer) {
     return {};
   }
   const auto size = config_.hidden_size_per_layer_input;
-  const auto by_layer = [&](const at::Tensor& t) {
+  const auto by_layer = [&](const Tensor& t) {
     return t.unflatten(-1, {-1, size});
   };
   const auto scale = 1.0 / std::sqrt(static_cast<double>(config_.hidden_size));
@@ -224,10 +224,10 @@ at::Tensor TextModelImpl::per_layer_inputs(
       std::sqrt(0.5);
 }
 
-at::Tensor TextModelImpl::forward(
-    const at::Tensor& input_ids,
-    const at::Tensor& attention_mask,
-    std::vector<at::Tensor>* layer_outputs) {
+Tensor TextModelImpl::forward(
+    const Tensor& input_ids,
+    const Tensor& attention_mask,
+    std::vector<Tensor>* layer_outputs) {
   TORCH_CHECK_VALUE(
       input_ids.dim() == 2 && input_ids.scalar_type() == at::kLong,
       "[gemma4] input_ids must be [B, T] of int64, found ",
@@ -271,7 +271,7 @@ at::Tensor TextModelImpl::forward(
     hidden = layers[i](
         hidden,
         per_layer.defined() ? per_layer.select(2, static_cast<int64_t>(i))
-                            : at::Tensor(),
+                            : Tensor(),
         shared,
         key_values[source]);
     if (layer_outputs) {

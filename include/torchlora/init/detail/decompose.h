@@ -9,11 +9,6 @@
 // `svd_lowrank` repeats the draws and steps of `torch.svd_lowrank`, for the
 // initializers whose reference uses that.
 
-#include <cstdint>
-
-#include <ATen/core/Tensor.h>
-
-#include <torchlora/export.h>
 #include <torchlora/init/initializer.h>
 
 namespace torchlora::init {
@@ -21,14 +16,13 @@ namespace torchlora::init {
 /// Returns the base weight as fp32, or as fp64 if it is that. ValueError for a
 /// weight that is not floating-point or whose smaller size is below the rank;
 /// the message names the initializer by `name`.
-TORCHLORA_API at::Tensor weight_to_decompose(
-    const Arguments& arguments,
-    const char* name);
+TORCHLORA_API Tensor
+weight_to_decompose(const Arguments& arguments, const char* name);
 
 /// Returns the statistics that the initializer `name` needs. ValueError if
 /// there are none, or none of these sizes; the message says to call
 /// `preprocess`.
-TORCHLORA_API const at::Tensor& statistics_for(
+TORCHLORA_API const Tensor& statistics_for(
     const Arguments& arguments,
     const char* name,
     const char* preprocess,
@@ -36,33 +30,33 @@ TORCHLORA_API const at::Tensor& statistics_for(
 
 /// Singular triplets of a matrix [m, n].
 struct Triplets {
-  at::Tensor U; // [m, rank]
-  at::Tensor S; // [rank], descending
-  at::Tensor V; // [n, rank]
+  Tensor U; // [m, rank]
+  Tensor S; // [rank], descending
+  Tensor V; // [n, rank]
 };
 
 /// Returns the triplets of the largest `rank` singular values, as accurate as
 /// a whole decomposition gives them: by block Krylov iteration (Musco and Musco
 /// 2015, arXiv:1504.05477), or by a whole decomposition where the spectrum is
 /// too flat for that. Does not draw from the default generator.
-TORCHLORA_API Triplets leading_triplets(const at::Tensor& matrix, int64_t rank);
+TORCHLORA_API Triplets leading_triplets(const Tensor& matrix, int64_t rank);
 
 /// Returns the triplets of the smallest `rank` singular values.
-TORCHLORA_API Triplets last_triplets(const at::Tensor& matrix, int64_t rank);
+TORCHLORA_API Triplets last_triplets(const Tensor& matrix, int64_t rank);
 
 /// `torch.svd_lowrank(matrix, rank, niter)`: Halko et al. 2009, algorithm 5.1.
 /// `test_matrix` [min(m, n), rank] is drawn from the default generator if it
 /// is undefined.
 TORCHLORA_API Triplets svd_lowrank(
-    const at::Tensor& matrix,
+    const Tensor& matrix,
     int64_t rank,
     int64_t niter,
-    const at::Tensor& test_matrix = {});
+    const Tensor& test_matrix = {});
 
 /// Draws N(0, 1) from a generator with this seed, the same values on every
 /// device, in the dtype and on the device of `like`.
-TORCHLORA_API at::Tensor
-randn_seeded(at::IntArrayRef sizes, uint64_t seed, const at::Tensor& like);
+TORCHLORA_API Tensor
+randn_seeded(at::IntArrayRef sizes, uint64_t seed, const Tensor& like);
 
 /// Sets the factors so that scaling · B A = U S Vᵀ, with the square root of
 /// the singular values in each.

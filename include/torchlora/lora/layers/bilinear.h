@@ -20,13 +20,11 @@ class TORCHLORA_API LoraBilinear : public LoraLayer {
   using LoraLayer::LoraLayer;
   ~LoraBilinear() override;
 
-  at::Tensor low_rank(
-      const LayerCall& call,
-      const at::Tensor& A,
-      const at::Tensor& B) const override {
+  Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)
+      const override {
     return at::linear(operate(call, A, {}), B.flatten(1));
   }
-  at::Tensor weight_inputs(const LayerCall& call) const override {
+  Tensor weight_inputs(const LayerCall& call) const override {
     const auto weight = base_weight().weight();
     const auto x = call.input.reshape({-1, call.input.size(-1)});
     return (x.narrow(1, 0, weight.size(1)).unsqueeze(2) *

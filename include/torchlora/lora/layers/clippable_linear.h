@@ -1,8 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <utility>
-
 #include <torchlora/lora/layers/linear.h>
 #include <torchlora/nn/clippable_linear.h>
 
@@ -27,12 +24,12 @@ class TORCHLORA_API LoraClippableLinear : public LoraLinear {
   }
   ~LoraClippableLinear() override;
 
-  at::Tensor weight_inputs(const LayerCall& call) const override {
+  Tensor weight_inputs(const LayerCall& call) const override {
     return LoraLinear::weight_inputs(call.on(base_->clamp_input(call.input)));
   }
 
  protected:
-  at::Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates)
+  Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates)
       override {
     auto clamped = call;
     clamped.input = base_->clamp_input(call.input);

@@ -1,9 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <utility>
-#include <vector>
-
 #include <ATen/Functions.h>
 
 #include <torchlora/lora/layer.h>
@@ -36,15 +32,13 @@ class TORCHLORA_API LoraConv : public LoraLayer {
         spatial_dims_(base_weight().weight().dim() - 2) {}
   ~LoraConv() override;
 
-  at::Tensor low_rank(
-      const LayerCall& call,
-      const at::Tensor& A,
-      const at::Tensor& B) const override {
+  Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)
+      const override {
     // One copy of A per group: [groups · r, in_channels / groups, kernel…].
     const auto kernel = groups_ == 1
         ? A
         : at::cat(at::TensorList(
-              std::vector<at::Tensor>(static_cast<size_t>(groups_), A)));
+              std::vector<Tensor>(static_cast<size_t>(groups_), A)));
     const auto h = operate(call, kernel, {});
     // B on the channels, whether or not there is a batch.
     const auto channels = h.dim() - 1 - spatial_dims_;
@@ -60,20 +54,20 @@ class TORCHLORA_API LoraConv : public LoraLayer {
         B.flatten(1).view({groups_, B.size(0) / groups_, A.size(0)});
     return at::matmul(B_by_group, by_group).reshape(sizes);
   }
-  at::Tensor operate(
+  Tensor operate(
       const LayerCall& call,
-      const at::Tensor& kernel,
-      const at::Tensor& bias) const override {
+      const Tensor& kernel,
+      const Tensor& bias) const override {
     return base_ ? base_->convolve(call.input, kernel, bias)
                  : LoraLayer::operate(call, kernel, bias);
   }
-  at::Tensor per_channel(const LayerCall& /*call*/, const at::Tensor& values)
+  Tensor per_channel(const LayerCall& /*call*/, const Tensor& values)
       const override {
     std::vector<int64_t> sizes(spatial_dims_ + 1, 1);
     sizes[0] = -1;
     return values.view(sizes);
   }
-  at::Tensor weight_inputs(const LayerCall& call) const override {
+  Tensor weight_inputs(const LayerCall& call) const override {
     TORCH_CHECK_VALUE(
         groups_ == 1,
         "[set_input_observer] each of the ",

@@ -21,10 +21,8 @@ class TORCHLORA_API LoraConvTranspose : public LoraLayer {
   using LoraLayer::LoraLayer;
   ~LoraConvTranspose() override;
 
-  at::Tensor low_rank(
-      const LayerCall& call,
-      const at::Tensor& A,
-      const at::Tensor& B) const override {
+  Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)
+      const override {
     const auto& x = call.input;
     auto sizes = x.sizes().vec();
     sizes[channels(x)] = A.size(0);
@@ -33,7 +31,7 @@ class TORCHLORA_API LoraConvTranspose : public LoraLayer {
     kernel_sizes[0] = A.size(0);
     return operate(call.on(h), B.t().reshape(kernel_sizes), {});
   }
-  at::Tensor weight_inputs(const LayerCall& call) const override {
+  Tensor weight_inputs(const LayerCall& call) const override {
     return call.input.movedim(channels(call.input), -1)
         .reshape({-1, base_weight().in_features()});
   }
@@ -57,7 +55,7 @@ class TORCHLORA_API LoraConvTranspose : public LoraLayer {
 
  private:
   /// The dimension of the channels, with a batch or without.
-  int64_t channels(const at::Tensor& input) const {
+  int64_t channels(const Tensor& input) const {
     return input.dim() + 1 - base_weight().weight().dim();
   }
 };

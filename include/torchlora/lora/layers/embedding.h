@@ -1,8 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <utility>
-
 #include <ATen/Functions.h>
 #include <torch/nn/modules/embedding.h>
 
@@ -30,10 +27,8 @@ class TORCHLORA_API LoraTable : public LoraLayer {
       : LoraLayer(base_layer, std::move(accessor), kFactorNames) {}
   ~LoraTable() override;
 
-  at::Tensor low_rank(
-      const LayerCall& call,
-      const at::Tensor& A,
-      const at::Tensor& B) const override {
+  Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)
+      const override {
     return at::matmul(operate(call, A.t(), {}), B.t());
   }
 
@@ -74,10 +69,8 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
   }
   ~LoraEmbedding() override;
 
-  at::Tensor operate(
-      const LayerCall& call,
-      const at::Tensor& table,
-      const at::Tensor& bias) const override {
+  Tensor operate(const LayerCall& call, const Tensor& table, const Tensor& bias)
+      const override {
     const auto& options = base_->options;
     return is_unmodified() ? LoraLayer::operate(call, table, bias)
                            : at::embedding(
@@ -88,7 +81,7 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
                                  options.sparse());
   }
   /// Returns one-hot rows; ValueError for a table of more than 2^14 rows.
-  at::Tensor weight_inputs(const LayerCall& call) const override {
+  Tensor weight_inputs(const LayerCall& call) const override {
     constexpr int64_t kLargest = 1 << 14;
     const auto table = base_weight().weight();
     const auto rows = table.size(0);
@@ -110,7 +103,7 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
   bool base_forward_writes() const override {
     return base_->options.max_norm().has_value();
   }
-  at::Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates)
+  Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates)
       override {
     auto rows = LoraLayer::adapted_forward(call, updates);
     if (base_->options.max_norm()) {

@@ -1,8 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <utility>
-
 #include <torch/nn/modules/embedding.h>
 
 #include <torchlora/lora/layers/embedding.h>

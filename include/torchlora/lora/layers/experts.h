@@ -1,9 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <string>
-#include <vector>
-
 #include <torchlora/lora/layer.h>
 #include <torchlora/nn/experts.h>
 
@@ -36,12 +32,9 @@ class TORCHLORA_API LoraExperts : public LoraLayer {
       torch::nn::Module& base_layer,
       const std::string& parameter_name);
 
-  at::Tensor low_rank(
-      const LayerCall& call,
-      const at::Tensor& A,
-      const at::Tensor& B) const override;
-  at::Tensor product(const LayerCall& call, ActiveUpdates updates)
+  Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)
       const override;
+  Tensor product(const LayerCall& call, ActiveUpdates updates) const override;
 
  protected:
   init::Factors construct_factors(const LoraConfig& config, int64_t r)

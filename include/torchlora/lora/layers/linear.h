@@ -1,8 +1,5 @@
 #pragma once
 
-#include <utility>
-#include <vector>
-
 #include <ATen/Functions.h>
 
 #include <torchlora/detail/low_rank.h>
@@ -27,14 +24,11 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
   using LoraLayer::LoraLayer;
   ~LoraLinear() override;
 
-  at::Tensor low_rank(
-      const LayerCall& call,
-      const at::Tensor& A,
-      const at::Tensor& B) const override {
+  Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)
+      const override {
     return at::linear(at::linear(call.input, A), rows(call, B));
   }
-  at::Tensor product(const LayerCall& call, ActiveUpdates updates)
-      const override {
+  Tensor product(const LayerCall& call, ActiveUpdates updates) const override {
     const auto weight = rows(call, base_weight().matrix());
     // An operation on some rows of the weight has a bias of those only.
     const auto bias = call.bias.defined() && call.bias.size(0) != weight.size(0)
@@ -54,11 +48,11 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
     }
     return detail::low_rank_linear(call.input, weight, bias, terms);
   }
-  at::Tensor per_channel(const LayerCall& call, const at::Tensor& values)
+  Tensor per_channel(const LayerCall& call, const Tensor& values)
       const override {
     return rows(call, values);
   }
-  at::Tensor weight_inputs(const LayerCall& call) const override {
+  Tensor weight_inputs(const LayerCall& call) const override {
     return call.input.reshape({-1, call.input.size(-1)});
   }
   WeightUse weight_use() const override {
@@ -71,8 +65,7 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
  protected:
   /// Narrows a tensor with a row per output channel to those that the forward
   /// at work computes: all, but for a layer that computes its output in parts.
-  virtual at::Tensor rows(const LayerCall& call, const at::Tensor& tensor)
-      const {
+  virtual Tensor rows(const LayerCall& call, const Tensor& tensor) const {
     return call.narrow(tensor);
   }
 };

@@ -1,8 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <utility>
-
 #include <torch/nn/modules/activation.h>
 
 #include <torchlora/lora/layers/linear.h>
@@ -52,8 +49,7 @@ class TORCHLORA_API LoraMultiheadAttention : public LoraLinear {
         "torch::nn::MultiheadAttention, which may use its weight in parts; use "
         "torchlora::nn::MultiheadAttention");
   }
-  at::Tensor rows(const LayerCall& call, const at::Tensor& tensor)
-      const override {
+  Tensor rows(const LayerCall& call, const Tensor& tensor) const override {
     return base_ ? base_->projected_rows(tensor) : call.narrow(tensor);
   }
 

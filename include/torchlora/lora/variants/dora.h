@@ -1,9 +1,5 @@
 #pragma once
 
-#include <memory>
-#include <utility>
-#include <vector>
-
 #include <ATen/Functions.h>
 
 #include <torchlora/detail/row_norms.h>
@@ -23,8 +19,7 @@ namespace torchlora {
 class TORCHLORA_API DoraVariant : public LoraVariant {
  public:
   /// `magnitude` [out_features], for a convolution [1, out_features, 1…].
-  explicit DoraVariant(at::Tensor magnitude)
-      : magnitude_(std::move(magnitude)) {}
+  explicit DoraVariant(Tensor magnitude) : magnitude_(std::move(magnitude)) {}
   ~DoraVariant() override;
 
   /// The line of the table.
@@ -39,7 +34,7 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
           return {{"lora_magnitude_vector", base.magnitude_sizes()}};
         },
         [](const VariantArguments& arguments,
-           at::Tensor& /*base_weight*/) -> std::shared_ptr<LoraVariant> {
+           Tensor& /*base_weight*/) -> std::shared_ptr<LoraVariant> {
           const auto& base = arguments.base;
           return std::make_shared<DoraVariant>(at::empty(
               base.magnitude_sizes(),
@@ -50,12 +45,11 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
         }};
   }
 
-  std::vector<Tensor> tensors() const override {
-    return {{"lora_magnitude_vector", magnitude_, Tensor::kModule}};
+  std::vector<VariantTensor> tensors() const override {
+    return {{"lora_magnitude_vector", magnitude_, VariantTensor::kModule}};
   }
   /// Gives a fresh adapter the base layer's function.
-  void reset(const LoraAdapter& adapter, const at::Tensor& base_weight)
-      override {
+  void reset(const LoraAdapter& adapter, const Tensor& base_weight) override {
     magnitude_.copy_(norms(adapter, base_weight).reshape(magnitude_.sizes()));
   }
 
@@ -64,22 +58,20 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
   }
   Applied apply(
       const LoraAdapter& adapter,
-      const at::Tensor& weight,
-      const at::Tensor& base_weight,
-      const at::Tensor& delta) const override {
+      const Tensor& weight,
+      const Tensor& base_weight,
+      const Tensor& delta) const override {
     const auto c = scale(adapter, base_weight);
     return {(weight + delta) * c.unsqueeze(1), c};
   }
-  at::Tensor undo(
-      const at::Tensor& weight,
-      const at::Tensor& delta,
-      const at::Tensor& memory) const override {
+  Tensor undo(const Tensor& weight, const Tensor& delta, const Tensor& memory)
+      const override {
     return weight / memory.unsqueeze(1) - delta;
   }
-  at::Tensor forward(
+  Tensor forward(
       const LayerFunction& layer,
       const LayerCall& call,
-      const at::Tensor& output,
+      const Tensor& output,
       const ActiveUpdate& update) const override {
     if (update.memory.defined()) {
       return output / layer.per_channel(call, update.memory) +
@@ -97,18 +89,15 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
     return output + (c - 1) * layer.product(dropped, {}) +
         c * layer.update(dropped, rest);
   }
-  at::Tensor output_scale(
-      const LayerFunction& layer,
-      const ActiveUpdate& update) const override {
+  Tensor output_scale(const LayerFunction& layer, const ActiveUpdate& update)
+      const override {
     return update.dropout == 0 && !update.memory.defined()
         ? scale(*update.adapter, layer.base_weight().matrix())
-        : at::Tensor();
+        : Tensor();
   }
 
  private:
-  static at::Tensor norms(
-      const LoraAdapter& adapter,
-      const at::Tensor& weight) {
+  static Tensor norms(const LoraAdapter& adapter, const Tensor& weight) {
     return detail::row_norms(
         weight,
         adapter.lora_A->weight.flatten(1),
@@ -116,11 +105,11 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
         adapter.scaling);
   }
   /// m / ‖…‖, [out_features], differentiable by the magnitude.
-  at::Tensor scale(const LoraAdapter& adapter, const at::Tensor& weight) const {
+  Tensor scale(const LoraAdapter& adapter, const Tensor& weight) const {
     return magnitude_.flatten() / norms(adapter, weight);
   }
 
-  at::Tensor magnitude_;
+  Tensor magnitude_;
 };
 
 } // namespace torchlora

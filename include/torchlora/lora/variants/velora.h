@@ -1,8 +1,6 @@
 #pragma once
 
 #include <cmath>
-#include <utility>
-#include <vector>
 
 #include <ATen/Functions.h>
 
@@ -21,7 +19,7 @@ namespace torchlora {
 class TORCHLORA_API VeloraVariant : public LoraVariant {
  public:
   /// `embed` is v, [group size].
-  VeloraVariant(VeloraConfig config, at::Tensor embed)
+  VeloraVariant(VeloraConfig config, Tensor embed)
       : config_(std::move(config)), embed_(std::move(embed)) {}
   ~VeloraVariant() override;
 
@@ -52,7 +50,7 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
                {group_size(base.in_features(), *config.velora_config())}}};
         },
         [](const VariantArguments& arguments,
-           at::Tensor& /*base_weight*/) -> std::shared_ptr<LoraVariant> {
+           Tensor& /*base_weight*/) -> std::shared_ptr<LoraVariant> {
           const auto& base = arguments.base;
           const auto& config = *arguments.config.velora_config();
           return std::make_shared<VeloraVariant>(
@@ -64,8 +62,8 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
         }};
   }
 
-  std::vector<Tensor> tensors() const override {
-    return {{"lora_velora_embed", embed_, Tensor::kBuffer}};
+  std::vector<VariantTensor> tensors() const override {
+    return {{"lora_velora_embed", embed_, VariantTensor::kBuffer}};
   }
 
   bool compresses() const override {
@@ -73,14 +71,14 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
   }
   /// Returns p [tokens, num_groups] and the v of this forward, which may be
   /// another one in the next.
-  std::vector<at::Tensor> compress(const at::Tensor& x) override {
+  std::vector<Tensor> compress(const Tensor& x) override {
     const auto v = next_embed(x);
     return {at::matmul(groups_of(x), v.to(x.scalar_type())), v};
   }
   /// Computes (gᵀ p) per group, then along v: no x of full size.
-  at::Tensor grad_A(
-      const at::Tensor& grad_Ax,
-      const std::vector<at::Tensor>& compressed,
+  Tensor grad_A(
+      const Tensor& grad_Ax,
+      const std::vector<Tensor>& compressed,
       int64_t in_features) const override {
     const auto dtype = grad_Ax.scalar_type();
     const auto by_group = at::mm(grad_Ax.t(), compressed[0].to(dtype));
@@ -96,7 +94,7 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
     return (in_features + config.num_groups() - 1) / config.num_groups();
   }
   /// Returns v before the first batch.
-  static at::Tensor initial_embed(
+  static Tensor initial_embed(
       int64_t group_size,
       const VeloraConfig& config,
       const at::TensorOptions& options) {
@@ -107,7 +105,7 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
 
  private:
   /// To length 1; zero becomes the direction of ones.
-  static at::Tensor normalized(const at::Tensor& embed) {
+  static Tensor normalized(const Tensor& embed) {
     const auto wide =
         embed.to(c10::promoteTypes(embed.scalar_type(), at::kFloat));
     const auto norm = wide.norm();
@@ -115,13 +113,13 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
     return at::where(norm > 0, wide / norm, 1 / length);
   }
   /// [tokens, num_groups, group size], padded with zeros.
-  at::Tensor groups_of(const at::Tensor& x) const {
+  Tensor groups_of(const Tensor& x) const {
     const auto size = group_size(x.size(1), config_);
     const auto padding = config_.num_groups() * size - x.size(1);
     return (padding > 0 ? at::constant_pad_nd(x, {0, padding}) : x)
         .reshape({x.size(0), config_.num_groups(), size});
   }
-  at::Tensor next_embed(const at::Tensor& x) {
+  Tensor next_embed(const Tensor& x) {
     const auto& type = config_.init_type();
     if (type == "random" || x.size(0) == 0) {
       return embed_;
@@ -141,7 +139,7 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
   }
 
   VeloraConfig config_;
-  at::Tensor embed_;
+  Tensor embed_;
   /// Whether `embed_` is known not to be zero.
   bool is_initialized_ = false;
 };

@@ -1,9 +1,5 @@
 #pragma once
 
-#include <string>
-#include <vector>
-
-#include <torchlora/export.h>
 #include <torchlora/tokenizer/chat_format.h>
 
 namespace torchlora::gemma4 {

@@ -1,11 +1,5 @@
 #pragma once
 
-#include <filesystem>
-#include <memory>
-#include <optional>
-#include <string>
-#include <vector>
-
 #include <torch/nn/pimpl.h>
 
 #include <torchlora/models/gemma4/config.h>
@@ -32,13 +26,11 @@ class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
   /// Returns logits [B, T, vocab_size] of `input_ids` [B, T] (int64) in the
   /// model's dtype. `attention_mask` [B, T] is 1 for real tokens; undefined
   /// means that all tokens are real. Positions are 0..T-1, padding included.
-  at::Tensor forward(
-      const at::Tensor& input_ids,
-      const at::Tensor& attention_mask = {});
+  Tensor forward(const Tensor& input_ids, const Tensor& attention_mask = {});
 
-  at::Tensor hidden_states(
-      const at::Tensor& input_ids,
-      const at::Tensor& attention_mask = {}) override;
+  Tensor hidden_states(
+      const Tensor& input_ids,
+      const Tensor& attention_mask = {}) override;
   nn::LmHead lm_head() const override;
   torch::nn::Module& module() override {
     return *this;

@@ -1,10 +1,7 @@
 #pragma once
 
 #include <functional>
-#include <memory>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include <torch/nn/pimpl.h>
 
@@ -19,13 +16,13 @@ namespace torchlora::gemma4 {
 class TORCHLORA_API TensorSource {
  public:
   /// Returns the tensor of a full name, which must have these sizes.
-  using Get = std::function<at::Tensor(const std::string&, at::IntArrayRef)>;
+  using Get = std::function<Tensor(const std::string&, at::IntArrayRef)>;
   /// `prefix` is put before every name.
   explicit TensorSource(Get get, std::string prefix = "")
       : get_(std::move(get)), prefix_(std::move(prefix)) {}
 
   /// Returns the tensor `name` of this module. DataError if it has other sizes.
-  at::Tensor operator()(const std::string& name, at::IntArrayRef sizes) const {
+  Tensor operator()(const std::string& name, at::IntArrayRef sizes) const {
     return get_(prefix_ + name, sizes);
   }
   /// Returns the source for the child module `name`.
@@ -45,10 +42,10 @@ class TORCHLORA_API RMSNormImpl : public torch::nn::Module {
   /// Takes `weight` [size] from `source`.
   RMSNormImpl(const TensorSource& source, int64_t size, double eps);
   /// [*, size] → [*, size], in the input's dtype.
-  at::Tensor forward(const at::Tensor& input);
+  Tensor forward(const Tensor& input);
 
   /// [size]
-  at::Tensor weight;
+  Tensor weight;
 
  private:
   double eps_;
@@ -56,17 +53,17 @@ class TORCHLORA_API RMSNormImpl : public torch::nn::Module {
 TORCH_MODULE(RMSNorm);
 
 /// The keys and values of one layer, each [B, heads, T, head_dim].
-using KeyValue = std::pair<at::Tensor, at::Tensor>;
+using KeyValue = std::pair<Tensor, Tensor>;
 
 /// The inputs that all layers of one kind (sliding or full) share in a forward.
 struct AttentionInputs {
   /// @{
   /// [T, head_dim] in the dtype of the hidden states.
-  at::Tensor cos, sin;
+  Tensor cos, sin;
   /// @}
 
   /// An additive mask [1 or B, 1, T, T]. Undefined: causal.
-  at::Tensor mask;
+  Tensor mask;
   /// Whether the mask may hide every key of a query.
   bool has_padding = false;
 };
@@ -81,8 +78,8 @@ class TORCHLORA_API AttentionImpl : public torch::nn::Module {
       const TextConfig::Layer& layer);
   /// [B, T, hidden] → [B, T, hidden]. A layer with its own keys and values
   /// writes `key_value`, any other layer reads it.
-  at::Tensor forward(
-      const at::Tensor& hidden,
+  Tensor forward(
+      const Tensor& hidden,
       const AttentionInputs& inputs,
       KeyValue& key_value);
 
@@ -109,7 +106,7 @@ class TORCHLORA_API MLPImpl : public torch::nn::Module {
       int64_t hidden_size,
       int64_t intermediate_size);
   /// [*, hidden_size] → [*, hidden_size]
-  at::Tensor forward(const at::Tensor& hidden);
+  Tensor forward(const Tensor& hidden);
 
   /// @{
   /// Children with transformers' names.
@@ -129,9 +126,9 @@ class TORCHLORA_API DecoderLayerImpl : public torch::nn::Module {
   /// [B, T, hidden] → [B, T, hidden]. `per_layer_input` is
   /// [B, T, hidden_size_per_layer_input], or undefined for a model without
   /// per-layer inputs.
-  at::Tensor forward(
-      const at::Tensor& hidden,
-      const at::Tensor& per_layer_input,
+  Tensor forward(
+      const Tensor& hidden,
+      const Tensor& per_layer_input,
       const AttentionInputs& inputs,
       KeyValue& key_value);
 
@@ -145,7 +142,7 @@ class TORCHLORA_API DecoderLayerImpl : public torch::nn::Module {
   RMSNorm post_feedforward_layernorm{nullptr};
   nn::Linear per_layer_input_gate{nullptr}, per_layer_projection{nullptr};
   RMSNorm post_per_layer_input_norm{nullptr};
-  at::Tensor layer_scalar;
+  Tensor layer_scalar;
   /// @}
 };
 TORCH_MODULE(DecoderLayer);
@@ -163,10 +160,10 @@ class TORCHLORA_API TextModelImpl : public torch::nn::Module {
   /// right need no mask: the states of their real tokens are exact without one,
   /// and no mask per row is built. `layer_outputs`, if given, receives the
   /// output of each layer. ValueError for other shapes.
-  at::Tensor forward(
-      const at::Tensor& input_ids,
-      const at::Tensor& attention_mask = {},
-      std::vector<at::Tensor>* layer_outputs = nullptr);
+  Tensor forward(
+      const Tensor& input_ids,
+      const Tensor& attention_mask = {},
+      std::vector<Tensor>* layer_outputs = nullptr);
 
   const TextConfig& config() const {
     return config_;
@@ -182,9 +179,7 @@ class TORCHLORA_API TextModelImpl : public torch::nn::Module {
   /// @}
 
  private:
-  at::Tensor per_layer_inputs(
-      const at::Tensor& input_ids,
-      const at::Tensor& embeddings);
+  Tensor per_layer_inputs(const Tensor& input_ids, const Tensor& embeddings);
 
   TextConfig config_;
   std::vector<int64_t> placeholder_token_ids_;

@@ -1,0 +1,9 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace torchlora {
+
+using at::Tensor;
+
+} // namespace torchlora
