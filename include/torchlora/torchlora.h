@@ -21,6 +21,7 @@
 #include <torchlora/lora/layers/multihead_attention.h>
 #include <torchlora/lora/overlay.h>
 #include <torchlora/lora/registry.h>
+#include <torchlora/lora/variants/kasa.h>
 #include <torchlora/model.h>
 #include <torchlora/model/status.h>
 #include <torchlora/model/trainable_tokens.h>

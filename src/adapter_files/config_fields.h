@@ -86,10 +86,14 @@ void visit_fields(Visitor& visit, Config& config) {
         nested("scale", velora.scale());
         nested("init_type", velora.init_type());
       });
+  visit.nested(
+      "kasa_config", config.kasa_config(), [](auto& nested, auto& kasa) {
+        nested("beta", kasa.beta());
+        nested("gamma", kasa.gamma());
+      });
 
   visit.unsupported("alora_invocation_tokens", nullptr);
   visit.unsupported("arrow_config", nullptr);
-  visit.unsupported("kasa_config", nullptr);
   visit.unsupported("megatron_config", nullptr);
   visit.unsupported("monteclora_config", nullptr);
   visit.unsupported("use_bdlora", nullptr);

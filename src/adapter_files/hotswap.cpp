@@ -22,6 +22,9 @@ void check_compatible(const LoraConfig& now, const LoraConfig& next) {
         field);
   };
   require(now.use_dora() == next.use_dora(), "use_dora");
+  require(
+      now.kasa_config().has_value() == next.kasa_config().has_value(),
+      "kasa_config");
   require(now.lora_bias() == next.lora_bias(), "lora_bias");
   require(now.lora_dropout() == next.lora_dropout(), "lora_dropout");
   TORCH_CHECK_VALUE(

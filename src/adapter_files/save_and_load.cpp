@@ -135,6 +135,10 @@ void PeftModel::save_pretrained(
           " cannot be converted: without the base that it made it is another "
           "model; save it as it is");
       TORCH_CHECK_VALUE(
+          !config.kasa_config(),
+          "[save_pretrained] an adapter with kasa_config cannot be converted; "
+          "save it as it is, loading it truncates the base again");
+      TORCH_CHECK_VALUE(
           config.target_parameters().empty(),
           "[save_pretrained] adapter ",
           name,

@@ -97,6 +97,15 @@ void VeloraConfig::validate() const {
       {"batch_average", "batch_average_once", "random"});
 }
 
+void KasaConfig::validate() const {
+  TORCH_CHECK_VALUE(
+      beta_ >= 0 && gamma_ >= 0,
+      "[KasaConfig] `beta` and `gamma` must be non-negative, got ",
+      beta_,
+      " and ",
+      gamma_);
+}
+
 void LoraConfig::validate() const {
   TORCH_CHECK_VALUE(
       r_ > 0,
@@ -150,6 +159,7 @@ void LoraConfig::validate() const {
   check(loftq_config_);
   check(eva_config_);
   check(velora_config_);
+  check(kasa_config_);
 }
 
 LoraConfig& LoraConfig::forget_initializer() {

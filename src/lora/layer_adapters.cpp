@@ -52,11 +52,12 @@ zero_factors(const BaseWeight& base, const LoraConfig& config, int64_t r) {
 /// ValueError if the layer has an adapter: an initializer that changes the base
 /// weight would change that adapter's too.
 void LoraLayer::check_base_may_change(const LoraConfig& config) const {
-  const auto& init = config.init_lora_weights();
+  const auto& initializer = init::find_initializer(config.init_lora_weights());
   TORCH_CHECK_VALUE(
       adapters().empty(),
-      "[update_layer] the initializer ",
-      init.is_name() ? init.name() : "",
+      "[update_layer] ",
+      initializer.traits.modifies_base ? "the initializer " + initializer.name
+                                       : find_variant(config)->name,
       " changes the base weight, which adapter '",
       adapters().empty() ? "" : adapters().front().name,
       "' is one of: make its adapter the first, or load it converted to a "
@@ -97,6 +98,14 @@ void LoraLayer::prepare_adapter(
       initializer.traits.modifies_base || (variant && variant->modifies_base);
   if (modifies_base) {
     check_base_may_change(config);
+  }
+  for (const auto& other : adapters()) {
+    TORCH_CHECK_VALUE(
+        !other.variant || !other.variant->excludes_others(),
+        "[update_layer] adapter '",
+        other.name,
+        "' changed the base weight for itself (kasa_config): a layer that it "
+        "adapts cannot have another adapter");
   }
 
   LoraAdapter adapter;

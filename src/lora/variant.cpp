@@ -6,12 +6,14 @@
 #include <array>
 
 #include <torchlora/lora/variants/dora.h>
+#include <torchlora/lora/variants/kasa.h>
 #include <torchlora/lora/variants/velora.h>
 
 namespace torchlora {
 
 LoraVariant::~LoraVariant() = default;
 DoraVariant::~DoraVariant() = default;
+KasaVariant::~KasaVariant() = default;
 VeloraVariant::~VeloraVariant() = default;
 
 Tensor LoraVariant::forward(
@@ -23,7 +25,8 @@ Tensor LoraVariant::forward(
 }
 
 const LoraVariantType* find_variant(const LoraConfig& config) {
-  static const std::array types{VeloraVariant::type(), DoraVariant::type()};
+  static const std::array types{
+      KasaVariant::type(), VeloraVariant::type(), DoraVariant::type()};
   const auto found = std::find_if(
       types.begin(), types.end(), [&](const LoraVariantType& type) {
         return type.matches(config);

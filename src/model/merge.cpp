@@ -99,9 +99,10 @@ void warn_of_residual(
         TORCH_WARN(
             "[",
             function,
-            "] the initializer of adapter ",
+            "] adapter ",
             adapter.name,
-            " took its update out of the base weights, which stay without it; "
+            " changed the base weights when it was made, and they stay "
+            "changed; "
             "merge_and_unload keeps the model whole");
         return;
       }

@@ -29,7 +29,7 @@ const char* why_not(
       return "is a DoRA, whose update is not a sum";
     }
     if (requirement == Requirement::kUnchangedBase && adapter->changed_base) {
-      return "has an initializer that changed the base weights";
+      return "changed the base weights when it was made";
     }
     if (requirement == Requirement::kNoParameters &&
         site.kind == TargetSite::kParameter) {

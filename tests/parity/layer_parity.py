@@ -25,6 +25,7 @@ CASES = {
     "bias": (["up", "conv1"], {"bias": "all"}),
     "bias of adapted layers": (["up", "conv1"], {"bias": "lora_only"}),
     "velora": (LINEAR, {"velora_config": {"num_groups": 3, "init_type": "random"}}),
+    "kasa": (LINEAR, {"kasa_config": {"beta": 0.01}}),
     "olora": (LINEAR, {"init_lora_weights": "olora"}),
     "pissa": (LINEAR, {"init_lora_weights": "pissa"}),
     "pissa, dora": (LINEAR, {"init_lora_weights": "pissa", "use_dora": True}),

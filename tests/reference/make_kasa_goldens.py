@@ -1,17 +1,15 @@
 #!/usr/bin/env python3
-"""Writes tests/data/lora/kasa: peft's KaSA on two linear layers, and on the same layers in bf16 and with a second adapter of another rank.
+"""Writes tests/data/lora/kasa: peft's KaSA on two linear layers and on the same layers in bf16.
 
-  <case>/adapter_config.json, adapter_model.safetensors   as peft saves them before the first step (not of `two`), lora_B not zero
+  <case>/adapter_config.json, adapter_model.safetensors   as peft saves them before the first step, lora_B not zero
   reference.safetensors, of each case:
     <case>.base.<name>                  the weights before the adapter; the layers are `up` and `down`
     <case>.truncated.<layer>            the base weights that KaSA leaves
     <case>.<step>.{input, weight, output, loss, kasa_loss, grad.x, grad.<key of the file>}   each on an input of its own; the loss is
                                         (output * weight).mean() + kasa_loss, followed by p -= 0.2 grad
     <case>.trained.<key of the file>    after three steps
-    <case>.merged.<layer>, <case>.unmerged.<layer>, <case>.merged.output (of the last input)
-  two.{default,other}.<key of the file> the two adapters (r = 4 and 6; no folder); both are active, and only the first one is trained
+    <case>.merged.<layer>, <case>.unmerged.<layer>
 """
-import copy
 import os
 import shutil
 
@@ -25,7 +23,6 @@ CASES = {
     "plain": {},
     "options": {"use_rslora": True, "lora_bias": True, "alpha_pattern": {"up": 9}},
     "bf16": {},
-    "two": {},
 }
 
 
@@ -39,18 +36,18 @@ class Net(nn.Module):
         return self.down(torch.tanh(self.up(x)))
 
 
-def file_tensors(model, name="default"):
-    return {k.removeprefix("base_model.model."): v.detach().clone() for k, v in peft.get_peft_model_state_dict(model, adapter_name=name).items()}
+def file_tensors(model):
+    return {k.removeprefix("base_model.model."): v.detach().clone() for k, v in peft.get_peft_model_state_dict(model).items()}
 
 
 def base_weights(model):
     return {k.split(".")[2]: v.detach().clone() for k, v in model.named_parameters() if k.endswith("base_layer.weight")}
 
 
-def fill(model, name, generator):
+def fill_b(model, generator):
     with torch.no_grad():
         for k, p in sorted(model.named_parameters()):
-            if f"lora_B.{name}" in k:
+            if "lora_B" in k:
                 p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
 
 
@@ -63,24 +60,16 @@ def case(name, values):
     kasa = peft.KasaConfig(beta=0.02, gamma=0.03)
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["up", "down"], rank_pattern={"down": 3}, kasa_config=kasa, **values)
     model = peft.get_peft_model(net, config)
-    fill(model, "default", generator)
-    if name != "two":
-        model.save_pretrained(os.path.join(DATA, name))
-        os.remove(os.path.join(DATA, name, "README.md"))
-    else:
-        other = copy.deepcopy(config)
-        other.r, other.rank_pattern = 6, {}
-        model.add_adapter("other", other)
-        fill(model, "other", generator)
-        tensors |= {f"{adapter}.{k}": v for adapter in ("default", "other") for k, v in file_tensors(model, adapter).items()}
-        model.base_model.set_adapter(["default", "other"])
+    fill_b(model, generator)
+    model.save_pretrained(os.path.join(DATA, name))
+    os.remove(os.path.join(DATA, name, "README.md"))
     tensors |= {"truncated." + k: v for k, v in base_weights(model).items()}
-    trained = {k.replace(".default", "").removeprefix("base_model.model."): p for k, p in model.named_parameters() if ".default" in k}
+    trained = {k.replace(".default", "").removeprefix("base_model.model."): p for k, p in model.named_parameters() if p.requires_grad}
     for step in "012":
         x = torch.randn((3, 5, 12), generator=generator).to(dtype).requires_grad_()
         output = model(x)
         weight = torch.randn(output.shape, generator=generator).to(dtype)
-        kasa_loss = model.base_model._get_kasa_loss("default")
+        kasa_loss = model.base_model._get_kasa_loss()
         loss = (output * weight).mean() + kasa_loss
         for p in model.parameters():
             p.grad = None
@@ -94,7 +83,6 @@ def case(name, values):
     tensors |= {"trained." + k: v for k, v in file_tensors(model).items()}
     model.merge_adapter()
     tensors |= {"merged." + k: v for k, v in base_weights(model).items()}
-    tensors["merged.output"] = model(x).detach()
     model.unmerge_adapter()
     tensors |= {"unmerged." + k: v for k, v in base_weights(model).items()}
     return tensors

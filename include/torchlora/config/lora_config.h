@@ -55,6 +55,8 @@ struct TORCHLORA_API LoraConfig {
   TORCH_ARG(bool, lora_bias) = false;
   /// Turns VeLoRA on; for linear layers, without `use_dora` and "mica".
   TORCH_ARG(std::optional<VeloraConfig>, velora_config);
+  /// Turns KaSA on; for linear layers that have no other adapter.
+  TORCH_ARG(std::optional<KasaConfig>, kasa_config);
   /// true, false, "gaussian", "olora", "pissa", "pissa_niter_N", "orthogonal",
   /// "mica", "corda", "lora_ga", "loftq", "eva", or a name that
   /// `init::register_initializer` added.

@@ -31,4 +31,20 @@ struct TORCHLORA_API VeloraConfig {
   TORCH_ARG(std::string, init_type) = "batch_average";
 };
 
+/// Configures KaSA (`lora/variants/kasa.h`): the weights of its regularizers,
+/// which act only if the training loop adds `kasa_loss`. PEFT's `KasaConfig`.
+struct TORCHLORA_API KasaConfig {
+  KasaConfig() = default;
+
+  /// ValueError names an option whose value is not allowed.
+  void validate() const;
+
+  friend bool operator==(const KasaConfig&, const KasaConfig&) = default;
+
+  /// Of the squares of the diagonal.
+  TORCH_ARG(double, beta) = 1e-4;
+  /// Of the distance of the factors from orthogonal ones.
+  TORCH_ARG(double, gamma) = 1e-3;
+};
+
 } // namespace torchlora

@@ -52,6 +52,12 @@ class TORCHLORA_API LoraVariant {
     return {adapter.lora_A->weight, adapter.lora_B->weight};
   }
 
+  /// Whether the layer may have no other adapter, as an adapter is trained on
+  /// the original base weight and would be loaded onto that.
+  virtual bool excludes_others() const {
+    return false;
+  }
+
   /// Whether the adapted weight is W + delta.
   virtual bool is_additive() const {
     return true;

@@ -1,0 +1,142 @@
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/Functions.h>
+#include <torch/nn/module.h>
+
+#include <torchlora/init/detail/decompose.h>
+#include <torchlora/lora/layer.h>
+#include <torchlora/lora/variant.h>
+
+namespace torchlora {
+
+/// KaSA, knowledge-aware singular-value adaptation: the base weight loses its r
+/// smallest singular components, and a trained diagonal d [r] stands between
+/// the factors
+///
+///     W ← Σ_{i ≤ k - r} σᵢ uᵢ vᵢᵀ        W' = W + scaling · B diag(d) A
+///
+/// with k = min(in_features, out_features). The base weight stays truncated
+/// while the adapter is disabled and after `unload`. Such an adapter is the
+/// only one of its layers. Wang et al. 2024, arXiv:2412.06071. PEFT's
+/// `KasaLinearVariant`.
+class TORCHLORA_API KasaVariant : public LoraVariant {
+ public:
+  /// `diag` is d, [r].
+  KasaVariant(KasaConfig config, Tensor diag)
+      : config_(std::move(config)), diag_(std::move(diag)) {}
+  ~KasaVariant() override;
+
+  /// The line of the table.
+  static LoraVariantType type() {
+    return {
+        "kasa_config",
+        [](const LoraConfig& config) {
+          return config.kasa_config().has_value();
+        },
+        [](const LoraLayer& layer, const LoraConfig& config) {
+          TORCH_CHECK_VALUE(
+              layer.is_linear(),
+              "[update_layer] kasa_config is supported for linear layers, not "
+              "for ",
+              layer.base_layer()->name(),
+              "; leave it out by exclude_modules");
+          const auto& traits = init::traits_of(config);
+          TORCH_CHECK_VALUE(
+              !config.use_dora() && !config.velora_config() &&
+                  !traits.modifies_base && traits.trains_B,
+              "[update_layer] kasa_config is not supported with use_dora, "
+              "velora_config or an initializer that changes the base weight or "
+              "freezes B");
+        },
+        [](const BaseWeight& /*base*/, int64_t r, const LoraConfig& /*config*/)
+            -> std::vector<AdapterTensorSpec> { return {{"lora_diag", {r}}}; },
+        [](const VariantArguments& arguments,
+           Tensor& base_weight) -> std::shared_ptr<LoraVariant> {
+          const auto r = arguments.adapter.r;
+          base_weight = truncate(arguments.base.matrix(), r);
+          return std::make_shared<KasaVariant>(
+              *arguments.config.kasa_config(),
+              arguments.as_parameter(
+                  arguments.is_loaded ? at::zeros({r}) : at::randn({r})));
+        },
+        /*modifies_base=*/true};
+  }
+
+  std::vector<VariantTensor> tensors() const override {
+    return {{"lora_diag", diag_, VariantTensor::kParameter}};
+  }
+  std::pair<Tensor, Tensor> factors(const LoraAdapter& adapter) const override {
+    return {
+        adapter.lora_A->weight * diag_.unsqueeze(1), adapter.lora_B->weight};
+  }
+  bool excludes_others() const override {
+    return true;
+  }
+
+  /// Returns the matrix without its r smallest singular components. ValueError
+  /// if none would be left.
+  static Tensor truncate(const Tensor& matrix, int64_t r) {
+    const auto k = std::min(matrix.size(0), matrix.size(1));
+    TORCH_CHECK_VALUE(
+        r < k,
+        "[update_layer] KaSA requires `r` (",
+        r,
+        ") to be smaller than min(in_features, out_features) (",
+        k,
+        ") so that at least one singular component of the base weight is "
+        "preserved after truncation; set rank_pattern");
+    const auto wide =
+        matrix.to(c10::promoteTypes(matrix.scalar_type(), at::kFloat));
+    const auto last = init::last_triplets(wide, r);
+    return at::addmm(wide, last.U * last.S, last.V.t(), 1, -1);
+  }
+
+  /// Returns beta ‖d‖² + gamma (‖Bᵀ B − I‖ + ‖A Aᵀ − I‖) in at least fp32.
+  Tensor loss(const LoraAdapter& adapter) const {
+    const auto dtype = c10::promoteTypes(diag_.scalar_type(), at::kFloat);
+    const auto d = diag_.to(dtype);
+    const auto A = adapter.lora_A->weight.to(dtype);
+    const auto B = adapter.lora_B->weight.to(dtype);
+    const auto eye = at::eye(d.size(0), d.options().requires_grad(false));
+    return config_.beta() * d.square().sum() +
+        config_.gamma() *
+        (at::norm(at::mm(B.t(), B) - eye) + at::norm(at::mm(A, A.t()) - eye));
+  }
+
+ private:
+  KasaConfig config_;
+  Tensor diag_;
+};
+
+/// Returns the sum of KaSA's regularizers over the active adapters of a model:
+/// a penalty of the diagonals and one of factors that are not orthogonal. Add
+/// it to the loss of the task. Undefined if no active adapter has
+/// `kasa_config`. PEFT's `_get_kasa_loss`.
+inline Tensor kasa_loss(const torch::nn::Module& model) {
+  Tensor sum;
+  for (const auto& module : model.modules()) {
+    const auto* layer = dynamic_cast<const LoraLayer*>(module.get());
+    if (!layer) {
+      continue;
+    }
+    for (const auto& name : layer->active_adapters()) {
+      const auto* adapter = layer->find_adapter(name);
+      const auto* kasa = adapter
+          ? dynamic_cast<const KasaVariant*>(adapter->variant.get())
+          : nullptr;
+      if (kasa) {
+        const auto loss = kasa->loss(*adapter);
+        sum = sum.defined() ? sum + loss : loss;
+      }
+    }
+  }
+  return sum;
+}
+
+} // namespace torchlora

@@ -1,0 +1,227 @@
+// KaSA against peft (tests/reference/make_kasa_goldens.py), and what it
+// refuses.
+#include <cmath>
+#include <filesystem>
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <torchlora/adapter_files/hotswap.h>
+#include <torchlora/io/safetensors.h>
+#include <torchlora/lora/layer.h>
+#include <torchlora/lora/variants/kasa.h>
+#include <torchlora/model.h>
+
+#include "lora/layer_suite.h"
+
+namespace torchlora::test {
+namespace {
+
+namespace fs = std::filesystem;
+using at::Tensor;
+
+struct NetImpl : torch::nn::Module {
+  NetImpl() {
+    up = register_module("up", nn::Linear(12, 16));
+    down = register_module("down", nn::Linear(16, 10));
+  }
+  Tensor forward(const Tensor& x) {
+    return down(torch::tanh(up(x)));
+  }
+  nn::Linear up{nullptr}, down{nullptr};
+};
+
+LoraConfig kasa(const KasaConfig& values = {}) {
+  return LoraConfig(4).target_modules({"up", "down"}).kasa_config(values);
+}
+
+class KasaGoldens : public testing::TestWithParam<const char*> {
+ protected:
+  KasaGoldens() {
+    if (name_ == "bf16") {
+      model->to(torch::kBFloat16);
+    }
+    torch::NoGradGuard no_grad;
+    for (const auto& item : model->named_parameters()) {
+      item.value().copy_(golden("base." + item.key()));
+    }
+  }
+  Tensor golden(const std::string& name) const {
+    return file_.tensor(name_ + "." + name);
+  }
+  void expect(const Tensor& value, const std::string& name) const {
+    const auto expected = golden(name);
+    ASSERT_EQ(value.sizes(), expected.sizes()) << name;
+    ASSERT_EQ(value.scalar_type(), expected.scalar_type()) << name;
+    EXPECT_LE(
+        (value - expected).abs().max().item<double>(),
+        (name_ == "bf16" ? 2e-2 : 2e-5) * expected.abs().max().item<double>())
+        << name;
+  }
+  void expect_base(const std::string& stage) const {
+    expect(model->up->weight, stage + ".up");
+    expect(model->down->weight, stage + ".down");
+  }
+  const fs::path folder =
+      fs::path(TORCHLORA_TEST_DATA) / "lora" / "kasa" / GetParam();
+  std::shared_ptr<NetImpl> model = std::make_shared<NetImpl>();
+
+ private:
+  std::string name_ = GetParam();
+  io::SafetensorsFile file_{folder.parent_path() / "reference.safetensors"};
+};
+
+TEST_P(KasaGoldens, ALoadedAdapterTrainsAndMergesAsInPeft) {
+  auto peft = PeftModel::from_pretrained(
+      *model, folder, "default", LoadOptions().is_trainable(true));
+  EXPECT_EQ(
+      peft.peft_config().kasa_config(), KasaConfig().beta(.02).gamma(.03));
+  expect_base("truncated");
+  const std::string prefix = "base_model.model.";
+  auto tensors = peft.state_dict();
+  for (const std::string step : {"0.", "1.", "2."}) {
+    const auto x = golden(step + "input").clone().requires_grad_();
+    const auto output = model->forward(x);
+    expect(output, step + "output");
+    const auto regularizer = kasa_loss(*model);
+    expect(regularizer, step + "kasa_loss");
+    for (auto& item : tensors) {
+      item.value().mutable_grad().reset();
+    }
+    ((output * golden(step + "weight")).mean() + regularizer).backward();
+    expect(x.grad(), step + "grad.x");
+    torch::NoGradGuard no_grad;
+    for (auto& item : tensors) {
+      const auto key = item.key().substr(prefix.size());
+      expect(item.value().grad(), step + "grad." + key);
+      item.value().sub_(item.value().grad(), .2);
+    }
+  }
+  for (const auto& item : tensors) {
+    expect(item.value(), "trained." + item.key().substr(prefix.size()));
+  }
+  torch::NoGradGuard no_grad;
+  const auto x = golden("2.input");
+  const auto adapted = model->forward(x);
+  peft.merge_adapter();
+  expect_base("merged");
+  EXPECT_LE(
+      (model->forward(x) - adapted).abs().max().item<double>(),
+      1e-2 * adapted.abs().max().item<double>());
+  peft.unmerge_adapter();
+  expect_base("unmerged");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All,
+    KasaGoldens,
+    testing::Values("plain", "options", "bf16"));
+
+class KasaTest : public testing::Test {
+ protected:
+  KasaTest() {
+    torch::manual_seed(3);
+    model = std::make_shared<NetImpl>();
+    x = torch::randn({5, 12});
+  }
+  PeftModel adapt(const LoraConfig& config = kasa()) {
+    return get_peft_model(*model, config);
+  }
+  /// Factors that do something.
+  static void fill(PeftModel& peft) {
+    torch::NoGradGuard no_grad;
+    for (auto& item : peft.state_dict()) {
+      item.value().normal_(0, .3);
+    }
+  }
+  Tensor run() {
+    torch::NoGradGuard no_grad;
+    return model->forward(x);
+  }
+  std::shared_ptr<NetImpl> model;
+  Tensor x;
+};
+
+// In peft's order: both factors as layers, A again, the diagonal.
+TEST_F(KasaTest, DrawsTheDiagonalThatPeftDraws) {
+  torch::manual_seed(5);
+  auto peft = adapt(kasa().target_modules({"up"}));
+  torch::manual_seed(5);
+  torch::nn::Linear A(torch::nn::LinearOptions(12, 4).bias(false));
+  torch::nn::Linear B(torch::nn::LinearOptions(4, 16).bias(false));
+  torch::nn::init::kaiming_uniform_(A->weight, std::sqrt(5));
+  const auto diag = peft.state_dict()["base_model.model.up.lora_diag"];
+  EXPECT_TRUE(torch::equal(diag, torch::randn({4})));
+  EXPECT_TRUE(diag.requires_grad());
+  EXPECT_TRUE(model->named_parameters().contains("up.lora_diag.default"));
+}
+
+TEST_F(KasaTest, FilesComeBackAndTruncateTheBase) {
+  const auto folder = fs::path(testing::TempDir()) / "kasa_adapter";
+  torch::manual_seed(3);
+  const auto base = std::make_shared<NetImpl>();
+  auto peft = adapt(kasa(KasaConfig().beta(.5)));
+  fill(peft);
+  peft.save_pretrained(folder);
+  const auto adapted = run();
+  model = base;
+  auto again = PeftModel::from_pretrained(*model, folder);
+  EXPECT_EQ(again.peft_config().kasa_config(), KasaConfig().beta(.5));
+  EXPECT_TRUE(torch::equal(run(), adapted));
+}
+
+TEST_F(KasaTest, TheTruncatedBaseStays) {
+  const auto before = model->up->weight.clone();
+  auto peft = adapt();
+  fill(peft);
+  const auto truncated = model->up->weight.clone();
+  EXPECT_LT(std::get<1>(at::linalg_svd(truncated))[8].item<double>(), 1e-6);
+  EXPECT_GT((truncated - before).abs().max().item<double>(), 1e-3);
+  const auto delta =
+      peft.layers()[0].second->get_delta_weight("default").clone();
+  peft.merge_adapter();
+  EXPECT_LT(
+      (model->up->weight - truncated - delta).abs().max().item<double>(), 1e-6);
+  peft.unmerge_adapter();
+  peft.unload();
+  EXPECT_LT((model->up->weight - truncated).abs().max().item<double>(), 1e-6);
+}
+
+TEST_F(KasaTest, RefusesWhatItCannotBeWith) {
+  const auto before = run();
+  for (const auto& bad :
+       {kasa().r(10),
+        kasa(KasaConfig().beta(-1)),
+        kasa(KasaConfig().gamma(std::nan(""))),
+        kasa().use_dora(true),
+        kasa().velora_config(VeloraConfig(4)),
+        kasa().init_lora_weights("mica"),
+        kasa().init_lora_weights("pissa")}) {
+    EXPECT_THROW(adapt(bad), c10::ValueError);
+  }
+  EXPECT_TRUE(torch::equal(run(), before));
+  const auto config = kasa().target_modules({"target", "other"});
+  auto table = std::make_shared<PairImpl<EmbeddingType>>();
+  EXPECT_THROW(get_peft_model(*table, config), c10::ValueError);
+  auto conv = std::make_shared<PairImpl<Conv1dType>>();
+  EXPECT_THROW(get_peft_model(*conv, config), c10::ValueError);
+}
+
+TEST_F(KasaTest, IsTheOnlyAdapterOfItsLayers) {
+  const auto folder = fs::path(testing::TempDir()) / "kasa_only";
+  const auto plain = LoraConfig(4).target_modules({"up", "down"});
+  auto peft = adapt();
+  EXPECT_THROW(peft.add_adapter("other", plain), c10::ValueError);
+  EXPECT_THROW(peft.add_adapter("other", kasa()), c10::ValueError);
+  EXPECT_THROW(
+      peft.add_weighted_adapter({"default"}, {1.}, "sum"), c10::ValueError);
+  peft.save_pretrained(folder);
+  EXPECT_THROW(peft.save_pretrained(folder, {}, folder), c10::ValueError);
+  peft.unload();
+  peft = adapt(plain);
+  EXPECT_THROW(peft.add_adapter("other", kasa()), c10::ValueError);
+  EXPECT_THROW(hotswap_adapter(peft, folder, "default"), c10::ValueError);
+}
+
+} // namespace
+} // namespace torchlora::test
