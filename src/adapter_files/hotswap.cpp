@@ -66,7 +66,7 @@ void hotswap_adapter(
     const std::filesystem::path& directory,
     const std::string& adapter_name) {
   auto& state = StateAccess::of(model);
-  auto& config = state.at(adapter_name).config;
+  auto& config = state.adapters.at(adapter_name).config;
   const auto next =
       for_replicated(load_adapter_config(directory), state.layer_replication);
   const auto sites = lora_sites(*state.model);

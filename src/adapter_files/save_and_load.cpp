@@ -86,7 +86,7 @@ InjectionPlan inject_from_folder(
 
 torch::OrderedDict<std::string, Tensor> PeftModel::state_dict(
     const std::string& adapter_name) const {
-  state_->at(adapter_name);
+  state_->adapters.at(adapter_name);
   torch::OrderedDict<std::string, Tensor> tensors;
   for (const auto& site : state_->tuner_layers()) {
     if (site.layer->has(adapter_name)) {
@@ -106,7 +106,7 @@ void PeftModel::save_pretrained(
     const fs::path& path_initial_model_for_weight_conversion) const {
   for (const auto& name :
        selected_adapters.empty() ? adapter_names() : selected_adapters) {
-    const auto& adapter = state_->at(name);
+    const auto& adapter = state_->adapters.at(name);
     const auto folder = name == "default" ? directory : directory / name;
     std::error_code error;
     fs::create_directories(folder, error);
@@ -177,7 +177,7 @@ void PeftModel::load_adapter(
     const std::string& adapter_name,
     const LoadOptions& options) {
   TORCH_CHECK_VALUE(
-      !state_->find(adapter_name),
+      !state_->adapters.find(adapter_name),
       "[load_adapter] Adapter with name '",
       adapter_name,
       "' already exists.");
@@ -191,7 +191,7 @@ void PeftModel::load_adapter(
       options.strict());
   plan.config.inference_mode(!options.is_trainable());
   state_->saved->add(adapter_name, plan.saved);
-  state_->adapters.push_back({adapter_name, std::move(plan.config)});
+  state_->adapters.add({adapter_name, std::move(plan.config)});
 }
 
 PeftModel PeftModel::from_pretrained(
@@ -209,7 +209,7 @@ PeftModel PeftModel::from_pretrained(
         options.strict());
   });
   const bool is_frozen = !options.is_trainable();
-  peft.state_->adapters.back().config.inference_mode(is_frozen);
+  peft.state_->adapters.all().back().config.inference_mode(is_frozen);
   peft.set_adapter({adapter_name}, /*inference_mode=*/is_frozen);
   model.train(options.is_trainable());
   return peft;

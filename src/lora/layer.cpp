@@ -71,7 +71,7 @@ LoraLayer::LoraLayer(
 }
 
 LoraLayer::~LoraLayer() {
-  unbind();
+  binding_->unbind(*this);
 }
 
 BaseWeight LoraLayer::base_weight() const {
@@ -86,12 +86,8 @@ void LoraLayer::bind() {
   binding_->bind(*this);
 }
 
-void LoraLayer::unbind() {
-  binding_->unbind(*this);
-}
-
 void LoraLayer::unload() {
-  unbind();
+  binding_->unbind(*this);
 }
 
 void LoraLayer::to(

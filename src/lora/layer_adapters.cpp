@@ -245,18 +245,6 @@ void LoraLayer::delete_adapter(const std::string& adapter_name) {
   register_variants();
 }
 
-bool LoraLayer::has(const std::string& adapter_name) const {
-  return adapters_.find(adapter_name) != nullptr;
-}
-
-std::vector<std::string> LoraLayer::adapter_names() const {
-  std::vector<std::string> names;
-  for (const auto& adapter : adapters()) {
-    names.push_back(adapter.name);
-  }
-  return names;
-}
-
 std::vector<std::pair<std::string, Tensor>> LoraLayer::adapter_state(
     const std::string& adapter_name) const {
   return adapters_.at(adapter_name).tensors(factor_names_);

@@ -22,7 +22,7 @@ void check_sources(
       weights.size(),
       " weights");
   TORCH_CHECK_VALUE(
-      !state.find(adapter_name),
+      !state.adapters.find(adapter_name),
       "[add_weighted_adapter] Adapter with name '",
       adapter_name,
       "' already exists.");
@@ -134,7 +134,7 @@ void PeftModel::add_weighted_adapter(
 
   int64_t sum = 0, largest = 0;
   for (const auto& name : adapters) {
-    const auto rank = rank_of(state_->at(name).config);
+    const auto rank = rank_of(state_->adapters.at(name).config);
     sum += rank;
     largest = std::max(largest, rank);
   }
@@ -154,7 +154,7 @@ void PeftModel::add_weighted_adapter(
       sites.push_back(std::move(site));
     }
   }
-  auto config = state_->at(adapters[0]).config;
+  auto config = state_->adapters.at(adapters[0]).config;
   config.r(rank)
       .lora_alpha(static_cast<double>(rank))
       .use_rslora(false)

@@ -5,7 +5,6 @@
 #include <torch/nn/modules/transformerlayer.h>
 #include <torch/types.h>
 
-#include <torchlora/detail/names.h>
 #include "model/requirements.h"
 #include "model/token_rows.h"
 
@@ -41,7 +40,7 @@ void check_mixed_batch(
     const std::vector<TargetSite>& sites) {
   std::vector<std::string> unknown;
   for (const auto& [name, indices] : rows) {
-    if (!state.find(name)) {
+    if (!state.adapters.find(name)) {
       unknown.push_back(name);
       continue;
     }

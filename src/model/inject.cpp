@@ -172,12 +172,10 @@ InjectionPlan plan_injection(
   }
   std::vector<TargetSite> layers;
   for (const auto& target : plan.targets) {
+    check_is_free(target.site);
     if (target.site.kind != TargetSite::kParameter) {
       layers.push_back(target.site);
     }
-  }
-  for (const auto& target : plan.targets) {
-    check_is_free(target.site);
   }
   plan.saved = find_saved_tensors(model, plan.config, layers);
   check_targets_have_no_tokens(plan);

@@ -95,7 +95,7 @@ void warn_of_residual(
   for (const auto& site : sites) {
     for (const auto& adapter : site.layer->adapters()) {
       if (adapter.changed_base && is_lost(adapter.name) &&
-          !detail::contains(site.layer->merged_adapters(), adapter.name)) {
+          !site.layer->states().is_merged(adapter.name)) {
         TORCH_WARN(
             "[",
             function,
@@ -112,7 +112,7 @@ void warn_of_residual(
 
 void PeftModel::merge_adapter(const MergeOptions& options) {
   for (const auto& name : options.adapter_names()) {
-    state_->at(name);
+    state_->adapters.at(name);
   }
   state_->saved->check_mergeable(options.adapter_names(), options.safe_merge());
   const auto written =
@@ -149,10 +149,10 @@ void PeftModel::unmerge_adapter() {
 void PeftModel::merge_and_unload(const MergeOptions& options) {
   auto& saved = *state_->saved;
   for (const auto& name : options.adapter_names()) {
-    state_->at(name);
+    state_->adapters.at(name);
   }
   saved.check_set_adapter(options.adapter_names());
-  const auto names = options.adapter_names().empty() ? state_->active
+  const auto names = options.adapter_names().empty() ? active_adapters()
                                                      : options.adapter_names();
   saved.show(names);
   try {
@@ -179,8 +179,7 @@ void PeftModel::unload() {
   for (const auto& site : lora_sites(*state_->model)) { // nested ones too
     remove_layer(site);
   }
-  state_->adapters.clear();
-  state_->active.clear();
+  state_->adapters = {};
 }
 
 } // namespace torchlora

@@ -11,7 +11,6 @@
 #include <torchlora/nn/inspect.h>
 #include <torchlora/nn/pretrained.h>
 
-#include <torchlora/detail/names.h>
 #include "model/inject.h"
 #include "model/merge.h"
 #include "model/replicate.h"
@@ -64,8 +63,8 @@ PeftModel adapt(
   auto plan = inject_first();
   state->saved->add(adapter_name, plan.saved);
   state->layer_replication = plan.config.layer_replication();
-  state->adapters.push_back({adapter_name, std::move(plan.config)});
-  auto& config = state->adapters.back().config;
+  state->adapters.add({adapter_name, std::move(plan.config)});
+  auto& config = state->adapters.all().back().config;
   if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
     config.base_model_name_or_path(pretrained->name_or_path());
   }
@@ -126,20 +125,16 @@ torch::nn::Module& PeftModel::base_model() const {
 }
 
 std::vector<std::string> PeftModel::adapter_names() const {
-  std::vector<std::string> names;
-  for (const auto& adapter : state_->adapters) {
-    names.push_back(adapter.name);
-  }
-  return names;
+  return state_->adapters.names();
 }
 
 const std::vector<std::string>& PeftModel::active_adapters() const {
-  return state_->active;
+  return state_->adapters.states().active;
 }
 
 const LoraConfig& PeftModel::peft_config(
     const std::string& adapter_name) const {
-  return state_->at(adapter_name).config;
+  return state_->adapters.at(adapter_name).config;
 }
 
 std::vector<std::pair<std::string, std::shared_ptr<LoraLayer>>>
@@ -156,7 +151,7 @@ void PeftModel::add_adapter(
     const LoraConfig& config,
     const InjectOptions& options) {
   TORCH_CHECK_VALUE(
-      !state_->find(adapter_name),
+      !state_->adapters.find(adapter_name),
       "[add_adapter] Adapter with name '",
       adapter_name,
       "' already exists.");
@@ -172,17 +167,17 @@ void PeftModel::add_adapter(
   inject(plan, adapter_name);
   state_->saved->add(adapter_name, plan.saved);
   plan.config.base_model_name_or_path(
-      state_->adapters.empty()
+      state_->adapters.all().empty()
           ? config.base_model_name_or_path()
-          : state_->adapters.front().config.base_model_name_or_path());
-  state_->adapters.push_back({adapter_name, std::move(plan.config)});
+          : state_->adapters.all().front().config.base_model_name_or_path());
+  state_->adapters.add({adapter_name, std::move(plan.config)});
 }
 
 void PeftModel::set_adapter(
     const std::vector<std::string>& adapter_names,
     bool inference_mode) {
   for (const auto& name : adapter_names) {
-    state_->at(name);
+    state_->adapters.at(name);
   }
   const auto sites = state_->tuner_layers();
   for (const auto& site : sites) {
@@ -198,13 +193,12 @@ void PeftModel::set_adapter(
   for (const auto& site : sites) {
     site.layer->set_adapter(adapter_names, inference_mode);
   }
-  state_->active =
-      detail::each_once(adapter_names, [](const auto&) { return true; });
+  state_->adapters.set_active(adapter_names);
 }
 
 void PeftModel::delete_adapter(const std::string& adapter_name) {
   TORCH_CHECK_VALUE(
-      state_->find(adapter_name),
+      state_->adapters.find(adapter_name),
       "[delete_adapter] Adapter ",
       adapter_name,
       " does not exist");
@@ -231,11 +225,9 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
       remove_layer(site);
     }
   }
-  std::erase_if(state_->adapters, [&](const auto& adapter) {
-    return adapter.name == adapter_name;
-  });
-  if (std::erase(state_->active, adapter_name) && state_->active.empty() &&
-      !state_->adapters.empty()) {
+  const bool was_active = state_->adapters.states().is_active(adapter_name);
+  state_->adapters.remove(adapter_name);
+  if (was_active && active_adapters().empty() && !adapter_names().empty()) {
     const auto names = adapter_names();
     const auto& next = *std::ranges::min_element(names);
     TORCH_WARN(

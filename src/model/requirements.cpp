@@ -51,7 +51,7 @@ void require(
     PeftState& state,
     const std::string& adapter_name,
     const char* hint) {
-  state.at(adapter_name);
+  state.adapters.at(adapter_name);
   const auto* reason = why_not(requirement, state, adapter_name);
   TORCH_CHECK_VALUE(
       !*reason, "[", function, "] adapter ", adapter_name, " ", reason, hint);

@@ -84,7 +84,7 @@ void visit(
 } // namespace
 
 void remove_layer(const TargetSite& site) {
-  site.layer->unbind();
+  site.layer->unload();
   auto base_layer = site.layer->base_layer();
   while (const auto* layer = dynamic_cast<LoraLayer*>(base_layer.get())) {
     base_layer = layer->base_layer();

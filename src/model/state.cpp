@@ -19,16 +19,4 @@ bool PeftState::has_own(const std::string& adapter_name) const {
   });
 }
 
-PeftState::Adapter* PeftState::find(const std::string& adapter_name) {
-  const auto found = std::ranges::find(adapters, adapter_name, &Adapter::name);
-  return found == adapters.end() ? nullptr : &*found;
-}
-
-PeftState::Adapter& PeftState::at(const std::string& adapter_name) {
-  auto* adapter = find(adapter_name);
-  TORCH_CHECK_VALUE(
-      adapter, "[PeftModel] Adapter ", adapter_name, " not found.");
-  return *adapter;
-}
-
 } // namespace torchlora

@@ -17,8 +17,7 @@ struct PeftState {
 
   std::shared_ptr<torch::nn::Module> model;
   bool autocast_adapter_dtype = true;
-  std::vector<Adapter> adapters;
-  std::vector<std::string> active;
+  AdapterSet<Adapter> adapters;
   /// The first adapter's: how the model was built.
   LoraConfig::LayerRanges layer_replication;
   std::shared_ptr<SavedModules> saved = std::make_shared<SavedModules>();
@@ -27,9 +26,6 @@ struct PeftState {
   std::vector<TunerSite> tuner_layers() const;
   /// Whether an adapter has tensors or rows of the base model of its own.
   bool has_own(const std::string& adapter_name) const;
-  Adapter* find(const std::string& adapter_name);
-  /// ValueError if there is none of that name.
-  Adapter& at(const std::string& adapter_name);
 };
 
 /// The library's own way to a handle's state.

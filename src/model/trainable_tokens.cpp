@@ -125,12 +125,12 @@ void TrainableTokens::add_adapter(
       "\" must be at least 0 and below ",
       rows,
       ", found ",
-      bad == sorted.end() ? 0 : *bad);
+      *bad);
   const auto twice = std::ranges::adjacent_find(sorted);
   TORCH_CHECK_VALUE(
       twice == sorted.end(),
       "[trainable_token_indices] index ",
-      twice == sorted.end() ? 0 : *twice,
+      *twice,
       " for \"",
       layer_name_,
       "\" is given twice");
@@ -152,14 +152,6 @@ void TrainableTokens::delete_adapter(const std::string& adapter_name) {
   deltas_->erase(adapter_name);
   adapters_.remove(adapter_name);
   update_shown();
-}
-
-std::vector<std::string> TrainableTokens::adapter_names() const {
-  std::vector<std::string> names;
-  for (const auto& adapter : adapters()) {
-    names.push_back(adapter.name);
-  }
-  return names;
 }
 
 std::vector<std::pair<std::string, Tensor>> TrainableTokens::adapter_state(

@@ -269,7 +269,7 @@ void initialize_lora_eva_weights(
     const std::function<bool()>& run_batch,
     const std::string& adapter_name,
     const PrepareLayerInputs& prepare_layer_inputs) {
-  auto& config = StateAccess::of(peft).at(adapter_name).config;
+  auto& config = StateAccess::of(peft).adapters.at(adapter_name).config;
   TORCH_CHECK_VALUE(
       init::is_eva(config),
       "[initialize_lora_eva_weights] can only be used with "

@@ -38,6 +38,13 @@ class AdapterSet {
   std::list<Adapter>& all() {
     return adapters_;
   }
+  std::vector<std::string> names() const {
+    std::vector<std::string> result;
+    for (const auto& adapter : adapters_) {
+      result.push_back(adapter.name);
+    }
+    return result;
+  }
   const AdapterStates& states() const {
     return states_;
   }
@@ -56,8 +63,7 @@ class AdapterSet {
   /// ValueError if there is none.
   const Adapter& at(const std::string& adapter_name) const {
     const auto* adapter = find(adapter_name);
-    TORCH_CHECK_VALUE(
-        adapter, "[adapter] there is no adapter \"", adapter_name, "\"");
+    TORCH_CHECK_VALUE(adapter, "Adapter ", adapter_name, " not found.");
     return *adapter;
   }
   Adapter& at(const std::string& adapter_name) {

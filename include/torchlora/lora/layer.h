@@ -62,9 +62,8 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
     return factor_names_;
   }
 
-  /// Sends the base layer's forward here, until `unbind`.
+  /// Sends the base layer's forward here, until `unload`.
   void bind();
-  void unbind();
   /// Sets what `forward` calls for an unmodified base layer.
   void set_base_forward(
       std::function<Tensor(torch::nn::Module&, const Tensor&)> base_forward) {
@@ -129,7 +128,9 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   void unscale_layer(std::optional<double> scale = std::nullopt);
   /// @}
 
-  bool has(const std::string& adapter_name) const override;
+  bool has(const std::string& adapter_name) const override {
+    return find_adapter(adapter_name) != nullptr;
+  }
   const AdapterStates& states() const override {
     return adapters_.states();
   }
@@ -170,7 +171,9 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// `base_forward_writes`.
   virtual Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates);
 
-  std::vector<std::string> adapter_names() const override;
+  std::vector<std::string> adapter_names() const override {
+    return adapters_.names();
+  }
 
  private:
   friend class RedirectBinding;

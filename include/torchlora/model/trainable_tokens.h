@@ -91,7 +91,9 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
   bool changes_something() const;
 
  protected:
-  std::vector<std::string> adapter_names() const override;
+  std::vector<std::string> adapter_names() const override {
+    return adapters_.names();
+  }
 
  private:
   struct BoundLayer;
