@@ -34,7 +34,7 @@ void check_compatible(const LoraConfig& now, const LoraConfig& next) {
   TORCH_CHECK_VALUE(
       !initializer.traits.modifies_base,
       "[hotswap_adapter] the initializer of the new adapter, ",
-      initializer.name,
+      next.init_lora_weights().name(),
       ", changed the base weights; save it with "
       "path_initial_model_for_weight_conversion");
 }

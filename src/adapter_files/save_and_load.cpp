@@ -39,7 +39,7 @@ InjectionPlan inject_from_folder(
       "[load_adapter] the adapter in ",
       directory.string(),
       " was initialized by ",
-      initializer.name,
+      config.init_lora_weights().name(),
       ", which changed the base weights as well and cannot be repeated; ",
       initializer.traits.is_convertible
           ? "save it with path_initial_model_for_weight_conversion, then it "
@@ -131,7 +131,7 @@ void PeftModel::save_pretrained(
       TORCH_CHECK_VALUE(
           initializer.traits.is_convertible,
           "[save_pretrained] an adapter by ",
-          initializer.name,
+          config.init_lora_weights().name(),
           " cannot be converted: without the base that it made it is another "
           "model; save it as it is");
       TORCH_CHECK_VALUE(
@@ -150,7 +150,7 @@ void PeftModel::save_pretrained(
       TORCH_CHECK_VALUE(
           !initializer.traits.modifies_base,
           "[save_pretrained] the initializer ",
-          initializer.name,
+          config.init_lora_weights().name(),
           " changed the base weights, which adapter_config.json cannot say, as "
           "PEFT does not know the name; pass "
           "path_initial_model_for_weight_conversion, a folder whose "
@@ -159,7 +159,7 @@ void PeftModel::save_pretrained(
     } else if (!init::is_repeatable(config)) {
       TORCH_WARN(
           "[save_pretrained] ",
-          initializer.name,
+          config.init_lora_weights().name(),
           " changed the base weights in a way that cannot be repeated: what is "
           "saved fits them only, not the original base",
           initializer.traits.is_convertible
