@@ -184,7 +184,7 @@ TEST_F(Interplay, AnAdapterIsMadeOnTheBaseAndNotOnAnothersModule) {
   EXPECT_LT(difference(run(), base_), 1e-5);
 }
 
-// The initialiser would write to the head too.
+// The initializer would write to the head too.
 TEST_F(Interplay, AnInitialiserDoesNotChangeATiedWeight) {
   struct TiedImpl : torch::nn::Module {
     nn::Embedding table = register_module("table", nn::Embedding(9, 8));

@@ -239,7 +239,7 @@ TEST(TiedLayers, AHeadThatIsTheTableIsRefused) {
   EXPECT_EQ(peft.layers().size(), 1U);
 }
 
-/// Refusals of an initialiser that changes the base come before the first
+/// Refusals of an initializer that changes the base come before the first
 /// decomposition.
 TEST(BaseChangingInitialisers, AreRefusedBeforeTheyRun) {
   auto model = std::make_shared<NetImpl>(TieKind::kMemory);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Adapters of every layer type, variant and initialiser, both ways: peft's in torchlora and torchlora's in peft.
+"""Adapters of every layer type, variant and initializer, both ways: peft's in torchlora and torchlora's in peft.
 
 "initial" is the largest difference of an update B A (of A, where B is zero), relative, when both make an adapter under the same seed. Initialisers that peft cannot
 make for a convolution or an embedding are compared on the linear layers. pissa_niter_N, corda and lora_ga are exchanged as plain LoRAs of the
@@ -240,7 +240,7 @@ def main():
     from safetensors.torch import save_file
 
     columns = ["peft's in torchlora", "merged", "initial", "torchlora's in peft, raw", "torchlora's in peft, plain"]
-    table = common.Table("Every layer type, variant and initialiser against peft, relative", dict.fromkeys(columns, 2e-5) | {"initial": 1e-4})
+    table = common.Table("Every layer type, variant and initializer against peft, relative", dict.fromkeys(columns, 2e-5) | {"initial": 1e-4})
     save_file({name: p.detach().clone() for name, p in make_net().named_parameters()}, runs / "base.safetensors")
     ids = torch.randint(0, 20, (3, 7), generator=torch.Generator().manual_seed(1))
     save_file({"ids": ids}, runs / "ids.safetensors")

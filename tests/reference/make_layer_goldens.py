@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes tests/data/lora/{layers,initializers,combinations}.safetensors: what peft makes of every layer type in every variant, of every
-initialiser that needs no data, and of every weighted combination. lora_B is never zero.
+initializer that needs no data, and of every weighted combination. lora_B is never zero.
 
   layers:        <type>/<variant>/{base.weight, base.bias, input, weight, output, merged.weight, merged.bias, adapter.<key of peft's file>,
                  grad.<the same>}; the loss is (output * weight).sum()
