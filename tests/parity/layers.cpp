@@ -211,7 +211,8 @@ void make(
     optimizer.step();
   }
   peft.save_pretrained(folder / "raw");
-  if (peft.peft_config().target_parameters().empty()) {
+  const auto& made = peft.peft_config();
+  if (made.target_parameters().empty() && !made.kasa_config()) {
     peft.save_pretrained(folder / "plain", {}, folder / "initial");
   }
   torch::NoGradGuard no_grad;
