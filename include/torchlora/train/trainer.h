@@ -42,6 +42,7 @@ class TORCHLORA_API Trainer {
   /// The folder appears complete or not at all.
   std::filesystem::path save_checkpoint();
 
+  /// Adds a callback, which is called after those that were added before.
   void add_callback(std::shared_ptr<TrainerCallback> callback);
 
   const TrainingArguments& args() const {
