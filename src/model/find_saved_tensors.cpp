@@ -8,6 +8,7 @@
 #include <torchlora/config/targets.h>
 
 #include <torchlora/detail/names.h>
+
 #include "model/saved_modules.h"
 #include "model/ties.h"
 #include "model/token_rows.h"

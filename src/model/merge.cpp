@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include <torchlora/detail/names.h>
+
 #include "model/merge.h"
 #include "model/state.h"
 #include "model/ties.h"

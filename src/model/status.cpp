@@ -4,6 +4,7 @@
 #include <set>
 
 #include <torchlora/detail/names.h>
+
 #include "model/sites.h"
 
 namespace torchlora {

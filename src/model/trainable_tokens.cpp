@@ -160,9 +160,8 @@ std::vector<std::pair<std::string, Tensor>> TrainableTokens::adapter_state(
       {std::string(kName) + "." + kDelta, adapters_.at(adapter_name).delta}};
 }
 
-void TrainableTokens::check_disjoint(
-    const std::vector<std::string>& adapter_names,
-    const char* function) const {
+void TrainableTokens::check_set_adapter(
+    const std::vector<std::string>& adapter_names) const {
   std::unordered_map<int64_t, std::string> owners;
   for (const auto& name : adapter_names) {
     const auto* adapter = find_adapter(name);
@@ -173,9 +172,7 @@ void TrainableTokens::check_disjoint(
       const auto [owner, is_new] = owners.emplace(index, name);
       TORCH_CHECK_VALUE(
           is_new || owner->second == name,
-          "[",
-          function,
-          "] adapters ",
+          "[trainable_token_indices] adapters ",
           owner->second,
           " and ",
           name,
@@ -186,11 +183,6 @@ void TrainableTokens::check_disjoint(
           "\": only disjoint trainable_token_indices go together");
     }
   }
-}
-
-void TrainableTokens::check_set_adapter(
-    const std::vector<std::string>& adapter_names) const {
-  check_disjoint(adapter_names, "set_adapter");
 }
 
 void TrainableTokens::set_adapter(
@@ -216,7 +208,7 @@ void TrainableTokens::check_mergeable(
   const auto names = adapters_.not_merged(adapter_names);
   auto together = merged_adapters();
   together.insert(together.end(), names.begin(), names.end());
-  check_disjoint(together, "merge_adapter");
+  check_set_adapter(together);
   for (const auto& name : names) {
     TORCH_CHECK_VALUE(
         !safe_merge ||

@@ -98,9 +98,6 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
  private:
   struct BoundLayer;
 
-  void check_disjoint(
-      const std::vector<std::string>& adapter_names,
-      const char* function) const;
   Tensor base_rows(const std::vector<int64_t>& indices) const;
   void write(const std::vector<int64_t>& indices, const Tensor& rows);
   void update_shown();
