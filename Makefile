@@ -90,4 +90,4 @@ lint: format-check
 	@scripts/check_sources.py
 
 clean:
-	@rm -rf build/dev build/demo build/release build/asan build/docs build/minimum-cmake
+	@rm -rf build/dev build/demo build/first_build build/release build/asan build/docs build/minimum-cmake

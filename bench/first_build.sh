@@ -19,7 +19,10 @@ for preset; do
   target=all
   [ "$preset" != demo ] || target=torchlora_program
   TIMEFORMAT="$preset: %U s + %S s of CPU time (user + system), %R s"
-  time cmake --build "$folder" --target "$target" >/dev/null
+  time cmake --build "$folder" --target "$target" >"$folder.log" || {
+    cat "$folder.log"
+    exit 1
+  }
   du -sh "$folder"
 done
 [ ! -d build/venv ] || du -sh build/venv
