@@ -178,6 +178,8 @@ class TORCHLORA_API DisableAdapterGuard {
   DisableAdapterGuard& operator=(const DisableAdapterGuard&) = delete;
 
  private:
+  /// Keeps the model alive.
+  std::shared_ptr<PeftState> state_;
   /// What was on before.
   std::vector<std::pair<std::shared_ptr<TunerLayer>, bool>> saved_;
 };
@@ -194,6 +196,8 @@ class TORCHLORA_API MixedBatchGuard {
   MixedBatchGuard& operator=(const MixedBatchGuard&) = delete;
 
  private:
+  /// Keeps the model alive.
+  std::shared_ptr<PeftState> state_;
   std::vector<std::shared_ptr<LoraLayer>> layers_;
   /// What has tensors of its own, and whether it was on before.
   std::vector<std::pair<std::shared_ptr<TunerLayer>, bool>> saved_;

@@ -56,7 +56,7 @@ InjectionPlan inject_from_folder(
   const SavedModules none;
   const auto& versions = state ? *state->saved : none;
   auto plan = plan_injection(model, config, adapter_name, options);
-  check_tables_are_base(versions, plan);
+  check_is_base(versions, plan);
   plan.is_loaded = true;
   const auto tensors = match_tensors(file, versions, plan, strict);
   const auto layers = inject(plan, adapter_name);
@@ -152,10 +152,13 @@ void PeftModel::save_pretrained(
           "[save_pretrained] the initializer ",
           config.init_lora_weights().name(),
           " changed the base weights, which adapter_config.json cannot say, as "
-          "PEFT does not know the name; pass "
-          "path_initial_model_for_weight_conversion, a folder whose "
-          "adapter_model.safetensors is the adapter's state_dict before "
-          "training (io::save_safetensors)");
+          "PEFT does not know the name; ",
+          initializer.traits.is_convertible
+              ? "pass path_initial_model_for_weight_conversion, a folder whose "
+                "adapter_model.safetensors is the adapter's state_dict before "
+                "training (io::save_safetensors)"
+              : "save state_dict() by io::save_safetensors, with the base that "
+                "it made");
     } else if (!init::is_repeatable(config)) {
       TORCH_WARN(
           "[save_pretrained] ",

@@ -37,6 +37,15 @@ double LoraAdapter::default_scaling() const {
   return lora_alpha / (use_rslora ? std::sqrt(rank) : rank);
 }
 
+std::pair<Tensor, Tensor> LoraAdapter::factors() const {
+  return variant ? variant->factors(*this)
+                 : std::pair(lora_A->weight, lora_B->weight);
+}
+
+bool LoraAdapter::is_additive() const {
+  return !variant || variant->is_additive();
+}
+
 Tensor LoraAdapter::variant_tensor(const std::string& tensor_name) const {
   if (variant) {
     for (const auto& tensor : variant->tensors()) {

@@ -44,8 +44,7 @@ std::shared_ptr<LayerBinding> make_binding(
 }
 
 bool is_additive(const ActiveUpdate& update) {
-  const auto& variant = update.adapter->variant;
-  return !variant || variant->is_additive();
+  return update.adapter->is_additive();
 }
 
 } // namespace
@@ -157,9 +156,7 @@ Tensor LoraLayer::run(const Tensor& input, const WeightOperation* operation) {
 std::vector<ActiveUpdate> LoraLayer::active_updates() const {
   std::vector<ActiveUpdate> updates;
   const auto add = [&](const LoraAdapter& adapter, double sign) -> auto& {
-    auto factors = adapter.variant
-        ? adapter.variant->factors(adapter)
-        : std::pair(adapter.lora_A->weight, adapter.lora_B->weight);
+    auto factors = adapter.factors();
     updates.push_back(
         {&adapter,
          std::move(factors.first),

@@ -49,19 +49,23 @@ zero_factors(const BaseWeight& base, const LoraConfig& config, int64_t r) {
 
 } // namespace
 
-/// ValueError if the layer has an adapter: an initializer that changes the base
-/// weight would change that adapter's too.
 void LoraLayer::check_base_may_change(const LoraConfig& config) const {
+  if (adapters().empty() || !modifies_base(config)) {
+    return;
+  }
   const auto& initializer = init::find_initializer(config.init_lora_weights());
+  const bool is_initializer = initializer.traits.modifies_base;
   TORCH_CHECK_VALUE(
-      adapters().empty(),
+      false,
       "[update_layer] ",
-      initializer.traits.modifies_base ? "the initializer " + initializer.name
-                                       : find_variant(config)->name,
+      is_initializer ? "the initializer " + initializer.name
+                     : find_variant(config)->name,
       " changes the base weight, which adapter '",
-      adapters().empty() ? "" : adapters().front().name,
-      "' is one of: make its adapter the first, or load it converted to a "
-      "plain LoRA (path_initial_model_for_weight_conversion)");
+      adapters().front().name,
+      "' is one of: make its adapter the first",
+      is_initializer ? ", or load it converted to a plain LoRA "
+                       "(path_initial_model_for_weight_conversion)"
+                     : " and only one");
 }
 
 void LoraLayer::update_layer(
@@ -94,11 +98,7 @@ void LoraLayer::prepare_adapter(
   if (variant) {
     variant->check(*this, config);
   }
-  const bool modifies_base =
-      initializer.traits.modifies_base || (variant && variant->modifies_base);
-  if (modifies_base) {
-    check_base_may_change(config);
-  }
+  check_base_may_change(config);
   for (const auto& other : adapters()) {
     TORCH_CHECK_VALUE(
         !other.variant || !other.variant->excludes_others(),
@@ -131,13 +131,20 @@ void LoraLayer::prepare_adapter(
   adapter.lora_B = make_factor(
       parameter(factors.B.reshape(base.B_sizes(r))), parameter(factors.bias));
   next_base_weight_ = factors.base_weight;
+  TORCH_CHECK_VALUE(
+      !next_base_weight_.defined() || !initializer.traits.is_convertible,
+      "[update_layer] the initializer ",
+      initializer.name,
+      " replaces the base weight: register it with is_convertible false, as "
+      "its "
+      "adapter is no plain LoRA of the original base");
   if (variant) {
     adapter.variant = variant->create(
         {config, base, adapter, parameter, is_loaded}, next_base_weight_);
   }
-  adapter.changed_base = modifies_base;
+  adapter.changed_base = modifies_base(config);
   TORCH_CHECK_VALUE(
-      modifies_base || !next_base_weight_.defined(),
+      adapter.changed_base || !next_base_weight_.defined(),
       "[update_layer] the initializer ",
       initializer.name,
       " replaces the base weight: register it with the trait modifies_base");
@@ -150,10 +157,10 @@ void LoraLayer::prepare_adapter(
 /// Registers the variants' tensors in the module tree. NOTE: rebuilds their
 /// modules, as LibTorch cannot unregister a single buffer.
 void LoraLayer::register_variants() {
-  for (const auto& child : named_children().keys()) {
-    if (child != "base_layer" && child != factor_names_.A &&
-        child != factor_names_.B) {
-      unregister_module(child);
+  for (const auto& child : named_children()) {
+    const auto dict = std::dynamic_pointer_cast<AdapterDict>(child.value());
+    if (dict && dict != lora_A_ && dict != lora_B_) {
+      unregister_module(child.key());
     }
   }
   for (const auto& adapter : adapters()) {
@@ -288,6 +295,8 @@ void LoraLayer::set_scale(const std::string& adapter_name, double scale) {
 void LoraLayer::scale_layer(double scale) {
   for (const auto& name : active_adapters()) {
     adapters_.check_not_merged(name, "scale_layer");
+  }
+  for (const auto& name : active_adapters()) {
     adapters_.at(name).scaling *= scale;
   }
 }
@@ -295,6 +304,8 @@ void LoraLayer::scale_layer(double scale) {
 void LoraLayer::unscale_layer(std::optional<double> scale) {
   for (const auto& name : active_adapters()) {
     adapters_.check_not_merged(name, "unscale_layer");
+  }
+  for (const auto& name : active_adapters()) {
     auto& adapter = adapters_.at(name);
     adapter.scaling =
         scale ? adapter.scaling / *scale : adapter.default_scaling();

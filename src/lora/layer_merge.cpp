@@ -16,17 +16,11 @@ Tensor wide_copy(const Tensor& matrix) {
       /*copy=*/true);
 }
 
-bool is_additive(const LoraAdapter& adapter) {
-  return !adapter.variant || adapter.variant->is_additive();
-}
-
 } // namespace
 
 /// scaling · B A, shaped like `base_weight().matrix()`.
 Tensor LoraLayer::delta(const LoraAdapter& adapter) const {
-  const auto [A, B] = adapter.variant
-      ? adapter.variant->factors(adapter)
-      : std::pair(adapter.lora_A->weight, adapter.lora_B->weight);
+  const auto [A, B] = adapter.factors();
   // Half-precision products are slow on many CPUs.
   const bool upcast = A.is_cpu() && A.element_size() == 2;
   const auto dtype = upcast ? at::kFloat : A.scalar_type();
@@ -48,7 +42,7 @@ Tensor LoraLayer::unmerged_matrix() const {
   const auto& names = merged_adapters();
   for (auto name = names.rbegin(); name != names.rend(); ++name) {
     const auto& adapter = adapters_.at(*name);
-    matrix = is_additive(adapter)
+    matrix = adapter.is_additive()
         ? matrix.sub_(delta(adapter))
         : adapter.variant->undo(matrix, delta(adapter), adapter.memory);
   }
@@ -78,10 +72,10 @@ void LoraLayer::check_mergeable(
     if (!safe_merge) {
       continue;
     }
-    weight = is_additive(adapter)
+    weight = adapter.is_additive()
         ? weight.add_(delta(adapter))
         : adapter.variant->apply(adapter, weight, unmerged, delta(adapter))
-              .weight;
+              .weight.to(weight.scalar_type());
     const bool finite = at::isfinite(weight).all().item<bool>() &&
         (!bias.defined() || at::isfinite(bias).all().item<bool>());
     TORCH_CHECK_VALUE(
@@ -93,15 +87,17 @@ void LoraLayer::check_mergeable(
 }
 
 void LoraLayer::merge(const std::vector<std::string>& adapter_names) {
+  check_mergeable(adapter_names, /*safe_merge=*/false);
   torch::NoGradGuard no_grad;
   const auto base = base_weight();
   for (const auto& name : not_merged(adapter_names)) {
     auto& adapter = adapters_.at(name);
-    if (is_additive(adapter)) { // in place: no copy of the weight
+    if (adapter.is_additive()) { // in place: no copy of the weight
       base.add_(delta(adapter));
     } else {
       auto applied = adapter.variant->apply(
           adapter, wide_copy(base.matrix()), unmerged_matrix(), delta(adapter));
+      TORCH_INTERNAL_ASSERT(applied.memory.defined());
       base.copy_(applied.weight);
       adapter.memory = std::move(applied.memory);
     }
@@ -117,7 +113,7 @@ void LoraLayer::unmerge() {
   const auto base = base_weight();
   for (; merged(); adapters_.pop_merged()) {
     auto& adapter = adapters_.at(merged_adapters().back());
-    if (is_additive(adapter)) {
+    if (adapter.is_additive()) {
       base.add_(delta(adapter), -1);
     } else {
       base.copy_(adapter.variant->undo(

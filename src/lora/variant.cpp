@@ -24,6 +24,12 @@ Tensor LoraVariant::forward(
   return output + layer.update(call, update);
 }
 
+bool modifies_base(const LoraConfig& config) {
+  const auto* variant = find_variant(config);
+  return init::traits_of(config).modifies_base ||
+      (variant && variant->modifies_base);
+}
+
 const LoraVariantType* find_variant(const LoraConfig& config) {
   static const std::array types{
       KasaVariant::type(), VeloraVariant::type(), DoraVariant::type()};

@@ -116,8 +116,9 @@ void switch_off(const std::shared_ptr<TunerLayer>& layer, Saved& saved) {
 
 } // namespace
 
-DisableAdapterGuard::DisableAdapterGuard(const PeftModel& model) {
-  for (const auto& site : StateAccess::of(model).tuner_layers()) {
+DisableAdapterGuard::DisableAdapterGuard(const PeftModel& model)
+    : state_(StateAccess::shared(model)) {
+  for (const auto& site : state_->tuner_layers()) {
     switch_off(site.layer, saved_);
   }
 }
@@ -128,21 +129,21 @@ DisableAdapterGuard::~DisableAdapterGuard() {
 
 MixedBatchGuard::MixedBatchGuard(
     const PeftModel& model,
-    const std::vector<std::string>& adapter_names) {
+    const std::vector<std::string>& adapter_names)
+    : state_(StateAccess::shared(model)) {
   Rows rows;
   for (size_t i = 0; i < adapter_names.size(); ++i) {
     if (adapter_names[i] != kBase) {
       rows[adapter_names[i]].push_back(static_cast<int64_t>(i));
     }
   }
-  auto& state = StateAccess::of(model);
-  check_mixed_batch(state, rows, lora_sites(*state.model));
+  check_mixed_batch(*state_, rows, lora_sites(*state_->model));
   auto batch = std::make_shared<MixedBatch>();
   batch->size = static_cast<int64_t>(adapter_names.size());
   for (const auto& [name, indices] : rows) {
     batch->rows.emplace_back(name, torch::tensor(indices, at::kLong));
   }
-  for (const auto& site : state.tuner_layers()) {
+  for (const auto& site : state_->tuner_layers()) {
     if (auto layer = std::dynamic_pointer_cast<LoraLayer>(site.layer)) {
       layers_.push_back(std::move(layer));
     } else {

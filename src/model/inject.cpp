@@ -59,9 +59,7 @@ void check_is_free(const TargetSite& site) {
 /// ValueError if the plan's initializer would change a base weight that is
 /// another module's or another adapter's too: before anything is decomposed.
 void check_base_may_change(const InjectionPlan& plan) {
-  const auto* variant = find_variant(plan.config);
-  if (!init::traits_of(plan.config).modifies_base &&
-      !(variant && variant->modifies_base)) {
+  if (!modifies_base(plan.config)) {
     return;
   }
   std::vector<WrittenTensor> changed;
@@ -203,6 +201,18 @@ InjectionPlan plan_injection(
         "set correctly.");
   }
   return plan;
+}
+
+void check_is_base(const SavedModules& saved, const InjectionPlan& plan) {
+  for (const auto& target : plan.targets) {
+    TORCH_CHECK_VALUE(
+        !modifies_base(plan.config) ||
+            !saved.holds(target.site.base_weight().weight()),
+        "[add_adapter] the new adapter would change the weight of \"",
+        target.site.name,
+        "\", of which another adapter has a version of its own");
+  }
+  check_tables_are_base(saved, plan);
 }
 
 std::vector<std::shared_ptr<LoraLayer>> inject(

@@ -40,6 +40,10 @@ InjectionPlan plan_injection(
     const std::string& adapter_name,
     const InjectOptions& options = {});
 
+/// ValueError if another adapter has its own version of a weight that the plan
+/// would change or whose rows it would train.
+void check_is_base(const SavedModules& saved, const InjectionPlan& plan);
+
 /// Adds the adapter, inactive and frozen, or leaves the model as it was.
 std::vector<std::shared_ptr<LoraLayer>> inject(
     const InjectionPlan& plan,

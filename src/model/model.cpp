@@ -28,19 +28,6 @@ std::string with_commas(int64_t value) {
   return text;
 }
 
-/// ValueError if the initializer would change a weight of which another adapter
-/// has a version of its own.
-void check_is_base(const SavedModules& versions, const InjectionPlan& plan) {
-  for (const auto& target : plan.targets) {
-    TORCH_CHECK_VALUE(
-        !init::traits_of(plan.config).modifies_base ||
-            !versions.holds(target.site.base_weight().weight()),
-        "[add_adapter] the initializer would change the weight of \"",
-        target.site.name,
-        "\", of which another adapter has a version of its own");
-  }
-}
-
 } // namespace
 
 PeftModel adapt(
@@ -163,7 +150,6 @@ void PeftModel::add_adapter(
       InjectOptions(options).autocast_adapter_dtype(
           options.autocast_adapter_dtype() && state_->autocast_adapter_dtype));
   check_is_base(*state_->saved, plan);
-  check_tables_are_base(*state_->saved, plan);
   inject(plan, adapter_name);
   state_->saved->add(adapter_name, plan.saved);
   plan.config.base_model_name_or_path(

@@ -33,6 +33,9 @@ struct StateAccess {
   static PeftState& of(const PeftModel& model) {
     return *model.state_;
   }
+  static const std::shared_ptr<PeftState>& shared(const PeftModel& model) {
+    return model.state_;
+  }
   static PeftModel make(std::shared_ptr<PeftState> state) {
     return PeftModel(std::move(state));
   }

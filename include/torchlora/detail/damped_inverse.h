@@ -1,13 +1,26 @@
 #pragma once
 
-#include <torchlora/tensor.h>
-
 #include <torchlora/export.h>
+#include <torchlora/lora/adapter.h>
 
 namespace torchlora::detail {
 
 /// Not public. (F Fᵀ + damping I)⁻¹ of a factor F [r, n], in at least fp32. A
 /// padded factor has rows of zeros, so this is the pseudo-inverse.
 TORCHLORA_API Tensor damped_inverse(const Tensor& factor, double damping);
+
+/// ValueError if the update of an adapter is not the product of its own A and
+/// B, which the optimizers assume.
+inline void check_plain_factors(
+    const LoraAdapter& adapter,
+    const char* function) {
+  TORCH_CHECK_VALUE(
+      adapter.factors().first.is_same(adapter.lora_A->weight),
+      "[",
+      function,
+      "] the update of adapter ",
+      adapter.name,
+      " has more factors than A and B (kasa_config); use another optimizer");
+}
 
 } // namespace torchlora::detail

@@ -62,8 +62,13 @@ struct TORCHLORA_API LoraAdapter {
   /// While it is merged: what taking it out needs (`LoraVariant::undo`).
   Tensor memory = {};
 
-  /// lora_alpha / r, with rsLoRA lora_alpha / √r.
+  /// Returns lora_alpha / r, with rsLoRA lora_alpha / √r.
   double default_scaling() const;
+  /// Returns the A and B of the update scaling · B A, as the variant makes
+  /// them.
+  std::pair<Tensor, Tensor> factors() const;
+  /// Whether the adapted weight is W + scaling · B A.
+  bool is_additive() const;
   /// Returns a tensor of the variant by PEFT's name ("lora_magnitude_vector");
   /// undefined if there is none.
   Tensor variant_tensor(const std::string& tensor_name) const;

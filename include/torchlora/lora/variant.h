@@ -156,4 +156,8 @@ struct LoraVariantType {
 /// nullptr for plain LoRA.
 TORCHLORA_API const LoraVariantType* find_variant(const LoraConfig& config);
 
+/// Whether the initializer or the variant of a configuration changes the base
+/// weight.
+TORCHLORA_API bool modifies_base(const LoraConfig& config);
+
 } // namespace torchlora

@@ -212,6 +212,7 @@ inline void collect_lorafa_pairs(
     if (!A.requires_grad() && !B.requires_grad()) {
       continue;
     }
+    check_plain_factors(adapter, "create_lorafa_optimizer");
     TORCH_CHECK_VALUE(
         B.requires_grad() && at::any(A != 0).item<bool>(),
         "[create_lorafa_optimizer] adapter ",

@@ -42,6 +42,7 @@ class RiemannianPreconditioner {
         const auto& A = adapter.lora_A->weight;
         const auto& B = adapter.lora_B->weight;
         if (A.dim() == 2 && A.requires_grad() && B.requires_grad()) {
+          detail::check_plain_factors(adapter, "create_riemannian_optimizer");
           pairs_.emplace_back(A, B);
         }
       }

@@ -28,30 +28,30 @@ class TORCHLORA_API LoraConv : public LoraLayer {
       BaseWeightAccessor accessor)
       : LoraLayer(base_layer, std::move(accessor)),
         base_(dynamic_cast<nn::Convolution*>(base_layer.get())),
-        groups_(nn::convolution_groups(*base_layer)),
         spatial_dims_(base_weight().weight().dim() - 2) {}
   ~LoraConv() override;
 
   Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)
       const override {
+    const auto groups = groups_of(call);
     // One copy of A per group: [groups · r, in_channels / groups, kernel…].
-    const auto kernel = groups_ == 1
+    const auto kernel = groups == 1
         ? A
         : at::cat(at::TensorList(
-              std::vector<Tensor>(static_cast<size_t>(groups_), A)));
+              std::vector<Tensor>(static_cast<size_t>(groups), A)));
     const auto h = operate(call, kernel, {});
     // B on the channels, whether or not there is a batch.
     const auto channels = h.dim() - 1 - spatial_dims_;
     auto sizes = h.sizes().vec();
     sizes[channels] = B.size(0);
     const auto flat = h.flatten(channels + 1);
-    if (groups_ == 1) {
+    if (groups == 1) {
       return at::matmul(B.flatten(1), flat).view(sizes);
     }
     // [*, groups, r, positions]
-    const auto by_group = flat.unflatten(channels, {groups_, A.size(0)});
+    const auto by_group = flat.unflatten(channels, {groups, A.size(0)});
     const auto B_by_group =
-        B.flatten(1).view({groups_, B.size(0) / groups_, A.size(0)});
+        B.flatten(1).view({groups, B.size(0) / groups, A.size(0)});
     return at::matmul(B_by_group, by_group).reshape(sizes);
   }
   Tensor operate(
@@ -69,9 +69,9 @@ class TORCHLORA_API LoraConv : public LoraLayer {
   }
   Tensor weight_inputs(const LayerCall& call) const override {
     TORCH_CHECK_VALUE(
-        groups_ == 1,
+        groups_of(call) == 1,
         "[set_input_observer] each of the ",
-        groups_,
+        groups_of(call),
         " groups of a convolution has inputs of its own; leave it out by "
         "exclude_modules");
     const auto& kernel = base_weight().weight();
@@ -88,9 +88,15 @@ class TORCHLORA_API LoraConv : public LoraLayer {
   }
 
  private:
+  /// Returns the number of groups, with a batch or without.
+  int64_t groups_of(const LayerCall& call) const {
+    const auto& x = call.input;
+    return x.size(x.dim() - 1 - spatial_dims_) / base_weight().in_features();
+  }
+
   /// nullptr for an unmodified layer.
   nn::Convolution* base_;
-  int64_t groups_, spatial_dims_;
+  int64_t spatial_dims_;
 };
 
 } // namespace torchlora
