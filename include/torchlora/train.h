@@ -1,6 +1,7 @@
 #pragma once
 
-/// The component train: the training loop, DPO and what they are made of.
+/// The component train: the training loop, DPO, and their data, losses,
+/// optimizers and schedules.
 
 #include <torchlora/train/arguments.h>
 #include <torchlora/train/callback.h>

@@ -9,22 +9,23 @@
 
 namespace torchlora::io {
 
-/// Replaces the file `path` by `content`. If anything fails, the old file stays
-/// as it is and `c10::Error` gives the system's reason (disk full, not
-/// writable).
+/// Replaces the file `path` by `content`, or creates it. If anything fails, the
+/// old file stays as it is and c10::Error gives the system's reason (disk full,
+/// not writable).
 TORCHLORA_API void write_file_atomic(
     const std::filesystem::path& path,
     std::string_view content);
 
-/// Same for content that comes in pieces: `write` receives a function that
-/// appends.
+/// Replaces the file `path` by content that comes in pieces, or creates it.
+/// Calls `write` once; `write` calls `append` for each piece. If anything
+/// fails, the old file stays as it is and c10::Error gives the system's reason.
 TORCHLORA_API void write_file_atomic(
     const std::filesystem::path& path,
     const std::function<
         void(const std::function<void(const void* data, size_t size)>& append)>&
         write);
 
-/// Returns the whole file. DataError if it cannot be read.
+/// Returns the content of the file `path`. DataError if it cannot be read.
 TORCHLORA_API std::string read_file(const std::filesystem::path& path);
 
 } // namespace torchlora::io

@@ -13,30 +13,32 @@
 
 namespace torchlora::io {
 
-/// One safetensors file, mapped into memory: opening reads the header only.
-/// Every error is a DataError that names the file and the tensor.
+/// One safetensors file that is mapped into memory. The constructor reads its
+/// header only. Every error is a DataError that names the file and the tensor.
 class TORCHLORA_API SafetensorsFile {
  public:
-  /// Maps the file and reads its header.
+  /// Maps the file `path` into memory and reads its header.
   explicit SafetensorsFile(const std::filesystem::path& path);
 
-  /// The path, as it was given.
+  /// Returns the path as the constructor received it.
   const std::filesystem::path& path() const;
-  /// Names of all tensors, in the order of the data in the file.
+  /// Returns the names of all tensors, in the order of their data in the file.
   const std::vector<std::string>& keys() const;
-  /// Returns whether the file has a tensor of this name.
+  /// Returns whether the file has a tensor of the name `key`.
   bool contains(const std::string& key) const;
-  /// The file's `__metadata__`; empty without one.
+  /// Returns the entries of `__metadata__` in the file's header; empty if the
+  /// header has none.
   const std::map<std::string, std::string>& metadata() const;
   /// @{
-  /// Returns what the header says of a tensor.
+  /// Returns the dtype or the sizes of the tensor `key`, as the header of the
+  /// file states them.
   at::ScalarType dtype(const std::string& key) const;
   std::vector<int64_t> sizes(const std::string& key) const;
   /// @}
 
-  /// Returns the tensor on the CPU. It shares the mapping's memory, which lives
-  /// as long as the tensor, and is copied only if its data is not aligned to
-  /// its element size. The mapping is private: a write to the tensor does not
+  /// Returns the tensor `key` on the CPU. It shares the memory of the mapped
+  /// file, which stays mapped as long as the tensor lives; only data that is
+  /// not aligned to its element size is copied. A write to the tensor does not
   /// change the file.
   Tensor tensor(const std::string& key) const;
 
@@ -45,8 +47,9 @@ class TORCHLORA_API SafetensorsFile {
   std::shared_ptr<const Impl> impl_;
 };
 
-/// Writes `tensors` (any device, any strides) in the given order. The file
-/// appears whole or not at all (`io/atomic_file.h`).
+/// Writes named `tensors` (any device, any strides) to the file `path` in the
+/// given order. `metadata` becomes `__metadata__`. The file appears whole or
+/// not at all (`io/atomic_file.h`).
 TORCHLORA_API void save_safetensors(
     const std::filesystem::path& path,
     const std::vector<std::pair<std::string, Tensor>>& tensors,

@@ -10,31 +10,35 @@
 
 namespace torchlora::nn {
 
-/// Makes a drop-in type for the LibTorch layer `Base` (an `XxxImpl` with
-/// `Tensor forward(const Tensor&)`) that a LoRA layer can take over. Without an
-/// adapter it is `Base`, at the cost of one null check. With an adapter its
-/// forward is the LoRA layer's.
+/// A drop-in replacement for the LibTorch layer `Base` (an `XxxImpl` with
+/// `Tensor forward(const Tensor&)`) whose forward a LoRA layer can take over.
+/// Without an adapter it computes what `Base` does, at the cost of one null
+/// check.
 ///
-/// A class that derives from it and adds to it passes itself as `Self` and has
-/// a constructor from `const Base&`; `clone()` then returns a `Self`.
+/// A derived class that adds members passes itself as `Self` and has a
+/// constructor from `const Base&`; `clone()` then returns a `Self`.
 template <class Base, class Self = void>
 class Adaptable : public Base, public Redirectable {
  public:
   using Base::Base;
-  /// Copies a layer; the copy is not adapted.
+  /// Makes a layer that shares the tensors of `base`. No adapter is attached to
+  /// the new layer.
   explicit Adaptable(const Base& base) : Base(base) {}
 
-  /// Runs the LoRA layer, or `base_forward` if the layer is not adapted.
+  /// Returns the LoRA layer's forward if an adapter is attached to the layer,
+  /// otherwise `base_forward(input)`.
   Tensor forward(const Tensor& input) {
     return redirected_forward(input);
   }
 
-  /// The forward of `Base`.
+  /// Returns the forward of the LibTorch layer `Base`, without any adapter.
   Tensor base_forward(const Tensor& input) override {
     return Base::forward(input);
   }
 
-  /// Throws while the layer is adapted; unload the adapter first.
+  /// Returns a copy with its own tensors, on `device` if given. Throws
+  /// c10::Error while an adapter is attached to the layer, because the copy
+  /// would lack it; unload the adapter first.
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device =
           std::nullopt) const override {

@@ -10,14 +10,17 @@
 
 namespace torchlora::nn {
 
-/// Options of `ClippableLinear`.
+/// Options of `ClippableLinear`, a linear layer that clamps its input and its
+/// output.
 struct TORCHLORA_API ClippableLinearOptions {
-  /// The clamps exist by default.
+  /// Sets the sizes. The layer has clamps unless `use_clipped_linears(false)`
+  /// follows.
   ClippableLinearOptions(int64_t in_features, int64_t out_features)
       : in_features_(in_features), out_features_(out_features) {}
   TORCH_ARG(int64_t, in_features);
   TORCH_ARG(int64_t, out_features);
-  /// Whether the clamps exist: four scalar buffers, ±inf until loaded.
+  /// Whether the layer has clamps. Their bounds are four scalar buffers, ±inf
+  /// until a checkpoint sets them.
   TORCH_ARG(bool, use_clipped_linears) = true;
 };
 
@@ -25,16 +28,17 @@ struct TORCHLORA_API ClippableLinearOptions {
 ///
 ///     y = clamp(W clamp(x, input_min, input_max), output_min, output_max)
 ///
-/// Child `linear` (no bias); scalar buffers `input_min`, `input_max`,
-/// `output_min`, `output_max`, which are saved but not trained. Input
-/// [*, in_features], output [*, out_features]. A gradient passes a clamp where
-/// the value lies between the bounds or on one of them.
+/// Input x [*, in_features], output y [*, out_features]. The child `linear`
+/// holds W and has no bias. The bounds are scalar buffers: files contain them,
+/// optimizers do not change them. A gradient passes a clamp where the value
+/// lies between the bounds or on one of them.
 class TORCHLORA_API ClippableLinearImpl
     : public torch::nn::Cloneable<ClippableLinearImpl>,
       public Redirectable {
  public:
   /// @{
-  /// Creates a layer whose bounds are ±inf.
+  /// Creates a layer whose bounds are ±inf, so that its clamps change nothing
+  /// yet.
   ClippableLinearImpl(int64_t in_features, int64_t out_features)
       : ClippableLinearImpl(ClippableLinearOptions(in_features, out_features)) {
   }
@@ -45,7 +49,8 @@ class TORCHLORA_API ClippableLinearImpl
   /// @}
   ~ClippableLinearImpl() override;
 
-  /// Creates the child and the buffers.
+  /// Creates the child `linear` and the buffers of the bounds. The constructor
+  /// and `clone()` call it.
   void reset() override {
     linear = register_module(
         "linear",
@@ -61,7 +66,7 @@ class TORCHLORA_API ClippableLinearImpl
     }
   }
 
-  /// Writes the sizes and whether the layer has clamps.
+  /// Writes the sizes of the layer, and whether it has clamps, to `stream`.
   void pretty_print(std::ostream& stream) const override {
     stream << "torchlora::nn::ClippableLinear(in_features="
            << options.in_features()
@@ -70,7 +75,9 @@ class TORCHLORA_API ClippableLinearImpl
            << options.use_clipped_linears() << ")";
   }
 
-  /// Throws while the layer is adapted.
+  /// Returns a copy with its own tensors, on `device` if given. Throws
+  /// c10::Error while an adapter is attached to the layer, because the copy
+  /// would lack it; unload the adapter first.
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device =
           std::nullopt) const override {
@@ -78,7 +85,8 @@ class TORCHLORA_API ClippableLinearImpl
     return torch::nn::Cloneable<ClippableLinearImpl>::clone(device);
   }
 
-  /// Runs the LoRA layer, or `base_forward` if the layer is not adapted.
+  /// Returns the LoRA layer's forward if an adapter is attached to the layer,
+  /// otherwise `base_forward(input)`.
   Tensor forward(const Tensor& input) {
     return redirected_forward(input);
   }
@@ -87,7 +95,9 @@ class TORCHLORA_API ClippableLinearImpl
   }
 
   /// @{
-  /// One of the two clamps; the identity without `use_clipped_linears`.
+  /// Clamps the input or the output of the layer to its bounds. Returns the
+  /// tensor unchanged if the layer has no clamps (`use_clipped_linears` is
+  /// false).
   Tensor clamp_input(const Tensor& input) const {
     return input_min.defined() ? at::clamp(input, input_min, input_max) : input;
   }
@@ -97,12 +107,13 @@ class TORCHLORA_API ClippableLinearImpl
   }
   /// @}
 
-  /// The options that the layer was made with.
+  /// The options that the constructor received.
   ClippableLinearOptions options;
-  /// Without bias.
+  /// The linear layer between the two clamps. It has no bias.
   Linear linear{nullptr};
   /// @{
-  /// Scalars; undefined without `use_clipped_linears`.
+  /// The bounds of the two clamps: scalar buffers. Undefined if
+  /// `use_clipped_linears` is false.
   Tensor input_min, input_max, output_min, output_max;
   /// @}
 };

@@ -16,39 +16,42 @@
 
 namespace torchlora::nn {
 
-/// The way to compute the matrix product of a layer with a bf16 or fp16 weight.
+/// How a layer on the CPU multiplies by a weight in bf16 or fp16.
 enum class ComputeRoute {
-  /// LibTorch's kernels in the weight's dtype.
+  /// LibTorch's kernels multiply in the weight's dtype.
   kNative,
-  /// fp32 products with blocks of the weight's rows, in forward and in
-  /// backward.
+  /// torchlora converts one block of the weight's rows at a time to fp32 and
+  /// multiplies in fp32, in forward and in backward.
   kUpcast,
 };
 
-/// Returns the route of a CPU layer whose weight has `dtype`: the forced route,
-/// or native if the CPU multiplies that dtype (bf16: AVX512-BF16, which every
-/// CPU with AMX has; fp16: AVX512-FP16), or upcast. fp32 and fp64 are always
-/// native, and so are layers on other devices.
+/// Returns how a CPU layer multiplies by a weight of `dtype`. The route that
+/// `set_compute_route` or TORCHLORA_COMPUTE_ROUTE forces comes first. Otherwise
+/// the route is native if the CPU multiplies that dtype (bf16: AVX512-BF16,
+/// which every CPU with AMX has; fp16: AVX512-FP16), and upcast if not. fp32,
+/// fp64 and layers on other devices always use the native route.
 TORCHLORA_API ComputeRoute
 compute_route(at::ScalarType dtype = at::ScalarType::BFloat16);
 
-/// Forces a route for the process; `nullopt` returns to the CPU's own route.
-/// The environment variable TORCHLORA_COMPUTE_ROUTE (`native` or `upcast`) does
-/// the same; any other value is a ValueError on first use.
+/// Makes every CPU layer with a bf16 or fp16 weight compute by `route`, in the
+/// whole process; `nullopt` ends this. The environment variable
+/// TORCHLORA_COMPUTE_ROUTE (`native` or `upcast`) does the same. The first
+/// product throws ValueError if the variable has another value.
 TORCHLORA_API void set_compute_route(std::optional<ComputeRoute> route);
 
-/// Computes y = x Wᵀ + b: `input` [*, in], `weight` [out, in], `bias` [out] or
-/// undefined; the output [*, out] has the input's dtype. The values are those
-/// of `torch::nn::functional::linear` to the rounding of the input's dtype.
-/// Differentiable once in all three. A half-precision weight on the CPU also
-/// accepts an input of another floating dtype and is then upcast on either
-/// route.
+/// Computes y = x Wᵀ + b: `input` x [*, in], `weight` W [out, in], `bias` b
+/// [out] or undefined. The result y [*, out] has the input's dtype and the
+/// values of `torch::nn::functional::linear` to the rounding of that dtype.
+/// Supports first-order gradients of all three tensors. If `weight` is bf16 or
+/// fp16 and on the CPU, `input` may have another floating dtype; the product is
+/// then computed in fp32 on either route.
 TORCHLORA_API Tensor
 linear(const Tensor& input, const Tensor& weight, const Tensor& bias = {});
 
-/// Computes g W, the gradient of `linear` with respect to its input, for
-/// autograd functions that contain such a product. `grad_output` [*, out]; the
-/// result [*, in] has the same dtype. Not differentiable.
+/// Computes g W, the gradient of `linear` with respect to its input:
+/// `grad_output` g [*, out], `weight` W [out, in]. The result [*, in] has the
+/// dtype of `grad_output`. The backward of a custom autograd function calls it.
+/// Not differentiable itself.
 TORCHLORA_API Tensor
 linear_backward_input(const Tensor& grad_output, const Tensor& weight);
 

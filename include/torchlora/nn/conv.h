@@ -8,33 +8,37 @@
 
 namespace torchlora::nn {
 
-/// What the three convolutions have in common.
+/// The interface that `Conv1d`, `Conv2d` and `Conv3d` share. The LoRA layer of
+/// a convolution calls these functions instead of the layer's forward.
 class TORCHLORA_API Convolution {
  public:
   virtual ~Convolution();
 
-  /// [out_channels, in_channels / groups, kernel…]
+  /// Returns the weight of the convolution:
+  /// [out_channels, in_channels / groups, kernel size…].
   virtual Tensor kernel() const = 0;
-  /// [out_channels]; undefined for a layer without bias.
+  /// Returns the bias [out_channels]; undefined if the layer has no bias.
   virtual Tensor kernel_bias() const = 0;
-  /// The number of groups of channels.
+  /// Returns the number of groups into which the layer splits its channels.
   virtual int64_t groups() const = 0;
-  /// Convolves the input with another kernel [*, in_channels / groups,
-  /// kernel…]; stride, padding and its mode, dilation and groups are the
-  /// layer's. `bias` may be undefined.
+  /// Convolves `input` with `kernel` [*, in_channels / groups, kernel size…]
+  /// instead of the layer's own weight, and adds `bias` if it is defined.
+  /// Stride, padding, padding mode, dilation and groups are the layer's.
   virtual Tensor convolve(
       const Tensor& input,
       const Tensor& kernel,
       const Tensor& bias) const = 0;
 };
 
-/// The common base of `Conv1d`, `Conv2d` and `Conv3d`: a convolution `Base` of
-/// D dimensions that can be adapted.
+/// The common base of `Conv1d`, `Conv2d` and `Conv3d`: a LibTorch convolution
+/// `Base` of D dimensions whose forward a LoRA layer can take over. `Self` is
+/// the derived class.
 template <size_t D, class Base, class Self>
 class ConvNd : public Adaptable<Base, Self>, public Convolution {
  public:
   /// @{
-  /// Same as `Base`.
+  /// Takes the arguments of the LibTorch layer `Base`. A layer made from `base`
+  /// shares the tensors of `base`.
   ConvNd(
       int64_t in_channels,
       int64_t out_channels,
@@ -67,7 +71,7 @@ class ConvNd : public Adaptable<Base, Self>, public Convolution {
   }
 };
 
-/// A `torch::nn::Conv1d` that can be adapted.
+/// A `torch::nn::Conv1d` whose forward a LoRA layer can take over.
 class TORCHLORA_API Conv1dImpl
     : public ConvNd<1, torch::nn::Conv1dImpl, Conv1dImpl> {
  public:
@@ -76,7 +80,7 @@ class TORCHLORA_API Conv1dImpl
 };
 TORCH_MODULE(Conv1d);
 
-/// A `torch::nn::Conv2d` that can be adapted.
+/// A `torch::nn::Conv2d` whose forward a LoRA layer can take over.
 class TORCHLORA_API Conv2dImpl
     : public ConvNd<2, torch::nn::Conv2dImpl, Conv2dImpl> {
  public:
@@ -85,7 +89,7 @@ class TORCHLORA_API Conv2dImpl
 };
 TORCH_MODULE(Conv2d);
 
-/// A `torch::nn::Conv3d` that can be adapted.
+/// A `torch::nn::Conv3d` whose forward a LoRA layer can take over.
 class TORCHLORA_API Conv3dImpl
     : public ConvNd<3, torch::nn::Conv3dImpl, Conv3dImpl> {
  public:
@@ -94,8 +98,9 @@ class TORCHLORA_API Conv3dImpl
 };
 TORCH_MODULE(Conv3d);
 
-/// Returns the groups of a convolution or transposed convolution, also one of
-/// `torch::nn`; 1 for all other modules.
+/// Returns the number of channel groups if `module` is a convolution or a
+/// transposed convolution, from `torch::nn` or `torchlora::nn`; 1 for any other
+/// module.
 TORCHLORA_API int64_t convolution_groups(const torch::nn::Module& module);
 
 } // namespace torchlora::nn

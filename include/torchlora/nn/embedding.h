@@ -7,14 +7,15 @@
 
 namespace torchlora::nn {
 
-/// A `torch::nn::Embedding` that can be adapted: indices [*] → [*,
-/// embedding_dim]. The result is multiplied by `embed_scale`, as in Gemma's
-/// scaled embeddings.
+/// A `torch::nn::Embedding` whose forward a LoRA layer can take over. Maps
+/// indices [*] to vectors [*, embedding_dim] and multiplies these by
+/// `embed_scale`, as Gemma does.
 class TORCHLORA_API EmbeddingImpl
     : public Adaptable<torch::nn::EmbeddingImpl, EmbeddingImpl> {
  public:
   /// @{
-  /// Same as `torch::nn::Embedding`.
+  /// Takes the arguments of `torch::nn::Embedding`. A layer made from `base`
+  /// shares the table of `base`.
   EmbeddingImpl(int64_t num_embeddings, int64_t embedding_dim)
       : EmbeddingImpl(
             torch::nn::EmbeddingOptions(num_embeddings, embedding_dim)) {}
@@ -25,8 +26,9 @@ class TORCHLORA_API EmbeddingImpl
   /// @}
   ~EmbeddingImpl() override;
 
-  /// Wraps a layer around an existing table [num_embeddings, embedding_dim] of
-  /// any dtype. Allocates, initializes and copies nothing.
+  /// Returns a layer that uses the tensor `weight`
+  /// [num_embeddings, embedding_dim] as its table, in any dtype. Copies and
+  /// initializes nothing.
   static std::shared_ptr<EmbeddingImpl> from_weight(const Tensor& weight) {
     auto layer = std::make_shared<EmbeddingImpl>(1, 1);
     layer->options.num_embeddings(weight.size(0)).embedding_dim(weight.size(1));
@@ -39,7 +41,9 @@ class TORCHLORA_API EmbeddingImpl
     return embed_scale == 1 ? rows : rows * embed_scale;
   }
 
-  /// Throws while the layer is adapted.
+  /// Returns a copy with its own table and the same `embed_scale`, on `device`
+  /// if given. Throws c10::Error while an adapter is attached to the layer,
+  /// because the copy would lack it; unload the adapter first.
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device =
           std::nullopt) const override {
@@ -49,7 +53,8 @@ class TORCHLORA_API EmbeddingImpl
     return copy;
   }
 
-  /// 1 is `torch::nn::Embedding`.
+  /// The layer multiplies its output by this factor. With 1 it computes what
+  /// `torch::nn::Embedding` does.
   double embed_scale = 1;
 };
 TORCH_MODULE(Embedding);

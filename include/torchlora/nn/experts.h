@@ -21,9 +21,10 @@
 
 namespace torchlora::nn {
 
-/// Computes x W_eᵀ for the rows of each expert e: `rows` [T, in] sorted by
-/// expert, `weight` [experts, out, in] → [T, out]. One product per expert that
-/// has rows, by the compute route.
+/// Computes x W_eᵀ for the rows x of each expert e: `rows` [T, in], sorted by
+/// expert, and `weight` [experts, out, in] → [T, out]. `rows_per_expert` has
+/// the number of rows of each expert; the numbers add up to T. Calls
+/// `nn::linear` once per expert that has rows.
 inline Tensor grouped_linear(
     const Tensor& rows,
     const Tensor& weight,
@@ -40,17 +41,19 @@ inline Tensor grouped_linear(
                          : at::cat(outputs);
 }
 
-/// An order of rows in which the rows of each expert are adjacent.
+/// An order of N rows in which the rows of each expert are adjacent.
 struct ExpertOrder {
-  /// [N]: for `index_select`.
+  /// The permutation [N] of the N rows: `rows.index_select(0, order)` makes the
+  /// rows of each expert adjacent. Rows of the same expert keep their order.
   Tensor order;
-  /// The number of rows per expert.
+  /// How many of the N rows belong to each expert: one number per expert.
   std::vector<int64_t> rows_per_expert;
 };
 
-/// Sorts the rows of a layer by expert: `expert_ids` [N], int64 below
-/// `experts`. On a GPU this is the one place where a layer waits for the
-/// device. ValueError for an id that is too large.
+/// Returns the order that sorts N rows by expert, and the number of rows of
+/// each expert. `expert_ids` [N] (int64) names the expert of each row;
+/// ValueError if an id is not below `experts`. On a GPU this is the one place
+/// where a layer of experts waits for the device.
 inline ExpertOrder sort_by_expert(const Tensor& expert_ids, int64_t experts) {
   const auto counts =
       at::bincount(expert_ids, {}, experts).to(at::kCPU).contiguous();
@@ -66,12 +69,13 @@ inline ExpertOrder sort_by_expert(const Tensor& expert_ids, int64_t experts) {
       std::vector<int64_t>(data, data + experts)};
 }
 
-/// A base class for modules with stacked expert weights, so that
-/// `target_parameters` can adapt them. Inherit it beside `torch::nn::Module`.
-/// The module registers the parameters itself: [experts, out_features,
-/// in_features], or [experts, in_features, out_features] with `is_transposed`,
-/// or one expert [out_features, in_features]. Its forward uses them through
-/// `expert_linear`.
+/// A base class for modules that stack the weights of all experts in one
+/// parameter, so that `target_parameters` can adapt it. Inherit it beside
+/// `torch::nn::Module`. The module registers its parameters itself:
+/// [experts, out_features, in_features], or
+/// [experts, in_features, out_features] with `is_transposed`, or one expert
+/// [out_features, in_features]. Its forward multiplies by them through
+/// `expert_linear`:
 ///
 ///     auto [order, counts] = nn::sort_by_expert(ids, experts);
 ///     auto x = hidden.index_select(0, order);
@@ -79,12 +83,15 @@ inline ExpertOrder sort_by_expert(const Tensor& expert_ids, int64_t experts) {
 ///     x = expert_linear("down_proj", x, counts);
 class TORCHLORA_API StackedExperts {
  public:
-  /// `is_transposed`: the parameters are [experts, in_features, out_features].
+  /// Sets the layout of the module's parameters:
+  /// [experts, in_features, out_features] if `is_transposed`, otherwise
+  /// [experts, out_features, in_features].
   explicit StackedExperts(bool is_transposed = false)
       : is_transposed_(is_transposed) {}
   virtual ~StackedExperts();
-  /// Throws if `other` is adapted, as the copy would be the base only:
-  /// `clone()`.
+  /// Copies the layout of `other`. Throws c10::Error if an adapter is attached
+  /// to a parameter of `other`, because the copy would lack it. `clone()` of a
+  /// module copies it through this constructor.
   StackedExperts(const StackedExperts& other)
       : is_transposed_(other.is_transposed_) {
     for (const auto& [name, product] : other.products_) {
@@ -96,19 +103,22 @@ class TORCHLORA_API StackedExperts {
           "unload the adapter first");
     }
   }
-  /// Assigns the layout; the products of this module stay.
+  /// Copies the layout (`is_transposed`) of `other`. Adapters stay attached to
+  /// this module.
   StackedExperts& operator=(const StackedExperts& other) {
     is_transposed_ = other.is_transposed_;
     return *this;
   }
 
-  /// Whether the parameters are [experts, in_features, out_features].
+  /// Returns whether the module's parameters are
+  /// [experts, in_features, out_features] instead of
+  /// [experts, out_features, in_features].
   bool is_transposed() const {
     return is_transposed_;
   }
 
-  /// Returns a parameter of the module. ValueError if the module itself has no
-  /// such parameter of 2 or 3 dimensions.
+  /// Returns the module's own parameter `parameter_name`. ValueError if there
+  /// is none of this name, or if it does not have 2 or 3 dimensions.
   Tensor expert_parameter(const std::string& parameter_name) const {
     const auto* module = dynamic_cast<const torch::nn::Module*>(this);
     const auto parameters = module ? module->named_parameters(/*recurse=*/false)
@@ -124,13 +134,15 @@ class TORCHLORA_API StackedExperts {
     return *parameter;
   }
 
-  /// Returns the object that redirects `expert_linear` of a parameter.
+  /// Returns the object that computes `expert_linear` for the parameter
+  /// `parameter_name`. The LoRA layer of that parameter takes over its forward.
   Redirectable& expert_product(const std::string& parameter_name) {
     return product(parameter_name);
   }
 
-  /// Returns the counts that were passed to the `expert_linear` that is running
-  /// in this thread. `c10::Error` outside of one.
+  /// Returns the number of rows of each expert in the `expert_linear` call that
+  /// this thread is running. The LoRA layer of a parameter asks for them.
+  /// c10::Error if no such call is running.
   static at::IntArrayRef rows_per_expert() {
     const auto& rows = running_rows();
     TORCH_CHECK(
@@ -141,8 +153,10 @@ class TORCHLORA_API StackedExperts {
   }
 
  protected:
-  /// Multiplies `rows` [T, in_features], which are sorted by expert, by the
-  /// parameter → [T, out_features]. `rows_per_expert` adds up to T.
+  /// Multiplies `rows` [T, in_features], sorted by expert, by the parameter
+  /// `parameter_name` and its adapters; returns [T, out_features].
+  /// `rows_per_expert` has the number of rows of each expert. ValueError if the
+  /// numbers do not add up to T. The forward of the derived module calls it.
   Tensor expert_linear(
       const std::string& parameter_name,
       const Tensor& rows,
@@ -170,7 +184,8 @@ class TORCHLORA_API StackedExperts {
   }
 
  private:
-  /// The product of one parameter with rows; what a LoRA layer takes over.
+  /// The product of rows with one parameter. The LoRA layer of the parameter
+  /// takes over its forward.
   class TORCHLORA_API Product : public Redirectable {
    public:
     Product(StackedExperts& owner, std::string parameter_name)
@@ -195,7 +210,8 @@ class TORCHLORA_API StackedExperts {
     std::string parameter_name_;
   };
 
-  /// A value of the thread: the counts of the `expert_linear` that is running.
+  /// The `rows_per_expert` of the `expert_linear` call that this thread is
+  /// running.
   static std::optional<at::IntArrayRef>& running_rows();
 
   Product& product(const std::string& parameter_name) {

@@ -11,9 +11,9 @@
 
 namespace torchlora::nn {
 
-/// Returns the names of the parameters and buffers that hold a NaN or an Inf. A
-/// buffer may be infinite, as the bounds of a clamp are (`input_min` …), so
-/// only a NaN counts there.
+/// Returns the names of the parameters that hold a NaN or an infinity, and of
+/// the buffers that hold a NaN. A buffer may be infinite, as the bounds of a
+/// clamp are (`input_min` …).
 inline std::vector<std::string> find_nonfinite(
     const torch::nn::Module& module) {
   torch::NoGradGuard no_grad;
@@ -31,8 +31,8 @@ inline std::vector<std::string> find_nonfinite(
   return names;
 }
 
-/// Returns the parameters that require a gradient, for an optimizer. A
-/// parameter with several names is in the result once.
+/// Returns the parameters of `module` that require a gradient, for an
+/// optimizer. Returns a parameter that has several names once.
 inline std::vector<Tensor> trainable_parameters(
     const torch::nn::Module& module) {
   std::vector<Tensor> result;

@@ -8,14 +8,16 @@
 
 namespace torchlora::nn {
 
-/// A `torch::nn::Linear` that can be adapted: input [*, in_features], output
-/// [*, out_features] in the input's dtype. Its matrix products take the route
-/// that suits the CPU (`nn/compute.h`).
+/// A `torch::nn::Linear` whose forward a LoRA layer can take over: input
+/// [*, in_features], output [*, out_features] in the input's dtype. It
+/// multiplies by `nn::linear` (`nn/compute.h`), which is fast with bf16 and
+/// fp16 weights on any CPU.
 class TORCHLORA_API LinearImpl
     : public Adaptable<torch::nn::LinearImpl, LinearImpl> {
  public:
   /// @{
-  /// Same as `torch::nn::Linear`.
+  /// Takes the arguments of `torch::nn::Linear`. A layer made from `base`
+  /// shares the tensors of `base`.
   LinearImpl(int64_t in_features, int64_t out_features)
       : LinearImpl(torch::nn::LinearOptions(in_features, out_features)) {}
   explicit LinearImpl(const torch::nn::LinearOptions& options_)
@@ -24,8 +26,9 @@ class TORCHLORA_API LinearImpl
   /// @}
   ~LinearImpl() override;
 
-  /// Wraps a layer without bias around an existing weight [out_features,
-  /// in_features] of any dtype. Allocates, initializes and copies nothing.
+  /// Returns a layer without a bias that uses the tensor `weight`
+  /// [out_features, in_features] as its weight, in any dtype. Copies and
+  /// initializes nothing.
   static std::shared_ptr<LinearImpl> from_weight(const Tensor& weight) {
     auto layer = std::make_shared<LinearImpl>(
         torch::nn::LinearOptions(1, 1).bias(false));

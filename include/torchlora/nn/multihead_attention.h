@@ -21,20 +21,20 @@
 
 namespace torchlora::nn {
 
-/// A `torch::nn::MultiheadAttention` that can be adapted. Its matrix products
-/// take the route that suits the CPU (`nn/compute.h`). An adapter of it has two
-/// parts: one for `in_proj_weight` and one for `out_proj`, which is an
-/// `nn::Linear` behind LibTorch's handle.
+/// A `torch::nn::MultiheadAttention` whose projections a LoRA layer can take
+/// over. It multiplies by `nn::linear` (`nn/compute.h`). An adapter of this
+/// layer has two parts: one for `in_proj_weight` and one for the child
+/// `out_proj`, which is an `nn::Linear` behind LibTorch's handle.
 ///
-/// A layer with `kdim` or `vdim` computes, but refuses to be a target, as in
-/// PEFT.
+/// A layer with `kdim` or `vdim` computes, but refuses to be a target of an
+/// adapter, as in PEFT.
 class TORCHLORA_API MultiheadAttentionImpl
     : public torch::nn::MultiheadAttentionImpl,
       public Redirectable {
  public:
   /// @{
-  /// Same as `torch::nn::MultiheadAttention`; with `base` the layer shares the
-  /// tensors of `base`.
+  /// Takes the arguments of `torch::nn::MultiheadAttention`. A layer made from
+  /// `base` shares the tensors of `base`.
   MultiheadAttentionImpl(int64_t embed_dim, int64_t num_heads)
       : MultiheadAttentionImpl(
             torch::nn::MultiheadAttentionOptions(embed_dim, num_heads)) {}
@@ -50,13 +50,14 @@ class TORCHLORA_API MultiheadAttentionImpl
   /// @}
   ~MultiheadAttentionImpl() override;
 
-  /// `query` [L, N, E], `key` and `value` [S, N, E] → output [L, N, E] and,
-  /// with `need_weights`, the attention weights [N, L, S], or [N, heads, L, S]
-  /// without `average_attn_weights`. `key_padding_mask` [N, S] is true where a
-  /// key is left out. `attn_mask` is [L, S] or [N · heads, L, S]. Both masks
-  /// may be boolean (true: left out) or floating (added to the scores). Without
-  /// `need_weights` the attention is `scaled_dot_product_attention`. Inputs
-  /// that are the same tensor are projected together.
+  /// Attends from `query` [L, N, E] to `key` and `value` [S, N, E], where N is
+  /// the batch, L and S are lengths and E is embed_dim. Returns the output
+  /// [L, N, E] and, with `need_weights`, the attention weights [N, L, S], or
+  /// [N, heads, L, S] without `average_attn_weights`. `key_padding_mask` is
+  /// [N, S], `attn_mask` is [L, S] or [N · heads, L, S]. A mask is boolean
+  /// (true hides the key) or floating (the layer adds it to the scores).
+  /// Without `need_weights` the layer calls `scaled_dot_product_attention`. It
+  /// projects inputs that are the same tensor together.
   std::tuple<Tensor, Tensor> forward(
       const Tensor& query,
       const Tensor& key,
@@ -138,18 +139,23 @@ class TORCHLORA_API MultiheadAttentionImpl
     return {projection().forward(output), weights};
   }
 
-  /// Projects by `in_proj_weight`, [*, E] → [*, 3 E].
+  /// Projects `input` [*, E] by rows of `in_proj_weight` [3 E, E], without any
+  /// adapter: by the rows that `projected_rows` returns, which are all 3 E
+  /// outside of a forward.
   Tensor base_forward(const Tensor& input) override {
     return nn::linear(
         input,
         projected_rows(in_proj_weight),
         in_proj_bias.defined() ? projected_rows(in_proj_bias) : in_proj_bias);
   }
-  /// "out_proj"
+  /// Returns {"out_proj"}: the child that each adapter of this layer adapts
+  /// too.
   std::vector<std::string> adapted_children() const override {
     return {"out_proj"};
   }
-  /// Throws while the layer is adapted.
+  /// Returns a copy with its own tensors, on `device` if given. Throws
+  /// c10::Error while an adapter is attached to the layer, because the copy
+  /// would lack it; unload the adapter first.
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device =
           std::nullopt) const override {
@@ -159,8 +165,9 @@ class TORCHLORA_API MultiheadAttentionImpl
         *std::dynamic_pointer_cast<torch::nn::MultiheadAttentionImpl>(copy));
   }
 
-  /// Returns those of the 3 E rows of `tensor` that the projection running in
-  /// this thread uses; all rows outside of one.
+  /// Returns the rows of `tensor` that the projection in this thread uses.
+  /// `tensor` has 3 E rows (queries, keys, values), as `in_proj_weight` and a
+  /// LoRA factor B have. Returns all rows if no projection is running.
   Tensor projected_rows(const Tensor& tensor) const {
     const auto& rows = running_rows();
     return rows ? tensor.narrow(0, rows->begin, rows->size) : tensor;
@@ -171,11 +178,11 @@ class TORCHLORA_API MultiheadAttentionImpl
     int64_t begin, size;
   };
 
-  /// A value of the thread: the rows of the projection that is running.
+  /// The rows that the projection in this thread uses.
   static std::optional<Rows>& running_rows();
 
-  /// Returns a mask in the form that is added to the scores, with zeros for the
-  /// keys that the layer adds.
+  /// Returns a mask in the form that is added to the scores: −inf hides a key.
+  /// Appends zeros for the keys that the layer adds.
   static Tensor
   additive_mask(const Tensor& mask, at::ScalarType dtype, int64_t added_keys) {
     auto result = mask.scalar_type() == at::kBool
@@ -204,8 +211,8 @@ class TORCHLORA_API MultiheadAttentionImpl
     return *layer;
   }
 
-  /// Projects by `parts` of the three parts (queries, keys, values) from
-  /// `first` on.
+  /// Projects `input` by `parts` of the three parts (queries, keys, values) of
+  /// `in_proj_weight`, from part `first` on.
   Tensor project(const Tensor& input, int64_t first, int64_t parts) {
     const auto E = options.embed_dim();
     if (_qkv_same_embed_dim) {

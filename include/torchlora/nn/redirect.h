@@ -18,40 +18,46 @@
 
 namespace torchlora::nn {
 
-/// The place that an adapted layer sends its forward to: a LoRA layer.
+/// The object that computes the forward of an adapted layer instead of the
+/// layer: a LoRA layer, or the trained rows of `trainable_token_indices`.
 class TORCHLORA_API ForwardTarget {
  public:
   virtual ~ForwardTarget();
-  /// Computes [*, in_features] → [*, out_features] instead of the layer.
+  /// Computes the output of the adapted layer for `input`, with the shapes of
+  /// the layer's own forward. `Redirectable` calls it instead of
+  /// `base_forward`.
   virtual Tensor forward(const Tensor& input) = 0;
 };
 
-/// A layer whose forward can be redirected. Inherit it beside
+/// A layer whose forward a LoRA layer can take over. Inherit it beside
 /// `torch::nn::Module`, move the layer's own computation to `base_forward`, and
 /// let `forward` return `redirected_forward(input)`.
 ///
-/// The layer does not own its target. The LoRA layer owns the layer (its
-/// `base_layer`) and ends the redirection in its destructor. A copy of the
-/// layer is not redirected, so a redirected layer refuses to `clone()`.
+/// The layer does not own the LoRA layer. The LoRA layer owns this layer (its
+/// `base_layer`) and gives the forward back in its destructor. A copy of the
+/// layer would lack the adapter, so an adapted layer refuses to `clone()`.
 class TORCHLORA_API Redirectable {
  public:
   virtual ~Redirectable();
 
-  /// The layer's own function, never redirected.
+  /// Computes the layer's own function, without any adapter.
   virtual Tensor base_forward(const Tensor& input) = 0;
 
-  /// Names the children that are adapted together with the layer, each by a
-  /// LoRA layer of its own, and never alone.
+  /// Returns the names of the children that torchlora adapts together with this
+  /// layer and never alone. Each child gets a LoRA layer of its own.
   virtual std::vector<std::string> adapted_children() const {
     return {};
   }
 
-  /// Sends every later forward to `target`; nullptr ends the redirection.
+  /// Makes `redirected_forward` call `target` from now on; nullptr makes it
+  /// call `base_forward` again. A LoRA layer calls this when it is attached and
+  /// when it is destroyed.
   void redirect_to(ForwardTarget* target) noexcept {
     target_ = target;
   }
 
-  /// Returns nullptr if the layer is not redirected.
+  /// Returns the object that takes over this layer's forward (usually a LoRA
+  /// layer), or nullptr if no adapter is attached.
   ForwardTarget* redirect_target() const noexcept {
     return target_;
   }
@@ -59,16 +65,17 @@ class TORCHLORA_API Redirectable {
  protected:
   Redirectable() = default;
   /// @{
-  /// A copy is not redirected.
+  /// Copies nothing from `other`. A new layer has no adapter, and an assignment
+  /// leaves the adapter of this layer attached.
   Redirectable(const Redirectable& /*other*/) noexcept {}
   Redirectable& operator=(const Redirectable& /*other*/) noexcept {
     return *this;
   }
   /// @}
 
-  /// Throws while the layer is redirected. Every `clone()` calls it, as the
-  /// copy would be the base layer only: `Sequential::clone()` reaches the layer
-  /// and not the LoRA layer.
+  /// Throws c10::Error while a LoRA layer takes over this layer's forward,
+  /// because a copy would lack the adapter. Every `clone()` of a derived class
+  /// calls it: `Sequential::clone()` reaches the layer and not the LoRA layer.
   void check_cloneable() const {
     TORCH_CHECK(
         !target_,
@@ -76,7 +83,8 @@ class TORCHLORA_API Redirectable {
         "merge and unload the adapter first");
   }
 
-  /// Returns the target's forward, or `base_forward` without a target.
+  /// Returns the forward of the LoRA layer if one is attached, otherwise
+  /// `base_forward(input)`. The forward of a derived class returns this.
   Tensor redirected_forward(const Tensor& input) {
     return target_ ? target_->forward(input) : base_forward(input);
   }

@@ -17,45 +17,53 @@ namespace torchlora::nn {
 class EmbeddingImpl;
 class LinearImpl;
 
-/// Rows that a layer uses instead of rows of its weight [n, dim]. The weight
-/// does not change.
+/// k rows that a layer uses instead of rows of its weight [n, dim], because an
+/// adapter trains them (`trainable_token_indices`). The weight does not change.
 struct TORCHLORA_API ReplacedRows {
-  /// The replaced rows, ascending, each once.
+  /// The numbers of the replaced rows of the weight, ascending, without
+  /// duplicates.
   std::vector<int64_t> indices;
-  /// `indices` as int64 on the device of `values`.
+  /// `indices` as an int64 tensor on the device of `values`.
   Tensor index;
-  /// [k, dim], in the weight's dtype; differentiable.
+  /// The k rows that the layer uses instead: [k, dim] in the weight's dtype.
+  /// Gradients flow to them.
   Tensor values;
 
-  /// Overwrites the elements of `output` [*, n] that the rows give for `input`
-  /// [*, dim], in a copy. `output` is a linear layer's; `bias` is [n] or
-  /// undefined. Differentiable in all.
+  /// Returns a copy of a linear layer's `output` [*, n] in which the elements
+  /// of the k replaced rows come from `values` instead of the weight. `input`
+  /// [*, dim] is what the layer received, `bias` is [n] or undefined.
+  /// Differentiable in all tensors.
   Tensor project(
       const Tensor& output,
       const Tensor& input,
       const Tensor& bias = {}) const;
 };
 
-/// A target of a layer's redirection that replaces rows of its weight.
+/// An object that takes over a layer's forward and replaces rows of the layer's
+/// weight. `trainable_token_indices` attaches one.
 class TORCHLORA_API RowReplacer : public ForwardTarget {
  public:
   ~RowReplacer() override;
-  /// Returns `nullopt` if the layer uses its weight as it is.
+  /// Returns the rows that the layer uses instead of rows of its weight;
+  /// `nullopt` if the layer uses its weight as it is.
   virtual std::optional<ReplacedRows> replaced_rows() const = 0;
 };
 
-/// Returns the rows that `layer` uses now instead of rows of its weight.
+/// Returns the rows that `layer` uses at present instead of rows of its weight
+/// (`trainable_token_indices`); `nullopt` if there are none.
 TORCHLORA_API std::optional<ReplacedRows> replaced_rows(
     const Redirectable& layer);
 
-/// Computes the forward of an embedding as if the rows stood in its table.
-/// Follows the options of `torch::nn::Embedding` except `sparse`: the gradients
-/// are dense. `max_norm` does not write to the weight.
+/// Returns the output of the embedding `layer` for the indices `input` as if
+/// `rows` stood in its table. Follows the options of `torch::nn::Embedding`
+/// except `sparse`: the gradients are dense. `max_norm` does not write to the
+/// weight.
 TORCHLORA_API Tensor forward_with_rows(
     EmbeddingImpl& layer,
     const Tensor& input,
     const ReplacedRows& rows);
-/// Computes the forward of a linear layer as if the rows stood in its weight.
+/// Returns the output of the linear `layer` for `input` as if `rows` stood in
+/// its weight.
 TORCHLORA_API Tensor forward_with_rows(
     LinearImpl& layer,
     const Tensor& input,

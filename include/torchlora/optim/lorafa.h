@@ -16,18 +16,19 @@
 
 namespace torchlora {
 
-/// Options of LoRA-FA. Names and defaults are those of PEFT's
+/// Options of the optimizer `LoraFA`. Names and defaults are those of PEFT's
 /// `LoraFAOptimizer`.
 struct TORCHLORA_API LoraFAOptions
     : public torch::optim::OptimizerCloneableOptions<LoraFAOptions> {
-  /// The other options have PEFT's defaults.
+  /// Sets the learning rate. Each other option has PEFT's default.
   LoraFAOptions(double lr = 1e-3) : lr_(lr) {}
   ~LoraFAOptions() override;
-  /// The decays of the two moments.
+  /// The decay rates of AdamW's first and second moment.
   using betas_t = std::tuple<double, double>;
 
   /// @{
-  /// Same as the options of LibTorch's optimizers.
+  /// Write and read these options, or get and set the learning rate. LibTorch's
+  /// optimizers and schedulers call these functions.
   void serialize(torch::serialize::InputArchive& archive) override;
   void serialize(torch::serialize::OutputArchive& archive) const override;
   double get_lr() const override {
@@ -40,34 +41,36 @@ struct TORCHLORA_API LoraFAOptions
 
   TORCH_ARG(double, lr) = 1e-3;
   TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);
-  /// Added to the root of the second moment.
+  /// AdamW adds this constant to the root of the second moment.
   TORCH_ARG(double, eps) = 1e-6;
-  /// Decoupled, and applied after the step.
+  /// The decoupled weight decay: after each step a parameter p shrinks by lr ·
+  /// weight_decay · p.
   TORCH_ARG(double, weight_decay) = 0;
-  /// Whether to correct the moments for their start at zero.
+  /// Whether to correct the bias of AdamW's moments toward zero, where they
+  /// start.
   TORCH_ARG(bool, correct_bias) = true;
 };
 
-/// The factors of an update and its scaling.
+/// The factors A and B of one adapter, and the scaling s of its update s·B·A.
 struct LoraFAPair {
   Tensor A, B;
   double scaling;
 };
 
-/// LoRA-FA: A is frozen. B steps as if the weight itself stepped, as far as A
-/// permits:
+/// The optimizer LoRA-FA. It trains B and leaves A as it is. B steps as if the
+/// weight itself stepped, as far as A permits:
 ///
 ///     g_B ← g_B (A Aᵀ + 1e-8 I)⁻¹ / scaling²
 ///
-/// followed by AdamW on that gradient. Other parameters take AdamW's step. The
-/// projection runs in at least fp32; the moments have the parameters' dtype.
-/// Saves and loads its state as LibTorch's optimizers do. PEFT's
+/// followed by AdamW on that gradient. Every other parameter takes AdamW's
+/// step. The projection runs in at least fp32; the moments have the parameters'
+/// dtype. Saves and loads its state as LibTorch's optimizers do. PEFT's
 /// `LoraFAOptimizer`; Zhang et al. 2023, arXiv:2308.03303.
 class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
  public:
-  /// Optimizes B of the pairs, and `others`. The factors of a convolution are
-  /// flattened to matrices. ValueError for an invalid option or a scaling of
-  /// zero.
+  /// Optimizes B of each pair by LoRA-FA and the tensors `others` by AdamW.
+  /// Flattens the factors of convolutions to matrices. ValueError for an
+  /// invalid option, or if a scaling is zero or not finite.
   LoraFA(
       const std::vector<LoraFAPair>& pairs,
       const std::vector<Tensor>& others,
@@ -103,7 +106,8 @@ class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
   }
   ~LoraFA() override;
 
-  /// Steps once, after it has called the closure if there is one.
+  /// Calls `closure` if there is one, then updates every parameter that has a
+  /// gradient. Returns the loss of the closure.
   Tensor step(LossClosure closure = nullptr) override {
     torch::NoGradGuard no_grad;
     Tensor loss;
@@ -127,7 +131,8 @@ class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
   }
 
   /// @{
-  /// Same as LibTorch's optimizers.
+  /// Writes the optimizer's state to `archive`, or reads it from there, as
+  /// LibTorch's optimizers do.
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;
   /// @}
@@ -195,13 +200,15 @@ class TORCHLORA_API LoraFA : public torch::optim::Optimizer {
     }
   }
 
-  /// The pairs by their B.
+  /// The pairs; the key is B.
   std::unordered_map<const at::TensorImpl*, LoraFAPair> pairs_;
 };
 
 namespace detail {
 
-/// Not public. Adds the pairs of a layer's adapters that are being trained.
+/// Not public. Adds the factors of each adapter of `layer` that is trainable (A
+/// or B requires a gradient) to `pairs`. ValueError if B is frozen or A is
+/// zero.
 inline void collect_lorafa_pairs(
     const LoraLayer& layer,
     const std::string& name,
@@ -229,12 +236,12 @@ inline void collect_lorafa_pairs(
 
 } // namespace detail
 
-/// Freezes A of every adapter that is being trained and returns the optimizer
-/// of all other trainable parameters, with the scaling of each layer. The
-/// layers then keep only A x of their activations. ValueError if no adapter is
-/// trainable, or if an adapter has an A of zeros (a fresh adapter of an
-/// embedding, MiCA): its B would never learn. PEFT's `create_lorafa_optimizer`
-/// without `r` and `lora_alpha`.
+/// Freezes A of every trainable adapter of `model` and returns a `LoraFA` for
+/// all parameters that are still trainable. Each layer then saves only A x for
+/// the backward pass, not its input x. ValueError if no adapter is trainable,
+/// or if an adapter has an A of zeros (a fresh adapter of an embedding, MiCA):
+/// its B would never learn. PEFT's `create_lorafa_optimizer` without `r` and
+/// `lora_alpha`: each layer knows its scaling.
 inline std::unique_ptr<LoraFA> create_lorafa_optimizer(
     torch::nn::Module& model,
     const LoraFAOptions& options = {}) {

@@ -17,14 +17,17 @@
 
 namespace torchlora {
 
-/// LoRA+: B learns faster than A. Names and defaults are those of PEFT's
-/// `create_loraplus_optimizer`; Hayou et al. 2024, arXiv:2402.12354.
+/// Options of LoRA+, in which B has a larger learning rate than A. Names and
+/// defaults are those of PEFT's `create_loraplus_optimizer`; Hayou et al. 2024,
+/// arXiv:2402.12354.
 struct LoraPlusOptions {
-  /// The other options have PEFT's defaults.
+  /// Sets the ratio of the learning rates. Each other option has PEFT's
+  /// default.
   explicit LoraPlusOptions(double loraplus_lr_ratio)
       : loraplus_lr_ratio_(loraplus_lr_ratio) {}
 
-  /// ValueError names the first option with an invalid value.
+  /// Checks all options. ValueError names the first option with an invalid
+  /// value.
   void validate() const {
     const auto check =
         [](bool holds, const char* option, const char* required, double found) {
@@ -56,37 +59,40 @@ struct LoraPlusOptions {
 
   /// The learning rate of B divided by that of A: positive, usually above 1.
   TORCH_ARG(double, loraplus_lr_ratio);
-  /// The weight decay of every parameter that decays.
+  /// The weight decay of the trainable parameters. Biases and norms have none.
   TORCH_ARG(double, loraplus_weight_decay) = 0;
-  /// The learning rate of both factors of embeddings.
+  /// The learning rate of A and B in the adapters of embeddings.
   TORCH_ARG(double, loraplus_lr_embedding) = 1e-6;
 };
 
-/// Parameters that share a learning rate and a decay.
+/// A parameter group for an optimizer: parameters that share a learning rate
+/// and a weight decay.
 struct LoraPlusGroup {
-  /// In the order of the model.
+  /// The parameters of the group, in the order of `model.parameters()`.
   std::vector<Tensor> params;
   double lr;
   double weight_decay;
 };
 
-/// Not public: how `loraplus_param_groups` sorts parameters.
+/// Not public: helpers with which `loraplus_param_groups` sorts parameters.
 namespace detail::loraplus {
 
-/// The learning rate of a parameter.
+/// Which of the three learning rates a parameter has.
 enum Speed { kSlow, kEmbedding, kFast, kSpeeds };
 
-/// The group of a parameter.
+/// The place of a parameter: its learning rate, whether it has weight decay,
+/// and whether it belongs to an adapter.
 struct Place {
   Speed speed;
   bool decays;
   bool is_adapter;
 };
 
-/// Places by parameter.
+/// A map from each parameter to its place: its learning rate, and whether it
+/// decays and belongs to an adapter.
 using Places = std::unordered_map<const at::TensorImpl*, Place>;
 
-/// Adds the parameters of a layer's adapters.
+/// Adds the place of every adapter parameter of `layer` to `places`.
 inline void place_adapters(const LoraLayer& layer, Places& places) {
   const bool is_embedding = dynamic_cast<const LoraTable*>(&layer);
   const auto place = [&](const Tensor& tensor, Speed speed, bool decays) {
@@ -106,7 +112,8 @@ inline void place_adapters(const LoraLayer& layer, Places& places) {
   }
 }
 
-/// Returns whether the module is a norm, whose parameters do not decay.
+/// Returns whether `module` is a normalization layer, whose parameters have no
+/// weight decay.
 inline bool is_norm(const torch::nn::Module& module) {
   return module.as<torch::nn::LayerNorm>() ||
       module.as<torch::nn::GroupNorm>() ||
@@ -117,15 +124,16 @@ inline bool is_norm(const torch::nn::Module& module) {
 
 } // namespace detail::loraplus
 
-/// Sorts the trainable parameters of a model into groups; no group is empty.
+/// Returns the trainable parameters of `model` in groups that share a learning
+/// rate and a weight decay. No group is empty. The learning rates are:
 ///
-///     both factors of embeddings           loraplus_lr_embedding
+///     A and B of embeddings                loraplus_lr_embedding
 ///     B, its bias, tensors of a variant    lr · loraplus_lr_ratio
 ///     A, and parameters outside adapters   lr
 ///
-/// Biases and norms do not decay. A parameter with two names comes once.
-/// ValueError if no adapter of the model is trainable. PEFT differs in one
-/// point: it puts a bias or a norm that is trained as a whole into the fast
+/// Biases and norms have no weight decay. A parameter with two names comes
+/// once. ValueError if no adapter of the model is trainable. PEFT differs in
+/// one point: it puts a bias or a norm that is trained as a whole into the fast
 /// group.
 inline std::vector<LoraPlusGroup> loraplus_param_groups(
     const torch::nn::Module& model,
@@ -179,8 +187,9 @@ inline std::vector<LoraPlusGroup> loraplus_param_groups(
   return groups;
 }
 
-/// Creates an optimizer of LibTorch for these groups. Everything except
-/// learning rates and decay is taken from `optimizer_options`:
+/// Creates an optimizer of LibTorch for the groups of `loraplus_param_groups`.
+/// Takes every option except learning rates and weight decay from
+/// `optimizer_options`, whose learning rate is that of A:
 ///
 ///     auto optimizer =
 ///         torchlora::create_loraplus_optimizer<torch::optim::AdamW>(

@@ -14,17 +14,18 @@
 
 namespace torchlora {
 
-/// Replaces the gradients of the factors of an update by the gradients in the
-/// metric of their product:
+/// A preconditioner that replaces the gradients of the LoRA factors A and B by
+/// the gradients in the metric of their product:
 ///
 ///     g_A ← (Bᵀ B + reg I)⁻¹ g_A        g_B ← g_B (A Aᵀ + reg I)⁻¹
 ///
 /// in at least fp32. Zhang and Pilanci 2024, arXiv:2402.02347.
 class RiemannianPreconditioner {
  public:
-  /// Takes the pairs of the model's linear layers whose A and B are both
-  /// trained. The gradients of embeddings and convolutions stay as they are, as
-  /// in PEFT. ValueError if there is no pair, or if `reg` is negative.
+  /// Collects the factors A and B of every adapter of a linear layer of `model`
+  /// whose A and B are both trainable. Leaves embeddings and convolutions out,
+  /// as PEFT does. `reg` damps the inverses. ValueError if there is no such
+  /// pair, or if `reg` is negative or not finite.
   explicit RiemannianPreconditioner(
       const torch::nn::Module& model,
       double reg = 1e-2)
@@ -54,7 +55,8 @@ class RiemannianPreconditioner {
     parameters_ = nn::trainable_parameters(model);
   }
 
-  /// Overwrites the gradients in place.
+  /// Preconditions the gradients of all pairs of factors (A, B) in place. Skips
+  /// a factor without a gradient.
   void precondition() const {
     torch::NoGradGuard no_grad;
     for (const auto& [A, B] : pairs_) {
@@ -81,9 +83,10 @@ class RiemannianPreconditioner {
   double reg_;
 };
 
-/// An optimizer of LibTorch that preconditions the gradients of LoRA factors
-/// before each step. Saves and loads as `Optimizer` does. It accepts no
-/// closure: a closure would overwrite the preconditioned gradients.
+/// An optimizer of LibTorch's type `Optimizer` that preconditions the gradients
+/// of the LoRA factors before each step. Saves and loads its state as
+/// `Optimizer` does. It accepts no closure: a closure would overwrite the
+/// preconditioned gradients.
 template <class Optimizer>
 class RiemannianOptimizer : public Optimizer {
  public:
@@ -91,7 +94,8 @@ class RiemannianOptimizer : public Optimizer {
       !std::is_base_of_v<torch::optim::LBFGS, Optimizer>,
       "LBFGS evaluates the loss inside of a step");
 
-  /// Optimizes the preconditioner's parameters.
+  /// Makes an `Optimizer` for all trainable parameters of the model that
+  /// `preconditioner` was made for.
   template <class OptimizerOptions>
   RiemannianOptimizer(
       RiemannianPreconditioner preconditioner,
@@ -99,7 +103,9 @@ class RiemannianOptimizer : public Optimizer {
       : Optimizer(preconditioner.trainable_parameters(), optimizer_options),
         preconditioner_(std::move(preconditioner)) {}
 
-  /// Preconditions the gradients, then steps. ValueError with a closure.
+  /// Preconditions the gradients of the LoRA factors, then runs
+  /// `Optimizer::step`. ValueError if there is a `closure`, which would
+  /// overwrite these gradients.
   Tensor step(torch::optim::Optimizer::LossClosure closure = nullptr) override {
     TORCH_CHECK_VALUE(
         !closure,
@@ -113,7 +119,9 @@ class RiemannianOptimizer : public Optimizer {
   RiemannianPreconditioner preconditioner_;
 };
 
-/// Creates an optimizer for the trainable parameters of a model:
+/// Creates an optimizer for the trainable parameters of `model` that
+/// preconditions the gradients of the LoRA factors before each step. `reg`
+/// damps the inverses (`RiemannianPreconditioner`).
 ///
 ///     auto optimizer =
 ///         torchlora::create_riemannian_optimizer<torch::optim::AdamW>(

@@ -7,8 +7,8 @@
 
 namespace torchlora {
 
-/// Returns whether transformers applies weight decay to the parameter of this
-/// name. It does not decay biases and norms; every LoRA factor decays.
+/// Returns whether transformers applies weight decay to a parameter of this
+/// name: not to biases and norms, but to every LoRA factor.
 inline bool has_weight_decay(std::string_view parameter_name) {
   std::string name(parameter_name);
   std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {

@@ -8,24 +8,26 @@
 
 namespace torchlora::train {
 
-/// The arguments that all trainers share, with the names, meanings and (unless
-/// a comment says otherwise) defaults that transformers' `TrainingArguments`
-/// have in TRL. The configurations of the trainers derive from it, so its
+/// The arguments that all trainers share. Names, meanings and (unless a comment
+/// says otherwise) defaults are those that transformers' `TrainingArguments`
+/// have in TRL. The configuration of each trainer derives from it, so its
 /// members are plain.
 struct TORCHLORA_API TrainingArguments {
-  /// The folder of checkpoints, `log.jsonl` and `trainer_state.json`. Empty:
-  /// the trainer writes nothing.
+  /// The folder to which the trainer writes checkpoints, `log.jsonl` and
+  /// `trainer_state.json`. Empty: it writes nothing.
   std::filesystem::path output_dir;
 
-  /// Examples per micro-batch in training.
+  /// The number of examples per micro-batch in training.
   int64_t per_device_train_batch_size = 8;
-  /// Examples per batch in evaluation.
+  /// The number of examples per batch in evaluation.
   int64_t per_device_eval_batch_size = 8;
-  /// Micro-batches per optimizer step.
+  /// The number of micro-batches whose gradients add up to one optimizer step.
   int64_t gradient_accumulation_steps = 1;
-  /// Passes over the training data; a fraction ends in the middle of a pass.
+  /// The number of passes over the training data. A fraction ends in the middle
+  /// of a pass.
   double num_train_epochs = 3;
-  /// The number of optimizer steps. Overrides `num_train_epochs` if positive.
+  /// The number of optimizer steps of the run. Overrides `num_train_epochs` if
+  /// positive.
   int64_t max_steps = -1;
 
   /// @{
@@ -37,45 +39,55 @@ struct TORCHLORA_API TrainingArguments {
   double adam_epsilon = 1e-8;
   /// @}
 
-  /// Learning rate of B divided by that of A: LoRA+ (optim/loraplus.h). 0:
-  /// plain AdamW.
+  /// The learning rate of B divided by that of A, as LoRA+ has it
+  /// (optim/loraplus.h). 0: the trainer uses plain AdamW.
   double loraplus_lr_ratio = 0;
   /// @{
-  /// Options of LoRA+. Its decay replaces `weight_decay`, which must be 0.
+  /// Options of LoRA+, which must keep their defaults if `loraplus_lr_ratio` is
+  /// 0. With LoRA+ `loraplus_weight_decay` replaces `weight_decay`, which must
+  /// be 0.
   double loraplus_weight_decay = 0;
   double loraplus_lr_embedding = 1e-6;
   /// @}
 
-  /// Gradients are clipped to this L2 norm. 0: no clipping.
+  /// The trainer scales all gradients down together if their L2 norm exceeds
+  /// this. 0: it does not clip.
   double max_grad_norm = 1;
-  /// A name in `lr_scheduler_types()` (train/schedule.h).
+  /// The schedule of the learning rate: a name in `lr_scheduler_types()`
+  /// (train/schedule.h).
   std::string lr_scheduler_type = "linear";
-  /// The number of warmup steps. Below 1: a share of all steps, rounded up.
+  /// The number of steps in which the learning rate rises from 0 to its peak.
+  /// Below 1: a share of all steps, rounded up.
   double warmup_steps = 0;
 
-  /// The seed of the order of the examples.
+  /// The seed of the random order of the training examples.
   uint64_t seed = 42;
-  /// "random": each epoch has a new permutation, drawn from `seed` + epoch,
-  /// which is TRL's order. "sequential": the order of the file.
+  /// The order of the training examples. "random": each epoch has a new
+  /// permutation, drawn from `seed` + epoch, which is TRL's order.
+  /// "sequential": the order of the file.
   std::string train_sampling_strategy = "random";
 
-  /// The interval between log records in steps. Below 1: a share of all steps.
+  /// The number of steps between log records. Below 1: a share of all steps.
   double logging_steps = 10;
-  /// "steps", "epoch" or "no". transformers' default is "no"; here the
-  /// evaluation data is used if there is any.
+  /// When to evaluate: every `eval_steps` ("steps"), after each epoch ("epoch")
+  /// or never ("no"). transformers' default is "no"; here the trainer evaluates
+  /// if there is evaluation data.
   std::string eval_strategy = "steps";
-  /// The interval between evaluations in steps. 0: `logging_steps`. The last
-  /// step is always evaluated, unless `eval_strategy` is "no".
+  /// The number of steps between evaluations. 0: `logging_steps`; below 1: a
+  /// share of all steps. The trainer always evaluates after the last step,
+  /// unless `eval_strategy` is "no".
   double eval_steps = 0;
-  /// Whether to evaluate before the first step too.
+  /// Whether the trainer also evaluates before the first step.
   bool eval_on_start = false;
-  /// "steps", "epoch" or "no". The last step is always saved, unless the
-  /// strategy is "no". A run that is interrupted is always saved.
+  /// When to save a checkpoint: every `save_steps` ("steps"), after each epoch
+  /// ("epoch") or never ("no"). Unless the strategy is "no", the trainer saves
+  /// the last step too. It always saves a run that is interrupted.
   std::string save_strategy = "steps";
-  /// The interval between checkpoints in steps. Below 1: a share of all steps.
+  /// The number of steps between checkpoints. Below 1: a share of all steps.
   double save_steps = 500;
 
-  /// ValueError names the field that cannot be right.
+  /// Checks all arguments. ValueError names the first field with an invalid
+  /// value.
   void validate() const;
 };
 

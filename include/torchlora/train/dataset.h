@@ -6,42 +6,46 @@
 
 namespace torchlora::train {
 
-/// A string (TRL's "standard" format) or messages ("conversational").
+/// A prompt or a completion: a string (TRL's "standard" format) or a list of
+/// messages ("conversational").
 using Text = std::variant<std::string, std::vector<ChatMessage>>;
 
-/// A preference pair. All three texts have the same format.
+/// A preference pair: a prompt and two completions. All three texts have the
+/// same format.
 struct PreferenceExample {
   /// @{
-  /// The fields of a row. A row without a prompt gets one by `extract_prompt`.
+  /// The prompt, the better and the worse completion. `extract_prompt` makes
+  /// the prompt of a row that has none.
   Text prompt, chosen, rejected;
   /// @}
 
-  /// The origin of the row for error messages, for example "pairs.jsonl:17".
+  /// Where the row comes from, for error messages, for example
+  /// "pairs.jsonl:17".
   std::string source;
 
-  /// Returns whether the texts are messages.
+  /// Returns whether the three texts are lists of messages and not strings.
   bool is_conversational() const {
     return std::holds_alternative<std::vector<ChatMessage>>(prompt);
   }
 };
 
-/// Reads a JSONL file of preference pairs: objects with `prompt`, `chosen` and
-/// `rejected`, or with `chosen` and `rejected` only, whose common beginning
-/// becomes the prompt (`extract_prompt`). A value is a string or a list of
-/// {"role", "content"}; a content is a string or a list of
-/// {"type": "text", "text"} parts. The first row decides the format of all
-/// rows. Skips blank lines and ignores other columns.
+/// Reads a JSONL file of preference pairs. A row is an object with `prompt`,
+/// `chosen` and `rejected`, or with `chosen` and `rejected` only, whose common
+/// beginning becomes the prompt (`extract_prompt`). A value is a string or a
+/// list of {"role", "content"}; a content is a string or a list of {"type":
+/// "text", "text"} parts. The first row decides the format of all rows. Skips
+/// blank lines and ignores other columns.
 ///
 /// DataError names file, line and field: a file that is missing, has no rows or
 /// has broken JSON; a field that is missing or has another format; media.
 TORCHLORA_API std::vector<PreferenceExample> load_preference_dataset(
     const std::filesystem::path& path);
 
-/// Moves the common beginning of `chosen` and `rejected`, in characters or in
-/// messages, to `prompt`. TRL's `extract_prompt` with its special cases: a
-/// space before the first difference stays in the completions, and if one text
-/// continues the other, the prompt ends one element before the end of the
-/// shorter text. DataError if `chosen` or `rejected` is empty.
+/// Moves the beginning that `chosen` and `rejected` share, counted in
+/// characters or in messages, into `prompt`. TRL's `extract_prompt` with its
+/// special cases: a space before the first difference stays in the completions,
+/// and if one text continues the other, the prompt ends one element before the
+/// end of the shorter text. DataError if `chosen` or `rejected` is empty.
 TORCHLORA_API void extract_prompt(PreferenceExample& example);
 
 } // namespace torchlora::train

@@ -10,40 +10,42 @@
 
 namespace torchlora::train {
 
-/// TRL's `DPOConfig`.
+/// The configuration of `DpoTrainer`: TRL's `DPOConfig`.
 struct TORCHLORA_API DpoConfig : TrainingArguments, RowTruncation {
-  /// The strength of the pull toward the reference.
+  /// The factor β in the DPO loss. A larger one keeps the trained model closer
+  /// to the reference model.
   double beta = 0.1;
-  /// Names in `dpo_loss_types()` (train/dpo_loss.h). Several losses are summed
-  /// with `loss_weights`.
+  /// The losses to compute: names in `dpo_loss_types()` (train/dpo_loss.h). The
+  /// trainer adds several losses with `loss_weights`.
   std::vector<std::string> loss_type = {"sigmoid"};
-  /// One weight per loss. Empty: each is 1.
+  /// The weight of each loss in `loss_type`. Empty: each weight is 1.
   std::vector<double> loss_weights;
-  /// The reference of the policy. "base": the model without adapters.
-  /// "initial_adapter": a frozen copy of the adapter as it is now, kept as the
-  /// adapter `ref`. "auto": "base" if the adapter changes nothing yet (every B
-  /// is zero), otherwise "initial_adapter".
+  /// The reference model. "base": the model without adapters.
+  /// "initial_adapter": a frozen copy of the adapter as it is before training,
+  /// which becomes the adapter `ref`. "auto": "base" if the adapter changes
+  /// nothing yet (every B is zero), otherwise "initial_adapter".
   std::string reference = "auto";
-  /// Whether to switch off all dropout, that of the adapter included, as TRL
+  /// Whether to switch off all dropout of the model and of the adapter, as TRL
   /// does in DPO.
   bool disable_dropout = true;
 
-  /// ValueError names the field that cannot be right.
+  /// Checks all fields. ValueError names the first field with an invalid value.
   void validate() const;
 };
 
-/// Direct Preference Optimization (Rafailov et al. 2023) of the active
-/// adapter, TRL's `DPOTrainer`. The model is an `nn::CausalLM`, of which only
-/// the completion tokens go through the head, or any module whose logits a
-/// callable gives (`TokenScorer`).
+/// A trainer for Direct Preference Optimization (Rafailov et al. 2023) of the
+/// active adapter, TRL's `DPOTrainer`. The model is an `nn::CausalLM`, whose
+/// head then computes the completion tokens only, or any module whose logits a
+/// callable returns (`TokenScorer`).
 ///
-/// ValueError if the configuration cannot be right: nothing is trainable, a
-/// tensor outside the adapter is, the adapter is merged into the base, or it
+/// ValueError if the configuration is invalid, nothing is trainable, a tensor
+/// outside the adapter is trainable, the adapter is merged into the base, or it
 /// adapts the head of an `nn::CausalLM`. DataError if the data cannot be used.
 class TORCHLORA_API DpoTrainer : public Trainer {
  public:
-  /// `model` scores tokens by the module that `peft_model` adapted, which the
-  /// caller keeps alive. Conversational data requires `chat_format`.
+  /// Tokenizes both data sets and sets up the reference model. `model` scores
+  /// tokens with the module that `peft_model` adapted; the caller keeps that
+  /// module alive. Data that is conversational requires `chat_format`.
   DpoTrainer(
       TokenScorer model,
       PeftModel peft_model,
@@ -52,7 +54,10 @@ class TORCHLORA_API DpoTrainer : public Trainer {
       const std::vector<PreferenceExample>& train_dataset,
       const std::vector<PreferenceExample>& eval_dataset = {},
       const ChatFormat* chat_format = nullptr);
-  /// The same for tokenized data.
+  /// Takes data sets that are tokenized already, and sets up the reference
+  /// model. `model` scores tokens with the module that `peft_model` adapted;
+  /// the caller keeps that module alive. Batches are padded with
+  /// `pad_token_id`.
   DpoTrainer(
       TokenScorer model,
       PeftModel peft_model,
@@ -64,7 +69,8 @@ class TORCHLORA_API DpoTrainer : public Trainer {
   const DpoConfig& config() const {
     return config_;
   }
-  /// Returns "base" or "initial_adapter", also for the configuration "auto".
+  /// Returns which reference model this trainer uses: "base" or
+  /// "initial_adapter", also if the configuration says "auto".
   const std::string& reference() const {
     return reference_;
   }
@@ -87,7 +93,8 @@ class TORCHLORA_API DpoTrainer : public Trainer {
   void disable_dropout();
   void set_up_reference();
   TokenScores score(const PreferenceBatch& batch) const;
-  /// Returns the summed log-probabilities [2B] of the rows under the reference.
+  /// Returns the log-probabilities of the 2B completions under the reference
+  /// model, each summed over its tokens: [2B].
   Tensor reference_logps(const PreferenceBatch& batch) const;
   void add_metrics(
       const PreferenceBatch& batch,

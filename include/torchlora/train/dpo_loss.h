@@ -11,20 +11,23 @@
 
 namespace torchlora::train {
 
-/// The input of a DPO loss. All tensors are [B] (one value per pair) and fp32.
+/// The input of a DPO loss for B pairs. All tensors are [B] (one value per
+/// pair) and fp32.
 struct DpoLossInput {
   /// @{
-  /// Log-probabilities of the completions under the policy and under the
-  /// reference, summed over the tokens.
+  /// The log-probabilities of the B chosen and rejected completions under the
+  /// trained model and (`ref_`) under the reference model, each summed over the
+  /// tokens.
   Tensor chosen_logps, rejected_logps;
   Tensor ref_chosen_logps, ref_rejected_logps;
   /// @}
 
-  /// `DpoConfig::beta`.
+  /// The factor β of the loss: `DpoConfig::beta`.
   double beta;
 
   /// @{
-  /// Policy minus reference, [B].
+  /// Returns the log-probabilities under the trained model minus those under
+  /// the reference model, [B], of the chosen or the rejected completions.
   Tensor chosen_logratios() const {
     return chosen_logps - ref_chosen_logps;
   }
@@ -34,17 +37,18 @@ struct DpoLossInput {
   /// @}
 };
 
-/// Computes the loss of each pair, [B].
+/// A function that returns the DPO loss of each of B pairs: [B].
 using DpoLoss = Tensor (*)(const DpoLossInput& input);
 
-/// Returns TRL's loss of this name. ValueError lists the names that exist.
+/// Returns the function that computes TRL's loss of the name `loss_type`.
+/// ValueError lists the names that exist.
 TORCHLORA_API DpoLoss find_dpo_loss(const std::string& loss_type);
 
-/// Returns the names that `find_dpo_loss` knows.
+/// Returns the names of all DPO losses that `find_dpo_loss` finds.
 TORCHLORA_API std::vector<std::string> dpo_loss_types();
 
-/// "sigmoid": −log σ(β (chosen − rejected log-ratio)). Rafailov et al. 2023,
-/// eq. 7.
+/// Returns the loss "sigmoid" of each pair, [B]: −log σ(β (chosen log-ratio −
+/// rejected log-ratio)). Rafailov et al. 2023, eq. 7.
 inline Tensor sigmoid_dpo_loss(const DpoLossInput& input) {
   const auto delta = input.chosen_logratios() - input.rejected_logratios();
   return -at::log_sigmoid(delta * input.beta);

@@ -4,31 +4,33 @@
 
 namespace torchlora::train {
 
-/// The size of the tiles of [N, vocab_size] logits, of which one exists at a
-/// time.
+/// The size of a tile: `score_tokens` computes the logits [N, vocab_size] one
+/// tile of `tokens` × `vocabulary` at a time.
 struct LogProbTiling {
   int64_t tokens = 1024;
   int64_t vocabulary = 8192;
 };
 
-/// The scores of N tokens, each [N] and fp32 (fp64 for fp64 inputs).
+/// The scores of N labels, each tensor [N]: fp32 (fp64 for fp64 inputs),
+/// `is_top1` bool.
 struct TokenScores {
-  /// log p(label); differentiable in the hidden states and the head's replaced
-  /// rows (`score_tokens`) or in the logits (`score_logits`).
+  /// The log-probability of each label. Differentiable in the hidden states and
+  /// the replaced rows of the head if `score_tokens` made it, in the logits if
+  /// `score_logits` did.
   Tensor logps;
-  /// Mean of the (soft-capped) logits over the vocabulary.
+  /// The mean of the (soft-capped) logits over the vocabulary.
   Tensor mean_logits;
-  /// Entropy of the distribution, in nats.
+  /// The entropy of the model's distribution over the vocabulary, in nats.
   Tensor entropy;
-  /// Bool: whether the label is the most probable token (the first of equals).
+  /// Whether the label is the most probable token (the first of equals); bool.
   Tensor is_top1;
 };
 
 /// Scores `labels` [N] (int64) under the distributions that `head` gives for
-/// `hidden` [N, hidden_size]. Computes the logits one tile at a time with a
-/// running log-sum-exp, and a second time in the backward pass, which sums the
-/// gradient of the hidden states in fp32. ValueError if the weight of the head
-/// requires a gradient, because it would get none.
+/// the hidden states `hidden` [N, hidden_size]. Computes the logits one tile at
+/// a time with a running log-sum-exp, and a second time in the backward pass,
+/// which sums the gradient of the hidden states in fp32. ValueError if the
+/// weight of the head requires a gradient, because it would get none.
 TORCHLORA_API TokenScores score_tokens(
     const Tensor& hidden,
     const nn::LmHead& head,
@@ -36,7 +38,7 @@ TORCHLORA_API TokenScores score_tokens(
     const LogProbTiling& tiling = {});
 
 /// Scores `labels` [N] (int64) under the distributions of `logits`
-/// [N, vocab_size] by plain autograd: for models that give logits only.
+/// [N, vocab_size]. Uses plain autograd, for models that return logits only.
 /// DataError if a label is not in the vocabulary.
 TORCHLORA_API TokenScores
 score_logits(const Tensor& logits, const Tensor& labels);

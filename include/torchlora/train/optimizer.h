@@ -17,38 +17,43 @@ class AdamW;
 
 namespace torchlora::train {
 
-/// Tensors with their names.
+/// A list of tensors, each with its name.
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
-/// Makes an AdamW with up to two groups: parameters with weight decay and
-/// parameters without (optim/weight_decay.h). An empty group is left out.
+/// Returns an AdamW for `parameters`, with the options in `args`. Biases and
+/// norms, which have no weight decay (optim/weight_decay.h), form a parameter
+/// group of their own. Leaves out an empty group.
 TORCHLORA_API std::unique_ptr<torch::optim::AdamW> make_adamw(
     const NamedTensors& parameters,
     const TrainingArguments& args);
 
-/// Makes an AdamW over the trainable parameters of `model` in the groups of
-/// LoRA+ (optim/loraplus.h).
+/// Returns an AdamW for the trainable parameters of `model` in the parameter
+/// groups of LoRA+ (optim/loraplus.h), with the options in `args`.
 TORCHLORA_API std::unique_ptr<torch::optim::AdamW> make_loraplus_adamw(
     const torch::nn::Module& model,
     const TrainingArguments& args);
 
-/// Returns the learning rate of each group.
+/// Returns the learning rate of each parameter group of `optimizer`.
 TORCHLORA_API std::vector<double> learning_rates(
     const torch::optim::AdamW& optimizer);
-/// Sets the learning rate of each group to its peak times `factor`.
+/// Sets the learning rate of parameter group i of `optimizer` to `peaks[i]` ·
+/// `factor`.
 TORCHLORA_API void scale_learning_rates(
     torch::optim::AdamW& optimizer,
     const std::vector<double>& peaks,
     double factor);
 
-/// Returns the state of the optimizer as tensors `<parameter>.exp_avg`,
-/// `<parameter>.exp_avg_sq` and `<parameter>.step`.
+/// Returns the state that `optimizer` has for `parameters`, to save it: the
+/// tensors `<name>.exp_avg`, `<name>.exp_avg_sq` and `<name>.step` of each
+/// parameter that was stepped.
 TORCHLORA_API NamedTensors
 optimizer_state(torch::optim::AdamW& optimizer, const NamedTensors& parameters);
 
-/// Returns the L2 norm of all gradients together.
+/// Returns the L2 norm of the gradients of all `parameters` together; 0 if
+/// there is no gradient.
 TORCHLORA_API double grad_norm(const NamedTensors& parameters);
-/// Multiplies the gradients by min(1, max_norm / (norm + 1e-6)).
+/// Multiplies the gradients of `parameters` by min(1, max_norm / (norm +
+/// 1e-6)), where `norm` is what `grad_norm` returned.
 TORCHLORA_API void
 clip_gradients(const NamedTensors& parameters, double norm, double max_norm);
 

@@ -10,86 +10,104 @@
 
 namespace torchlora::train {
 
-/// A pair as token ids. Its two rows are prompt + chosen and prompt + rejected.
+/// A preference pair as token ids. A pair has two rows: the prompt followed by
+/// the chosen completion, and the prompt followed by the rejected one.
 struct PreferenceTokens {
   std::vector<int64_t> prompt_ids, chosen_ids, rejected_ids;
-  /// `PreferenceExample::source`.
+  /// Where the pair comes from, for error messages
+  /// (`PreferenceExample::source`).
   std::string source;
 };
 
-/// Limits the length of rows. Pairs keep all their tokens;
-/// `collate_preferences` cuts the rows.
+/// A limit on the length of rows (a row is a prompt and one completion).
+/// `tokenize_preferences` keeps all tokens of a pair; `collate_preferences`
+/// cuts its rows.
 struct TORCHLORA_API RowTruncation {
-  /// The longest row in tokens. nullopt: rows are never cut.
+  /// The greatest length of a row in tokens. nullopt: rows are never cut.
   std::optional<int64_t> max_length = 1024;
-  /// Which tokens of a long row stay. "keep_start": the first ones; a pair
-  /// whose prompt alone fills `max_length` is dropped. "keep_end": the last
-  /// ones.
+  /// Which tokens of a row longer than `max_length` stay. "keep_start": the
+  /// first ones; `tokenize_preferences` then drops a pair whose prompt alone
+  /// fills `max_length`. "keep_end": the last ones.
   std::string truncation_mode = "keep_start";
 
-  /// ValueError names the field that cannot be right.
+  /// Checks both fields. ValueError names the field with an invalid value.
   void validate() const;
 };
 
-/// Counts of a tokenized data set. Token counts are those after truncation,
-/// over both rows of every example.
+/// Statistics of a tokenized data set. Numbers of tokens count both rows of
+/// every pair, after rows are cut to `max_length`.
 struct PreferenceStatistics {
-  /// The examples that were kept.
+  /// The number of pairs in the tokenized data set, without dropped ones.
   int64_t num_examples = 0;
-  /// The examples that were left out because the prompt alone fills
-  /// `max_length`.
+  /// The number of pairs that `tokenize_preferences` dropped because the prompt
+  /// alone fills `max_length`. Only the mode "keep_start" drops pairs.
   int64_t num_dropped = 0;
-  /// The kept examples with a row that is longer than `max_length`.
+  /// The number of pairs in the tokenized data set with a row longer than
+  /// `max_length`, which is cut.
   int64_t num_truncated = 0;
   int64_t num_tokens = 0, num_completion_tokens = 0;
-  /// The length of the longest row in tokens.
+  /// The length of the longest row in tokens, after rows are cut to
+  /// `max_length`.
   int64_t longest_row = 0;
-  /// The examples whose prompt lost tokens that merge with the completion.
+  /// The number of pairs in which the end of the prompt becomes other tokens
+  /// when a completion follows. The completion of such a pair begins before the
+  /// end of the prompt's text.
   int64_t num_merged_prompts = 0;
 };
 
-/// A tokenized data set. The examples have the order of the file.
+/// A tokenized data set. The pairs have the order of the file.
 struct PreferenceTokenSet {
   std::vector<PreferenceTokens> examples;
   PreferenceStatistics statistics;
 };
 
-/// Tokenizes the data set as TRL's `DPOTrainer._prepare_dataset` does: prompt,
-/// prompt + chosen and prompt + rejected are each tokenized as a whole, and the
-/// completion begins where the token sequences differ.
+/// Tokenizes preference pairs as TRL's `DPOTrainer._prepare_dataset` does:
+/// prompt, prompt + chosen and prompt + rejected, each as a whole. Both
+/// completions begin at the first token where either row differs from the
+/// tokenized prompt. Strings get the special tokens that the tokenizer adds
+/// and, unless they end with it already, the end-of-sequence token.
+/// Conversations get the text of `chat_format` and nothing else.
 ///
-/// Strings get the special tokens that the tokenizer adds and, unless they end
-/// with it already, the end-of-sequence token. Conversations get the text of
-/// `chat_format` and nothing else. Warns once if prompts lose tokens, and once
-/// about the pairs that were dropped.
+/// Warns once if the end of a prompt becomes other tokens when a completion
+/// follows; the completion then begins earlier. Drops a pair, with one warning
+/// for all, if the mode is "keep_start" and the prompt alone fills
+/// `max_length`.
 ///
-/// ValueError for conversations without a chat format. DataError if nothing is
-/// left, if a row has no token to learn from, or if the tokenizer lacks a token
-/// of the chat format.
+/// ValueError for an invalid `truncation`, or for conversations without a chat
+/// format. DataError if no pair is left, if a row has no token to learn from,
+/// or if the tokenizer lacks a token of the chat format or an end-of-sequence
+/// token.
 TORCHLORA_API PreferenceTokenSet tokenize_preferences(
     const std::vector<PreferenceExample>& examples,
     const Tokenizer& tokenizer,
     const RowTruncation& truncation = {},
     const ChatFormat* chat_format = nullptr);
 
-/// B pairs as 2B rows, all chosen rows first. `positions`, `labels` and `rows`
-/// have one entry per completion token that is predicted, row by row.
+/// A batch of B pairs as 2B rows, all chosen rows first. `positions`, `labels`
+/// and `rows` have one entry for each of the N completion tokens that the model
+/// predicts, row by row.
 struct PreferenceBatch {
-  /// [2B, T], padded on the right.
+  /// The token ids [2B, T] of B chosen rows and then B rejected rows, padded on
+  /// the right to the longest row, T tokens.
   Tensor input_ids;
-  /// [N]: row · T + t, the place of the hidden state that predicts the token.
+  /// Where the model predicts each of the N completion tokens, [N]: row · T +
+  /// t, where t is the place before the token in `input_ids` [2B, T].
   Tensor positions;
-  /// [N]: the token ids.
+  /// The ids of the N completion tokens that the model predicts: [N].
   Tensor labels;
-  /// [N]: the row of each token.
+  /// The row of `input_ids` to which each of the N completion tokens belongs:
+  /// [N].
   Tensor rows;
-  /// How many of the N tokens are in chosen rows.
+  /// How many of the N completion tokens belong to chosen rows. They come
+  /// first.
   int64_t num_chosen = 0;
-  /// The number of tokens in all rows without padding.
+  /// The number of tokens in all rows, without padding.
   int64_t num_tokens = 0;
 };
 
-/// Makes the batch of `examples[i]` for `i` in `indices`, on the CPU.
+/// Returns the batch of the pairs `examples[i]` for each `i` in `indices`, on
+/// the CPU. Cuts rows by `truncation` and pads them with `pad_token_id` on the
+/// right.
 TORCHLORA_API PreferenceBatch collate_preferences(
     const std::vector<PreferenceTokens>& examples,
     const std::vector<int64_t>& indices,

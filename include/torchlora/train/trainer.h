@@ -11,11 +11,11 @@ namespace torchlora::train {
 
 /// The training loop of any adapted module, transformers' `Trainer`: order,
 /// gradient accumulation, clipping, AdamW, schedule, logging, evaluation and
-/// checkpoints. A trainer derives from it and returns the loss of a
-/// micro-batch.
+/// checkpoints. A derived class computes the loss of a micro-batch.
 ///
 /// The micro-batches of a step never cross epochs, so the last step of an epoch
-/// may have fewer of them. Its loss is divided by the number that it has.
+/// may have fewer of them. The trainer divides the loss of a step by the number
+/// of micro-batches that the step has.
 ///
 /// The run stops with an error if a trainable tensor has no gradient in the
 /// first step, or if a loss or a gradient is not finite.
@@ -25,24 +25,27 @@ class TORCHLORA_API Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// Trains to the end. Reads `stop` before every micro-batch. When it is true
-  /// (a signal handler may set it), saves a checkpoint of the last complete
-  /// step and returns with `interrupted`.
+  /// Trains to the end of the run. Reads `stop` before every micro-batch. If it
+  /// is true (a signal handler may set it), saves a checkpoint of the last
+  /// complete step and returns with `TrainOutput::interrupted` set.
   TrainOutput train(const std::atomic<bool>* stop = nullptr);
-  /// Evaluates on the evaluation data and records the result. ValueError if
-  /// there is no such data. Returns an empty record if the run is stopped
-  /// meanwhile.
+  /// Computes the loss and the metrics of the evaluation data, adds them to the
+  /// log and returns them. ValueError if there is no evaluation data. Returns
+  /// an empty record if the `stop` flag of `train` becomes true meanwhile.
   LogRecord evaluate();
 
-  /// Writes the adapters as TRL's `trainer.save_model` does: "default" into
-  /// `directory`, others (such as a frozen `ref`) into folders below it.
+  /// Writes all adapters as TRL's `trainer.save_model` does: the adapter
+  /// "default" into `directory`, each other adapter (such as a frozen `ref`)
+  /// into a folder below it.
   void save_model(const std::filesystem::path& directory) const;
-  /// Writes the adapter, trainer_state.json and the state of the optimizer to
-  /// `output_dir`/checkpoint-N, where N is the step, and returns this folder.
-  /// The folder appears complete or not at all.
+  /// Writes the adapters, trainer_state.json and, during `train`, the state of
+  /// the optimizer to `output_dir`/checkpoint-N, where N is the number of steps
+  /// done. Returns the path of this folder, which appears complete or not at
+  /// all. ValueError if there is no `output_dir`.
   std::filesystem::path save_checkpoint();
 
-  /// Adds a callback, which is called after those that were added before.
+  /// Adds `callback`. The trainer calls it after the callbacks that were added
+  /// before.
   void add_callback(std::shared_ptr<TrainerCallback> callback);
 
   const TrainingArguments& args() const {
@@ -58,8 +61,8 @@ class TORCHLORA_API Trainer {
   const PeftModel& peft_model() const {
     return peft_model_;
   }
-  /// Returns what is trained, with the names of the module tree
-  /// (`….q_proj.lora_A.default.weight`).
+  /// Returns the parameters that the trainer trains, each with its name in the
+  /// module tree (`….q_proj.lora_A.default.weight`).
   const std::vector<std::pair<std::string, Tensor>>& trainable_parameters()
       const {
     return parameters_;
@@ -72,18 +75,20 @@ class TORCHLORA_API Trainer {
   }
 
  protected:
-  /// Trains the parameters that require gradients in the module that
-  /// `peft_model` adapted. The caller keeps the module alive. ValueError if
-  /// `args` cannot be right or nothing is trainable.
+  /// Makes a trainer for the parameters that require gradients in the module
+  /// that `peft_model` adapted. The caller keeps that module alive. ValueError
+  /// if `args` is invalid or nothing is trainable.
   Trainer(PeftModel peft_model, TrainingArguments args);
 
-  /// Sets the sizes of the data sets: the range of the indices in
-  /// `compute_loss`. 0 evaluation examples: no evaluation.
+  /// Sets the numbers of training and evaluation examples. The constructor of a
+  /// derived class calls it; `compute_loss` then receives indices below these
+  /// numbers. Without evaluation examples the trainer does not evaluate.
   void set_num_examples(int64_t num_train_examples, int64_t num_eval_examples);
 
-  /// Returns the loss (a scalar, differentiable in training) of the examples
-  /// with these indices, and adds their metrics to `metrics`. `training`
-  /// selects the training or the evaluation data.
+  /// Computes the loss of the examples `indices` of the training data, or of
+  /// the evaluation data if `training` is false. Returns a scalar,
+  /// differentiable in training, and adds the metrics of these examples to
+  /// `metrics`. The trainer calls it for every micro-batch.
   virtual Tensor compute_loss(
       const std::vector<int64_t>& indices,
       bool training,

@@ -4,12 +4,12 @@
 
 namespace torchlora::gemma4 {
 
-/// Gemma 4's turn format: equal to what the chat template of the checkpoint
-/// prints for text. A turn is `<|turn>role\n…<turn|>\n`, the text begins with
-/// `<bos>`, "assistant" is written as "model", and what an assistant message
-/// has between `<|channel>` and `<channel|>` (its thoughts) is left out.
-/// The roles are "system", "developer", "user" and "assistant"; tools and media
-/// are not implemented.
+/// Gemma 4's chat format: writes the text that the checkpoint's chat template
+/// prints. A turn is `<|turn>role\n…<turn|>\n`, the text begins with `<bos>`,
+/// "assistant" becomes "model". The format leaves out what an assistant message
+/// has between `<|channel>` and `<channel|>` (its thoughts). The roles are
+/// "system", "developer", "user" and "assistant"; tools and media are not
+/// implemented.
 class TORCHLORA_API ChatFormat : public torchlora::ChatFormat {
  public:
   std::string name() const override;

@@ -8,24 +8,26 @@
 
 namespace torchlora::gemma4 {
 
-/// Gemma 4's language model with its tied head. The module names are
-/// transformers': `model.layers` for a checkpoint of Gemma4ForCausalLM,
-/// `model.language_model.layers` for one of Gemma4ForConditionalGeneration,
-/// from which only the language model is loaded.
+/// Gemma 4's language model with its output head, which shares the weight of
+/// the token embeddings. The module names are transformers': `model.layers` for
+/// a checkpoint of Gemma4ForCausalLM, `model.language_model.layers` for one of
+/// Gemma4ForConditionalGeneration.
 class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
                                             public nn::CausalLM {
  public:
-  /// Builds the model around the tensors of `source`. Adapter files use
-  /// `name_or_path` and `unloaded_modules` (see `nn::PretrainedModel`).
+  /// Builds the model that `config` describes from the tensors of `source`,
+  /// without a copy. Adapter files use `name_or_path` and `unloaded_modules`
+  /// (see `nn::PretrainedModel`).
   Gemma4ForCausalLMImpl(
       const TensorSource& source,
       Config config,
       std::string name_or_path = "",
       std::vector<std::string> unloaded_modules = {});
 
-  /// Returns logits [B, T, vocab_size] of `input_ids` [B, T] (int64) in the
-  /// model's dtype. `attention_mask` [B, T] is 1 for real tokens; undefined
-  /// means that all tokens are real. Positions are 0..T-1, padding included.
+  /// Returns the logits [B, T, vocab_size], in the model's dtype, of
+  /// `input_ids` [B, T] (int64): B rows of T tokens. `attention_mask` [B, T] is
+  /// 1 for real tokens and 0 for padding; undefined means that all tokens are
+  /// real. Positions are 0..T-1, padding included.
   Tensor forward(const Tensor& input_ids, const Tensor& attention_mask = {});
 
   Tensor hidden_states(
@@ -51,7 +53,7 @@ class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
   const Config& config() const {
     return config_;
   }
-  /// Returns the model without the head.
+  /// Returns the model below the output head, which computes the hidden states.
   TextModel& language_model() {
     return language_model_;
   }
@@ -64,20 +66,22 @@ class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
 };
 TORCH_MODULE(Gemma4ForCausalLM);
 
-/// Options of `from_pretrained`.
+/// Options of `gemma4::from_pretrained`.
 struct LoadOptions {
-  /// The dtype of all weights in memory, a floating-point type. nullopt: the
-  /// dtype of the token embeddings in the checkpoint.
+  /// The dtype of all weights in memory: bf16, fp16, fp32 or fp64. nullopt: the
+  /// dtype that the token embeddings have in the checkpoint.
   std::optional<at::ScalarType> dtype;
 };
 
-/// Loads the language model of a Hugging Face folder. Weights whose dtype need
-/// not change are mapped from the file and not copied. The vision and audio
-/// towers are left out; `unloaded_modules()` names them. The hub's files have
-/// key and value weights for layers that read those of another layer: they are
-/// ignored. Does not look at values (see `nn::find_nonfinite`).
+/// Loads the language model from a Hugging Face folder. Maps weights from the
+/// file, and copies only those whose dtype must change. Leaves out the vision
+/// and audio towers; `unloaded_modules()` names them. Ignores key and value
+/// weights of a layer that reads the keys and values of another layer, which
+/// the hub's files have. Does not check that weights are finite (see
+/// `nn::find_nonfinite`).
 ///
-/// DataError for a tensor that is missing, unexpected or of the wrong size.
+/// DataError for a tensor that is missing, unexpected or of the wrong size or
+/// dtype. ValueError for a dtype in `options` that is not supported.
 TORCHLORA_API Gemma4ForCausalLM from_pretrained(
     const std::filesystem::path& directory,
     const LoadOptions& options = {});

@@ -11,21 +11,23 @@
 
 namespace torchlora::gemma4 {
 
-/// Gives modules their weights by name. The modules are built around these
-/// tensors, so nothing is allocated or initialized first.
+/// A function from names to weights. The modules of the model use its tensors
+/// as their weights, so they allocate and initialize nothing first.
 class TORCHLORA_API TensorSource {
  public:
-  /// Returns the tensor of a full name, which must have these sizes.
+  /// A function that returns the tensor of a full name, such as
+  /// "model.norm.weight". It checks that the tensor has the given sizes.
   using Get = std::function<Tensor(const std::string&, at::IntArrayRef)>;
-  /// `prefix` is put before every name.
+  /// Makes a source that calls `get` with `prefix` + name.
   explicit TensorSource(Get get, std::string prefix = "")
       : get_(std::move(get)), prefix_(std::move(prefix)) {}
 
-  /// Returns the tensor `name` of this module. DataError if it has other sizes.
+  /// Returns the tensor `name` of the module to which this source belongs.
+  /// DataError if the tensor has other sizes.
   Tensor operator()(const std::string& name, at::IntArrayRef sizes) const {
     return get_(prefix_ + name, sizes);
   }
-  /// Returns the source for the child module `name`.
+  /// Returns the source that the child module `name` takes its weights from.
   TensorSource operator[](const std::string& name) const {
     return TensorSource(get_, prefix_ + name + ".");
   }
@@ -35,16 +37,18 @@ class TORCHLORA_API TensorSource {
   std::string prefix_;
 };
 
-/// y = x · (mean(x²) + eps)^-½ · w over the last dimension. Computes in fp32
-/// (fp64 for fp64 inputs) and rounds once, at the end.
+/// The norm y = x · (mean(x²) + eps)^-½ · w over the last dimension. It
+/// computes in fp32 (fp64 for fp64 inputs) and rounds once, at the end.
 class TORCHLORA_API RMSNormImpl : public torch::nn::Module {
  public:
-  /// Takes `weight` [size] from `source`.
+  /// Takes the tensor "weight" [size] from `source`. `eps` is the constant
+  /// under the root.
   RMSNormImpl(const TensorSource& source, int64_t size, double eps);
-  /// [*, size] → [*, size], in the input's dtype.
+  /// Normalizes `input` [*, size] over its last dimension; the result has the
+  /// same sizes and dtype.
   Tensor forward(const Tensor& input);
 
-  /// [size]
+  /// The factor w of each element: [size].
   Tensor weight;
 
  private:
@@ -52,41 +56,49 @@ class TORCHLORA_API RMSNormImpl : public torch::nn::Module {
 };
 TORCH_MODULE(RMSNorm);
 
-/// The keys and values of one layer, each [B, heads, T, head_dim].
+/// The keys and the values of one attention layer, each
+/// [B, heads, T, head_dim]: B rows of T tokens.
 using KeyValue = std::pair<Tensor, Tensor>;
 
-/// The inputs that all layers of one kind (sliding or full) share in a forward.
+/// The inputs that all layers of one kind (sliding or full) share in one
+/// forward.
 struct AttentionInputs {
   /// @{
+  /// The cosines and sines of the rotary embedding for T positions:
   /// [T, head_dim] in the dtype of the hidden states.
   Tensor cos, sin;
   /// @}
 
-  /// An additive mask [1 or B, 1, T, T]. Undefined: causal.
+  /// The mask [1 or B, 1, T, T] that attention adds to its scores: 0, or a very
+  /// negative number where a query must not see a key. Undefined: causal
+  /// attention without padding.
   Tensor mask;
-  /// Whether the mask may hide every key of a query.
+  /// Whether `mask` may hide every key of a query, because rows have padding.
   bool has_padding = false;
 };
 
-/// transformers' `Gemma4TextAttention`.
+/// The attention of a decoder layer: transformers' `Gemma4TextAttention`.
 class TORCHLORA_API AttentionImpl : public torch::nn::Module {
  public:
-  /// Takes the weights from `source`.
+  /// Takes the weights from `source`. `layer` has the sizes of this layer,
+  /// `config` those that all layers share.
   AttentionImpl(
       const TensorSource& source,
       const TextConfig& config,
       const TextConfig::Layer& layer);
-  /// [B, T, hidden] → [B, T, hidden]. A layer with its own keys and values
-  /// writes `key_value`, any other layer reads it.
+  /// Computes attention over `hidden` [B, T, hidden_size]; the result has the
+  /// same sizes. A layer with its own keys and values writes `key_value`. Any
+  /// other layer reads it, and the caller passes the one that its source layer
+  /// wrote.
   Tensor forward(
       const Tensor& hidden,
       const AttentionInputs& inputs,
       KeyValue& key_value);
 
   /// @{
-  /// Children with transformers' names. A layer that reads the keys and values
-  /// of another has no `k_proj`, `v_proj` and `k_norm`; one with `k_eq_v` has
-  /// no `v_proj`.
+  /// The children, with transformers' names. A layer that reads the keys and
+  /// values of another layer has no `k_proj`, `v_proj` and `k_norm`. A layer
+  /// with `k_eq_v` has no `v_proj`.
   nn::Linear q_proj{nullptr}, k_proj{nullptr}, v_proj{nullptr}, o_proj{nullptr};
   RMSNorm q_norm{nullptr}, k_norm{nullptr};
   /// @}
@@ -97,35 +109,41 @@ class TORCHLORA_API AttentionImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Attention);
 
-/// down(gelu_tanh(gate x) · up x).
+/// The MLP of a decoder layer: down(gelu_tanh(gate x) · up x), with three
+/// linear layers without bias.
 class TORCHLORA_API MLPImpl : public torch::nn::Module {
  public:
-  /// Takes the weights from `source`.
+  /// Takes the weights of the three linear layers from `source`.
   MLPImpl(
       const TensorSource& source,
       int64_t hidden_size,
       int64_t intermediate_size);
-  /// [*, hidden_size] → [*, hidden_size]
+  /// Computes the MLP of `hidden` [*, hidden_size]; the result has the same
+  /// sizes.
   Tensor forward(const Tensor& hidden);
 
   /// @{
-  /// Children with transformers' names.
+  /// The three linear layers, with transformers' names.
   nn::Linear gate_proj{nullptr}, up_proj{nullptr}, down_proj{nullptr};
   /// @}
 };
 TORCH_MODULE(MLP);
 
-/// transformers' `Gemma4TextDecoderLayer`.
+/// One decoder layer: transformers' `Gemma4TextDecoderLayer`.
 class TORCHLORA_API DecoderLayerImpl : public torch::nn::Module {
  public:
-  /// Takes the weights from `source`.
+  /// Takes the weights from `source`. `layer` has the sizes of this layer,
+  /// `config` those that all layers share.
   DecoderLayerImpl(
       const TensorSource& source,
       const TextConfig& config,
       const TextConfig::Layer& layer);
-  /// [B, T, hidden] → [B, T, hidden]. `per_layer_input` is
+  /// Computes the layer's output for the hidden states `hidden`
+  /// [B, T, hidden_size]; the result has the same sizes. `per_layer_input` is
   /// [B, T, hidden_size_per_layer_input], or undefined for a model without
-  /// per-layer inputs.
+  /// per-layer inputs. A layer with its own keys and values writes `key_value`.
+  /// Any other layer reads it, and the caller passes the one that its source
+  /// layer wrote.
   Tensor forward(
       const Tensor& hidden,
       const Tensor& per_layer_input,
@@ -133,8 +151,10 @@ class TORCHLORA_API DecoderLayerImpl : public torch::nn::Module {
       KeyValue& key_value);
 
   /// @{
-  /// Children with transformers' names. Those of per-layer inputs are empty in
-  /// a model without them.
+  /// The children, with transformers' names. `per_layer_input_gate`,
+  /// `per_layer_projection` and `post_per_layer_input_norm` are empty if the
+  /// model has no per-layer inputs. The layer multiplies its output by the
+  /// buffer `layer_scalar` [1].
   Attention self_attn{nullptr};
   MLP mlp{nullptr};
   RMSNorm input_layernorm{nullptr}, post_attention_layernorm{nullptr};
@@ -147,19 +167,19 @@ class TORCHLORA_API DecoderLayerImpl : public torch::nn::Module {
 };
 TORCH_MODULE(DecoderLayer);
 
-/// Gemma 4's language model without the head: transformers' `Gemma4TextModel`
-/// with its module names.
+/// Gemma 4's language model without the output head: transformers'
+/// `Gemma4TextModel` with its module names.
 class TORCHLORA_API TextModelImpl : public torch::nn::Module {
  public:
-  /// Takes the weights from `source`.
+  /// Builds the model that `config` describes with the weights from `source`.
   TextModelImpl(const TensorSource& source, const Config& config);
 
-  /// Returns hidden states [B, T, hidden_size] after the last norm of
-  /// `input_ids` [B, T] (int64). `attention_mask` [B, T] is 1 for real tokens;
-  /// undefined means that all tokens are real. Rows that are padded on the
-  /// right need no mask: the states of their real tokens are exact without one,
-  /// and no mask per row is built. `layer_outputs`, if given, receives the
-  /// output of each layer. ValueError for other shapes.
+  /// Returns the hidden states [B, T, hidden_size] after the last norm for
+  /// `input_ids` [B, T] (int64): B rows of T tokens. `attention_mask` [B, T] is
+  /// 1 for real tokens and 0 for padding; undefined means that all tokens are
+  /// real. Rows that are padded on the right need no mask: the states of their
+  /// real tokens are exact without one. Appends the output of each layer to
+  /// `layer_outputs` if given. ValueError for other shapes.
   Tensor forward(
       const Tensor& input_ids,
       const Tensor& attention_mask = {},
@@ -170,8 +190,9 @@ class TORCHLORA_API TextModelImpl : public torch::nn::Module {
   }
 
   /// @{
-  /// Children with transformers' names. Those of per-layer inputs are empty in
-  /// a model without them.
+  /// The children, with transformers' names. `embed_tokens_per_layer`,
+  /// `per_layer_projection_norm` and `per_layer_model_projection` are empty if
+  /// the model has no per-layer inputs.
   nn::Embedding embed_tokens{nullptr}, embed_tokens_per_layer{nullptr};
   std::vector<DecoderLayer> layers;
   RMSNorm norm{nullptr}, per_layer_projection_norm{nullptr};
