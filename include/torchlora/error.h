@@ -6,10 +6,10 @@
 
 namespace torchlora {
 
-/// Input that cannot be used: a file that is missing, truncated or malformed,
-/// a data set row without a required field, a checkpoint without a tensor.
-/// The message names the file (with line, key or tensor), what was expected
-/// and what was found. The `torchlora` program exits with 3.
+/// The error for input that cannot be used: a file that is missing, truncated
+/// or malformed, a data set row without a required field, a checkpoint without
+/// a required tensor. The message names the file (with line, key or tensor),
+/// what was expected and what was found. The `torchlora` program exits with 3.
 ///
 /// The other errors of the library are LibTorch's: `c10::ValueError` for a
 /// configuration or argument that cannot be right (exit code 2), `c10::Error`
@@ -21,7 +21,8 @@ class TORCHLORA_API DataError : public c10::Error {
 
 } // namespace torchlora
 
-/// `TORCH_CHECK` that throws `torchlora::DataError`.
+/// Throws `torchlora::DataError` with the message `...` unless `cond` holds.
+/// The counterpart of `TORCH_CHECK`.
 #define TORCHLORA_CHECK_DATA(cond, ...)                        \
   if (C10_UNLIKELY_OR_CONST(!(cond))) {                        \
     throw ::torchlora::DataError(                              \

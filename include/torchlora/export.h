@@ -1,5 +1,6 @@
 #pragma once
 
-/// Marks what the compiled libraries export: they are built with hidden
-/// visibility. On ELF and Mach-O importing needs no mark.
+/// Exports a class or function from the shared libraries, which are built with
+/// hidden visibility. A program that uses them (on ELF or Mach-O) needs no
+/// other mark.
 #define TORCHLORA_API __attribute__((visibility("default")))

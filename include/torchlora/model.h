@@ -20,44 +20,51 @@ class MixedBatchGuard;
 class TunerLayer;
 struct PeftState;
 
-/// The handle that `get_peft_model` returns: what belongs to the whole model
-/// and not to a layer (configurations by adapter name, active adapters, the
-/// versions of base tensors that are not the active ones). A shared pointer
-/// inside; it is in nobody's call path: go on calling your own model's
-/// `forward`. PEFT's `PeftModel`.
+/// The handle that `get_peft_model` returns. It holds the state of the whole
+/// model: the configuration of each adapter, the active adapters, and the
+/// inactive values of base tensors that adapters train. Copies share this
+/// state. Your code goes on calling the `forward` of your own model, never the
+/// handle. PEFT's `PeftModel`.
 class TORCHLORA_API PeftModel {
  public:
-  /// Returns the user's module, adapted in place.
+  /// Returns the user's model, which holds the LoRA layers.
   torch::nn::Module& base_model() const;
   /// @{
-  /// In the order in which they were added, and in which they act.
+  /// Return the names of all adapters in the order in which they were added,
+  /// and the names of the active ones in the order in which they act.
   std::vector<std::string> adapter_names() const;
   const std::vector<std::string>& active_adapters() const;
   /// @}
 
-  /// Returns the configuration of an adapter, its targets resolved.
+  /// Returns the configuration of an adapter, in which module names replace
+  /// "all-linear" and an empty `target_modules`. ValueError for an unknown
+  /// name.
   const LoraConfig& peft_config(
       const std::string& adapter_name = "default") const;
-  /// Returns the LoRA layers with the names of the modules they replaced.
+  /// Returns all LoRA layers of the model, each with the name of the module
+  /// that it replaced.
   std::vector<std::pair<std::string, std::shared_ptr<LoraLayer>>> layers()
       const;
 
-  /// Adds a second adapter; it stays inactive and frozen until `set_adapter`.
-  /// After `get_peft_model` without `autocast_adapter_dtype` it has the dtype
-  /// of its base layers too.
+  /// Adds another adapter to the model. It is inactive and frozen until
+  /// `set_adapter` names it. Its factors have the dtype of the base layer if
+  /// `get_peft_model` was called without `autocast_adapter_dtype`. ValueError
+  /// if the name is taken.
   void add_adapter(
       const std::string& adapter_name,
       const LoraConfig& config,
       const InjectOptions& options = {});
-  /// Makes these adapters active (their updates add up) and, unless
-  /// `inference_mode`, trainable; all others frozen. ValueError if two of them
+  /// Activates the adapters `adapter_names`, whose updates add up, and
+  /// deactivates every other adapter of the model. Active adapters are
+  /// trainable unless `inference_mode` is set; inactive ones are frozen.
+  /// Unmerges first if adapters are merged. ValueError if two of the adapters
   /// train the same module (`modules_to_save`), bias or row of a table
   /// (`trainable_token_indices`).
   void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false);
   /// @{
-  /// The same for a list in place, and for one name.
+  /// The same for names in braces, `set_adapter({"a", "b"})`, and for one name.
   void set_adapter(
       std::initializer_list<std::string> adapter_names,
       bool inference_mode = false) {
@@ -68,88 +75,102 @@ class TORCHLORA_API PeftModel {
   }
   /// @}
 
-  /// Without the last one the model is the base model. ValueError if there is
-  /// no such adapter, or if it is merged.
+  /// Removes an adapter from every layer. If no adapter is active then, the
+  /// alphabetically first of the rest is activated. ValueError for an unknown
+  /// name and for a merged adapter.
   void delete_adapter(const std::string& adapter_name);
-  /// Adds an adapter that is the weighted combination of others, inactive and
-  /// frozen; weights may be negative. Its scaling is 1, its rank that of the
-  /// configuration in every layer (padded with zeros). Biases of `lora_bias`
-  /// add up. ValueError for a name that is taken, for DoRA adapters, for
-  /// adapters whose initializer changed the base, and for combinations that
-  /// cannot be (`CombinationOptions`).
+  /// Adds a new adapter `adapter_name` that is the weighted combination of
+  /// `adapters`. It is inactive and frozen; its scaling is 1 and its rank is
+  /// the same in every layer (padded with zeros). Weights may be negative.
+  /// Biases of `lora_bias` add up. ValueError if the name is taken, for DoRA
+  /// adapters, for adapters that changed the base weights (PiSSA, KaSA), and
+  /// for options that do not fit (`CombinationOptions`).
   void add_weighted_adapter(
       const std::vector<std::string>& adapters,
       const std::vector<double>& weights,
       const std::string& adapter_name,
       const CombinationOptions& options = {});
-  /// PEFT's `with model.disable_adapter():`.
+  /// Disables all adapters until the returned guard is destroyed: the model
+  /// then computes what the base model does. PEFT's `with
+  /// model.disable_adapter():`.
   [[nodiscard]] DisableAdapterGuard disable_adapter() const;
-  /// Sends each element of the batches to come through the adapter named for
-  /// it ("__base__": none), whatever is active, and through the base model's
-  /// own `modules_to_save`: PEFT's argument
-  /// `adapter_names` of forward. In eval mode; ValueError for a model in
-  /// training, unknown names, merged adapters, DoRA, adapters with
-  /// `modules_to_save`, `bias` or `trainable_token_indices`, MultiheadAttention
-  /// and `target_parameters`.
+  /// Sends each sample of a batch through its own adapter until the returned
+  /// guard is destroyed. `adapter_names[i]` names the adapter of sample i,
+  /// whether or not it is active; "__base__" means none. Samples use the base
+  /// model's own `modules_to_save`. PEFT's argument `adapter_names` of forward.
+  /// ValueError for a model in training mode, unknown names, merged adapters,
+  /// DoRA, adapters with `modules_to_save`, `bias` or
+  /// `trainable_token_indices`, MultiheadAttention, EmbeddingBag and
+  /// `target_parameters`.
   [[nodiscard]] MixedBatchGuard mixed_batch(
       const std::vector<std::string>& adapter_names) const;
 
-  /// Adds the update to the base weights, in place, and puts the rows by
-  /// `trainable_token_indices` into theirs; the layers stay. ValueError, and
-  /// nothing is changed, if a weight or a bias it writes to is another module's
-  /// too: give one of them a copy of its own before it is adapted (a new layer
-  /// by `replace_module`, and the values copied).
+  /// Adds the updates of adapters (default: the active ones) to the base
+  /// weights, in place, and writes the rows that `trainable_token_indices`
+  /// trained into their tables. The LoRA layers stay in the model. ValueError,
+  /// and no weight has changed, if another module shares a weight or bias that
+  /// the merge would write to: give one of the modules its own copy before you
+  /// adapt the model.
   void merge_adapter(const MergeOptions& options = {});
-  /// Takes all merged updates out again, last first.
+  /// Subtracts all merged updates from the base weights, the last merged first.
+  /// Warns if nothing is merged.
   void unmerge_adapter();
-  /// Merges and puts the base layers back into the tree. The handle is empty
+  /// Merges adapters (default: the active ones) and puts the base layers back
+  /// into the module tree in place of the LoRA layers. The handle is empty
   /// afterwards. ValueError as for `merge_adapter`.
   void merge_and_unload(const MergeOptions& options = {});
-  /// Puts the base layers back without merging, and the base model's own
-  /// tensors in the place of trained ones. After an initializer that took its
-  /// update out of the base weights (PiSSA, OLoRA) they stay without it: warns.
+  /// Puts the base layers back into the module tree without merging, and
+  /// restores the base tensors that adapters trained. Warns if an adapter
+  /// changed the base weights when it was created (PiSSA, OLoRA): they stay
+  /// changed.
   void unload();
 
-  /// Returns the (trainable, all) numbers of parameters.
+  /// Returns the number of trainable parameter elements and of all parameter
+  /// elements of the model. Shared memory counts once.
   std::pair<int64_t, int64_t> get_nb_trainable_parameters() const;
-  /// Returns PEFT's line "trainable params: 64 || all params: 324 ||
-  /// trainable%: 19.7531".
+  /// Returns PEFT's summary as text: "trainable params: 64 || all params: 324
+  /// || trainable%: 19.7531".
   std::string trainable_parameters_line() const;
-  /// Prints that line to the standard output.
+  /// Prints `trainable_parameters_line()` to the standard output.
   void print_trainable_parameters() const;
-  /// Returns the parameters an optimizer takes: those that require a gradient.
+  /// Returns the parameters of the model that require a gradient, for an
+  /// optimizer.
   std::vector<Tensor> trainable_parameters() const;
 
-  /// Returns the tensors of an adapter under the names of PEFT's file
-  /// (`base_model.model.fc.lora_A.weight`).
+  /// Returns the tensors of an adapter by the names that they have in PEFT's
+  /// adapter file, such as `base_model.model.fc.lora_A.weight`. The tensors
+  /// share the memory of the adapter.
   torch::OrderedDict<std::string, Tensor> state_dict(
       const std::string& adapter_name = "default") const;
-  /// Writes adapter_config.json and adapter_model.safetensors as PEFT does:
-  /// "default" into `directory`, other adapters into a folder of their name
-  /// below it. Empty `selected_adapters`: all.
+  /// Writes adapter_config.json and adapter_model.safetensors for each of
+  /// `selected_adapters` (default: all), as PEFT does. The adapter "default"
+  /// goes into `directory`, an adapter of another name into a folder of its
+  /// name below.
   ///
-  /// An adapter whose initializer changed the base weights (PiSSA, OLoRA) is
-  /// one of the changed base. `path_initial_model_for_weight_conversion`, the
-  /// folder in which it was saved before training, makes it a plain LoRA of
-  /// the original base, of twice the rank.
+  /// An adapter whose initializer changed the base weights (PiSSA, OLoRA) fits
+  /// only that changed base. `path_initial_model_for_weight_conversion` is the
+  /// folder in which you saved the adapter before training; with it the file
+  /// holds a plain LoRA adapter of twice the rank for the original base.
   void save_pretrained(
       const std::filesystem::path& directory,
       const std::vector<std::string>& selected_adapters = {},
       const std::filesystem::path& path_initial_model_for_weight_conversion =
           {}) const;
-  /// Loads a further adapter from a folder that PEFT or torchlora wrote.
-  /// DataError on missing, unexpected or mis-shaped tensors.
+  /// Adds another adapter from a folder that PEFT or torchlora wrote. It is
+  /// inactive until `set_adapter` names it. DataError for missing, unexpected
+  /// or mis-shaped tensors.
   void load_adapter(
       const std::filesystem::path& directory,
       const std::string& adapter_name,
       const LoadOptions& options = {});
-  /// Adapts `model` with an adapter from a folder.
+  /// Adapts `model` with the adapter in a folder that PEFT or torchlora wrote,
+  /// activates it and returns the handle.
   static PeftModel from_pretrained(
       torch::nn::Module& model,
       const std::filesystem::path& directory,
       const std::string& adapter_name = "default",
       const LoadOptions& options = {});
-  /// The same for a module holder.
+  /// The same for a module holder such as `torch::nn::Sequential`.
   template <class Impl>
   static PeftModel from_pretrained(
       const torch::nn::ModuleHolder<Impl>& model,
@@ -168,10 +189,11 @@ class TORCHLORA_API PeftModel {
   std::shared_ptr<PeftState> state_;
 };
 
-/// Switches adapters off for its lifetime and restores what was before. Nests.
+/// An object that disables all adapters of a model while it lives. Its
+/// destructor restores the state from before. Guards may be nested.
 class TORCHLORA_API DisableAdapterGuard {
  public:
-  /// See `PeftModel::disable_adapter`.
+  /// Disables the adapters of `model`. `PeftModel::disable_adapter` calls it.
   explicit DisableAdapterGuard(const PeftModel& model);
   ~DisableAdapterGuard();
   DisableAdapterGuard(const DisableAdapterGuard&) = delete;
@@ -180,14 +202,17 @@ class TORCHLORA_API DisableAdapterGuard {
  private:
   /// Keeps the model alive.
   std::shared_ptr<PeftState> state_;
-  /// What was on before.
+  /// Every adapted layer, and whether its adapters were enabled before.
   std::vector<std::pair<std::shared_ptr<TunerLayer>, bool>> saved_;
 };
 
-/// `PeftModel::mixed_batch`, for its lifetime. Does not nest.
+/// An object that sends each sample of a batch through its own adapter while it
+/// lives (`PeftModel::mixed_batch`). Guards cannot be nested.
 class TORCHLORA_API MixedBatchGuard {
  public:
-  /// See `PeftModel::mixed_batch` for what is refused.
+  /// Assigns sample i of the following batches to adapter `adapter_names[i]`.
+  /// ValueError for the models and adapters that `PeftModel::mixed_batch`
+  /// lists.
   MixedBatchGuard(
       const PeftModel& model,
       const std::vector<std::string>& adapter_names);
@@ -199,19 +224,20 @@ class TORCHLORA_API MixedBatchGuard {
   /// Keeps the model alive.
   std::shared_ptr<PeftState> state_;
   std::vector<std::shared_ptr<LoraLayer>> layers_;
-  /// What has tensors of its own, and whether it was on before.
+  /// The modules whose adapters train own tensors (`modules_to_save`, table
+  /// rows), and whether these were enabled before.
   std::vector<std::pair<std::shared_ptr<TunerLayer>, bool>> saved_;
 };
 
-/// Freezes `model`, replaces its targeted layers by LoRA layers and returns
-/// the handle. `model` must be owned by a shared_ptr (every module holder
-/// is). On any error the model stays as it was.
+/// Freezes `model`, replaces the layers that `config` targets by LoRA layers,
+/// activates the adapter and returns the handle. A shared_ptr must own `model`,
+/// as every module holder does. If it throws, the model is as before.
 TORCHLORA_API PeftModel get_peft_model(
     torch::nn::Module& model,
     const LoraConfig& config,
     const std::string& adapter_name = "default",
     const InjectOptions& options = {});
-/// The same for a module holder.
+/// The same for a module holder such as `torch::nn::Sequential`.
 template <class Impl>
 PeftModel get_peft_model(
     const torch::nn::ModuleHolder<Impl>& model,
@@ -221,8 +247,10 @@ PeftModel get_peft_model(
   return get_peft_model(*model, config, adapter_name, options);
 }
 
-/// Injects an adapter without making a handle and returns the LoRA layers.
-/// Without `options` adapters have the dtype of their base layer.
+/// Freezes `model`, replaces the layers that `config` targets by LoRA layers,
+/// activates the adapter in them and returns these layers. Makes no
+/// `PeftModel`. Without `options` the factors have the dtype of their base
+/// layer.
 TORCHLORA_API std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
     torch::nn::Module& model,
     const LoraConfig& config,

@@ -132,6 +132,11 @@ void LoraLayer::prepare_adapter(
       parameter(factors.B.reshape(base.B_sizes(r))), parameter(factors.bias));
   next_base_weight_ = factors.base_weight;
   TORCH_CHECK_VALUE(
+      !next_base_weight_.defined() || initializer.traits.modifies_base,
+      "[update_layer] the initializer ",
+      initializer.name,
+      " replaces the base weight: register it with the trait modifies_base");
+  TORCH_CHECK_VALUE(
       !next_base_weight_.defined() || !initializer.traits.is_convertible,
       "[update_layer] the initializer ",
       initializer.name,
@@ -143,11 +148,6 @@ void LoraLayer::prepare_adapter(
         {config, base, adapter, parameter, is_loaded}, next_base_weight_);
   }
   adapter.changed_base = modifies_base(config);
-  TORCH_CHECK_VALUE(
-      adapter.changed_base || !next_base_weight_.defined(),
-      "[update_layer] the initializer ",
-      initializer.name,
-      " replaces the base weight: register it with the trait modifies_base");
   lora_A_->insert(adapter_name, adapter.lora_A);
   lora_B_->insert(adapter_name, adapter.lora_B);
   adapters_.add(std::move(adapter));

@@ -6,15 +6,16 @@
 
 namespace torchlora {
 
-/// Reads the adapter_config.json of a folder that PEFT (0.10 or later) or
-/// torchlora wrote. Warns about unknown keys and keeps them in `unknown_keys`.
-/// DataError names a key that is missing, has a value that is not allowed, or
-/// asks for a feature of PEFT that is not supported.
+/// Reads the adapter_config.json in a folder that PEFT (0.10 or later) or
+/// torchlora wrote, and returns the configuration. Warns about unknown keys and
+/// stores them in `unknown_keys`. DataError if a key is missing, has a value
+/// that is not allowed, or asks for a feature of PEFT that torchlora lacks; the
+/// message names the key.
 TORCHLORA_API LoraConfig
 load_adapter_config(const std::filesystem::path& directory);
 
-/// Returns the adapter_config.json that PEFT 0.21.2 would write: all its keys,
-/// sorted.
+/// Returns the text of adapter_config.json for `config` as PEFT 0.21.2 would
+/// write it, with all keys, sorted.
 TORCHLORA_API std::string adapter_config_json(const LoraConfig& config);
 
 } // namespace torchlora

@@ -4,17 +4,19 @@
 
 namespace torchlora {
 
-/// Replaces the weights, ranks, scalings and configuration of a loaded adapter
-/// by those of an adapter in a folder. Whether it is active and trainable does
-/// not change. Tensors of equal sizes are overwritten in place. A layer that
-/// the folder does not adapt gets an update of zero. PEFT's `hotswap_adapter`,
-/// which also demands equal `use_rslora` and `alpha_pattern` and keeps the old
-/// rank in the configuration.
+/// Replaces the weights, ranks, scalings and configuration of the adapter
+/// `adapter_name` by those of the adapter in `directory`. The adapter stays
+/// active or inactive, trainable or frozen. Tensors of equal sizes are
+/// overwritten in place. A layer that the new adapter does not adapt gets an
+/// update of zero. PEFT's `hotswap_adapter`, which also requires equal
+/// `use_rslora` and `alpha_pattern` and leaves the old rank in the
+/// configuration.
 ///
-/// DataError if the folder's tensors do not fit. ValueError, and nothing is
-/// changed, if it adapts a layer that the adapter does not, if the two differ
-/// in `use_dora`, `lora_bias`, `lora_dropout` or `velora_config`, or if one has
-/// modules, biases or rows of tables of its own or changed the base, or is
+/// DataError if the file's tensors do not fit. ValueError, and nothing has
+/// changed, in these cases: the new adapter adapts a layer that the old one
+/// does not; the two differ in `use_dora`, `lora_bias`, `lora_dropout` or
+/// `velora_config`; one of them has `modules_to_save`, `bias` or
+/// `trainable_token_indices` or changed the base weights; the old one is
 /// merged.
 TORCHLORA_API void hotswap_adapter(
     PeftModel& model,

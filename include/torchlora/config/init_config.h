@@ -11,23 +11,25 @@
 
 namespace torchlora {
 
-/// PEFT's `init_lora_weights`: true (A random, B zero), false (both random; for
-/// tests) or the name of an initializer (`init/initializer.h`).
+/// A value of PEFT's option `init_lora_weights`: true (A random, B zero), false
+/// (A and B random, for tests) or the name of an initializer
+/// (`init/initializer.h`).
 class TORCHLORA_API InitLoraWeights {
  public:
   /// @{
-  /// A flag, or a name.
+  /// Stores a flag, or the name of an initializer.
   InitLoraWeights(bool value = true) : value_(value) {}
   InitLoraWeights(const char* name) : value_(std::string(name)) {}
   InitLoraWeights(std::string name) : value_(std::move(name)) {}
   /// @}
 
-  /// Whether it is a name.
+  /// Returns whether the value is a name and not a flag.
   bool is_name() const {
     return std::holds_alternative<std::string>(value_);
   }
   /// @{
-  /// The value. `std::bad_variant_access` if it is of the other kind.
+  /// Return the stored flag, or the stored name. `std::bad_variant_access` if
+  /// the value is of the other kind.
   bool flag() const {
     return std::get<bool>(value_);
   }
@@ -42,59 +44,75 @@ class TORCHLORA_API InitLoraWeights {
   std::variant<bool, std::string> value_;
 };
 
-/// Configures the initializer "corda". PEFT's `CordaConfig`, without its files
-/// of statistics and of decompositions.
+/// The options of the initializer "corda". PEFT's `CordaConfig`, without the
+/// files in which PEFT stores statistics and decompositions.
 struct TORCHLORA_API CordaConfig {
   CordaConfig() = default;
-  /// ValueError names an option whose value is not allowed.
+  /// Throws ValueError if an option has a value that is not allowed. The
+  /// message names the option.
   void validate() const;
-  /// "ipm" (instruction-previewed: the first components learn the task) or
-  /// "kpm" (knowledge-preserved: the last ones do).
+  /// Which singular components the adapter trains: "ipm"
+  /// (instruction-previewed: the r largest, which learn the task best) or "kpm"
+  /// (knowledge-preserved: the r smallest, which disturb the model's knowledge
+  /// least).
   TORCH_ARG(std::string, corda_method) = "ipm";
 };
 
-/// Configures the initializer "lora_ga". PEFT's `LoraGAConfig`.
+/// The options of the initializer "lora_ga". PEFT's `LoraGAConfig`.
 struct TORCHLORA_API LoraGAConfig {
   LoraGAConfig() = default;
-  /// ValueError names an option whose value is not allowed.
+  /// Throws ValueError if an option has a value that is not allowed. The
+  /// message names the option.
   void validate() const;
-  /// The singular vectors of the gradient that A and B start from: "ArB2r" (A
-  /// the first r, B the next r), "A2rBr" (the other way round), "ArBr" (in
-  /// turn) or "random".
+  /// Which of the first 2 r singular vectors of the gradient A and B start
+  /// from: "ArB2r" (A the first r, B the next r), "A2rBr" (B the first r, A the
+  /// next r), "ArBr" (B and A alternate) or "random" (the same random r for A
+  /// and B).
   TORCH_ARG(std::string, direction) = "ArB2r";
-  /// "stable" (B times out_features^¼ / √stable_gamma), "weight_svd" (B as
-  /// large as the base weight), "gd_scale" (both divided by the scaling) or
-  /// "unit".
+  /// How the factors are scaled. "stable" multiplies B by out_features^¼ /
+  /// √stable_gamma. "weight_svd" multiplies B by the ratio of the largest
+  /// singular value of the base weight to the gradient's singular value of B's
+  /// first column. "gd_scale" divides A and B by `scaling`. "unit" leaves both
+  /// as they are.
   TORCH_ARG(std::string, scale) = "stable";
-  /// Used by the scale "stable".
+  /// The number stable_gamma by whose square root the scale "stable" divides B.
+  /// Other scales ignore it.
   TORCH_ARG(int64_t, stable_gamma) = 16;
 };
 
-/// Configures the initializer "loftq". PEFT's `LoftQConfig`.
+/// The options of the initializer "loftq". PEFT's `LoftQConfig`.
 struct TORCHLORA_API LoftQConfig {
   LoftQConfig() = default;
-  /// ValueError names an option whose value is not allowed.
+  /// Throws ValueError if an option has a value that is not allowed. The
+  /// message names the option.
   void validate() const;
-  /// 4 (NF4 in blocks of 64) or 8 (int8 per row).
+  /// Bits per value of the quantized base weight: 4 (NF4 in blocks of 64
+  /// values) or 8 (int8 with one scale per row).
   TORCH_ARG(int64_t, loftq_bits) = 4;
-  /// How often quantization and decomposition alternate.
+  /// How many times the initializer alternates quantizing the base weight and
+  /// fitting B A to the rest.
   TORCH_ARG(int64_t, loftq_iter) = 1;
 };
 
-/// Configures the initializer "eva". PEFT's `EvaConfig`; its label mask is an
-/// argument of `initialize_lora_eva_weights`, which chooses the rows.
+/// The options of the initializer "eva". PEFT's `EvaConfig`, except that its
+/// label mask is the argument `prepare_layer_inputs` of
+/// `initialize_lora_eva_weights`.
 struct TORCHLORA_API EvaConfig {
   EvaConfig() = default;
-  /// ValueError names an option whose value is not allowed.
+  /// Throws ValueError if an option has a value that is not allowed. The
+  /// message names the option.
   void validate() const;
-  /// The rank of a layer may grow to rho · r; 1 leaves all ranks at r.
+  /// The largest factor by which the rank of a layer may grow: up to rho · r. 1
+  /// leaves all ranks at r.
   TORCH_ARG(double, rho) = 2;
-  /// A component has converged when its cosine with the component of the batch
-  /// before is at least tau.
+  /// The cosine similarity to the previous batch's component from which a
+  /// principal component counts as converged.
   TORCH_ARG(double, tau) = 0.99;
-  /// Whether components are divided by the roots of their singular values.
+  /// Whether each principal component is divided by the square root of its
+  /// singular value before it becomes a row of A.
   TORCH_ARG(bool, whiten) = false;
-  /// Whether lora_alpha grows with the rank of a layer.
+  /// Whether a layer whose rank changes gets a lora_alpha that changes by the
+  /// same ratio, so that its scaling stays.
   TORCH_ARG(bool, adjust_scaling_factors) = true;
 };
 

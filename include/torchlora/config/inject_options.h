@@ -12,16 +12,18 @@
 
 namespace torchlora {
 
-/// Statistics from sample data, by module name: what `preprocess_corda` and
-/// `preprocess_loraga` return.
+/// Statistics from sample data, one tensor per module name. `preprocess_corda`
+/// and `preprocess_loraga` return them; an injection passes them to the
+/// initializer.
 using InitStatistics = std::map<std::string, Tensor>;
 
-/// Called after each layer that an injection initializes.
+/// A callback that an injection calls after it has initialized each layer:
+/// `done` of `total` layers, the last being `module_name`.
 using InitProgress = std::function<
     void(size_t done, size_t total, const std::string& module_name)>;
 
-/// Options for one injection, in contrast to `LoraConfig`, which describes the
-/// adapter and is saved with it.
+/// The options of one injection of an adapter into a model. They are not saved,
+/// unlike `LoraConfig`, which describes the adapter.
 ///
 ///     torchlora::get_peft_model(
 ///         *model,
@@ -30,12 +32,14 @@ using InitProgress = std::function<
 ///         torchlora::InjectOptions().autocast_adapter_dtype(false));
 struct TORCHLORA_API InjectOptions {
   InjectOptions() = default;
-  /// Whether adapters of bf16 and fp16 layers are fp32; if not, they have the
-  /// dtype of the layer.
+  /// Whether adapters of fp16 and bf16 layers are stored as fp32. False: an
+  /// adapter has the dtype of its layer.
   TORCH_ARG(bool, autocast_adapter_dtype) = true;
-  /// Statistics for initializers that need them ("corda", "lora_ga").
+  /// Statistics by module name, for the initializers that need them ("corda",
+  /// "lora_ga").
   TORCH_ARG(InitStatistics, init_statistics);
-  /// Progress callback.
+  /// A function that is called after each layer has been initialized; empty:
+  /// none.
   TORCH_ARG(InitProgress, init_progress);
 };
 

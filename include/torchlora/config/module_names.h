@@ -11,30 +11,31 @@
 
 namespace torchlora {
 
-/// Names of modules, a regular expression, or nothing: PEFT's
-/// `list[str] | str | None`. A name matches a module of that name and one whose
-/// name ends with it behind a dot. The expression has Python's syntax and must
+/// Names of modules, a regular expression, or nothing: PEFT's `list[str] | str
+/// | None`. A name in a list matches a module of that name and a module whose
+/// name ends with it after a dot. The expression has Python's syntax and must
 /// match the whole name. As `target_modules` the string "all-linear" means
-/// every linear layer but the output head.
+/// every linear layer except the output head.
 class TORCHLORA_API ModuleNames {
  public:
-  /// Nothing.
+  /// Makes the value "nothing".
   ModuleNames() = default;
   /// @{
-  /// A regular expression, or "all-linear".
+  /// Stores a regular expression, or "all-linear".
   ModuleNames(const char* regex) : value_(std::string(regex)) {}
   ModuleNames(std::string regex) : value_(std::move(regex)) {}
   /// @}
 
   /// @{
-  /// A list of names.
+  /// Stores a list of names.
   ModuleNames(std::vector<std::string> names) : value_(std::move(names)) {}
   ModuleNames(std::initializer_list<std::string> names)
       : value_(std::vector<std::string>(names)) {}
   /// @}
 
   /// @{
-  /// Which of the three it is.
+  /// Return whether the value is nothing, a regular expression, or a list of
+  /// names.
   bool is_none() const {
     return std::holds_alternative<std::monostate>(value_);
   }
@@ -47,7 +48,8 @@ class TORCHLORA_API ModuleNames {
   /// @}
 
   /// @{
-  /// The value. `std::bad_variant_access` if it is of another kind.
+  /// Return the stored regular expression, or the stored list.
+  /// `std::bad_variant_access` if the value is of another kind.
   const std::string& regex() const {
     return std::get<std::string>(value_);
   }
@@ -56,7 +58,8 @@ class TORCHLORA_API ModuleNames {
   }
   /// @}
 
-  /// Whether it is "all-linear", in any case.
+  /// Returns whether the value is the string "all-linear" in upper or lower
+  /// case.
   bool is_all_linear() const;
 
   friend bool operator==(const ModuleNames&, const ModuleNames&) = default;
@@ -65,9 +68,10 @@ class TORCHLORA_API ModuleNames {
   std::variant<std::monostate, std::string, std::vector<std::string>> value_;
 };
 
-/// Rows of embedding tables: of the model's input embeddings, of modules by
-/// name, or none. PEFT's `list[int] | dict[str, list[int]] | None`. A name is
-/// a module's, or the end of it behind a dot.
+/// The rows of tables that an adapter trains: a list of rows of the model's
+/// input embeddings, lists of rows by module name, or nothing. PEFT's
+/// `list[int] | dict[str, list[int]] | None`. A name is a module's name or the
+/// end of it after a dot.
 ///
 ///     config.trainable_token_indices({1, 5, 9});
 ///     config.trainable_token_indices({{"embed_tokens", {1, 5, 9}}});
@@ -76,10 +80,10 @@ class TORCHLORA_API TrainableTokenIndices {
   using Indices = std::vector<int64_t>;
   using ByModule = std::vector<std::pair<std::string, Indices>>;
 
-  /// Nothing.
+  /// Makes the value "nothing".
   TrainableTokenIndices() = default;
   /// @{
-  /// Rows of the input embeddings, or by module.
+  /// Stores rows of the input embeddings, or rows by module name.
   TrainableTokenIndices(Indices indices) : value_(std::move(indices)) {}
   TrainableTokenIndices(ByModule modules) : value_(std::move(modules)) {}
   TrainableTokenIndices(std::initializer_list<int64_t> indices)
@@ -88,17 +92,18 @@ class TORCHLORA_API TrainableTokenIndices {
       : value_(ByModule(modules)) {}
   /// @}
 
-  /// Whether there is nothing, or no module.
+  /// Returns whether the value is nothing or an empty list of modules.
   bool is_none() const {
     return std::holds_alternative<std::monostate>(value_) ||
         (!is_list() && by_module().empty());
   }
-  /// Whether the rows are those of the input embeddings.
+  /// Returns whether the value is a list of rows of the input embeddings.
   bool is_list() const {
     return std::holds_alternative<Indices>(value_);
   }
   /// @{
-  /// The value. `std::bad_variant_access` if it is of another kind.
+  /// Return the rows of the input embeddings, or the rows by module name.
+  /// `std::bad_variant_access` if the value is of another kind.
   const Indices& list() const {
     return std::get<Indices>(value_);
   }

@@ -6,30 +6,34 @@
 
 namespace torchlora {
 
-/// What a configuration does with a module.
+/// The result of matching a module's name against a configuration: whether the
+/// module is adapted.
 enum class TargetMatch {
+  /// No option of the configuration names the module.
   kNone,
+  /// `target_modules` names the module: it is adapted.
   kTargeted,
-  /// Left out by `exclude_modules` or `modules_to_save`.
+  /// `exclude_modules` or `modules_to_save` names the module, which is then not
+  /// adapted even if `target_modules` names it.
   kExcluded,
 };
 
-/// The rules by which a configuration chooses modules.
+/// Which rules decide whether a configuration targets a module.
 enum class TargetRules {
-  /// PEFT's, except that an `exclude_modules` entry also excludes everything
-  /// below a module of that name.
+  /// PEFT's rules, but an `exclude_modules` entry also excludes every module
+  /// inside a module of that name.
   kTorchlora,
-  /// Those of PEFT 0.21.2.
+  /// The rules of PEFT 0.21.2.
   kPeft,
 };
 
-/// Decides which modules a configuration targets, by their dotted names. PEFT's
-/// `check_target_module_exists`. The caller resolves "all-linear" to names
-/// first. Regular expressions have Python's syntax.
+/// Decides from a module's dotted name whether a configuration targets the
+/// module. PEFT's `check_target_module_exists`. The caller replaces
+/// "all-linear" by names first. Regular expressions have Python's syntax.
 class TORCHLORA_API TargetMatcher {
  public:
-  /// ValueError for a configuration that is not valid and for a pattern that
-  /// does not compile.
+  /// Compiles the patterns of `config`. ValueError if the configuration is not
+  /// valid or a pattern does not compile.
   explicit TargetMatcher(
       const LoraConfig& config,
       TargetRules rules = TargetRules::kTorchlora);
@@ -37,6 +41,7 @@ class TORCHLORA_API TargetMatcher {
   TargetMatcher(TargetMatcher&&) noexcept;
   TargetMatcher& operator=(TargetMatcher&&) noexcept;
 
+  /// Returns whether the module of this name is targeted, excluded, or neither.
   TargetMatch match(const std::string& module_name) const;
 
  private:
@@ -44,24 +49,28 @@ class TORCHLORA_API TargetMatcher {
   std::unique_ptr<const Impl> impl_;
 };
 
-/// Whether `entry` is `module_name`, or the end of it behind a dot.
+/// Returns whether `entry` equals `module_name` or equals the end of it after a
+/// dot ("fc" names "block.fc").
 TORCHLORA_API bool names_module(
     const std::string& entry,
     const std::string& module_name);
 
-/// Looks a module up in `rank_pattern` or `alpha_pattern`. The first pattern
-/// that matches the end of its name behind a dot gives the value.
+/// A compiled `rank_pattern` or `alpha_pattern`: pairs of a regular expression
+/// and a value. `find` returns the value of the first pattern that matches a
+/// module's whole name or the end of it after a dot.
 class TORCHLORA_API PatternTable {
  public:
-  /// ValueError for a pattern that does not compile.
+  /// Compiles the patterns. ValueError for a pattern that does not compile.
   explicit PatternTable(const LoraConfig::Pattern& pattern);
   ~PatternTable();
   PatternTable(PatternTable&&) noexcept;
   PatternTable& operator=(PatternTable&&) noexcept;
 
-  /// Returns the value for a module, or none if no pattern matches.
+  /// Returns the value for the module of this name, or nullopt if no pattern
+  /// matches.
   std::optional<double> find(const std::string& module_name) const;
-  /// Returns the patterns that match none of `module_names`.
+  /// Returns the patterns that match none of `module_names`, so that the caller
+  /// can warn about them.
   std::vector<std::string> unused(
       const std::vector<std::string>& module_names) const;
 
@@ -70,8 +79,8 @@ class TORCHLORA_API PatternTable {
   std::unique_ptr<const Impl> impl_;
 };
 
-/// Returns PEFT's default `target_modules` for a `model_type`; none if it has
-/// none.
+/// Returns the modules that PEFT adapts by default in a model of this
+/// `model_type` (such as "llama"); empty if PEFT has no default.
 TORCHLORA_API ModuleNames default_target_modules(const std::string& model_type);
 
 } // namespace torchlora

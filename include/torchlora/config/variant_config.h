@@ -9,41 +9,49 @@
 
 namespace torchlora {
 
-/// Configures VeLoRA, which saves memory in training: for the gradient of A a
-/// layer keeps one number per group of input features, the projection of the
-/// group on a vector, in place of the input. Outputs and all other gradients
-/// are those of LoRA. PEFT's `VeloraConfig`. arXiv:2405.17991.
+/// The options of VeLoRA, which saves memory in training. For the gradient of A
+/// a layer stores one number per group of input features, the projection of the
+/// group on a vector, instead of its input. Outputs and all other gradients are
+/// those of LoRA. PEFT's `VeloraConfig`. arXiv:2405.17991.
 struct TORCHLORA_API VeloraConfig {
-  /// The other options have PEFT's defaults.
+  /// Sets the number of groups. The other options have PEFT's defaults.
   VeloraConfig(int64_t num_groups = 64) : num_groups_(num_groups) {}
 
-  /// ValueError names an option whose value is not allowed.
+  /// Throws ValueError if an option has a value that is not allowed. The
+  /// message names the option.
   void validate() const;
 
   friend bool operator==(const VeloraConfig&, const VeloraConfig&) = default;
 
-  /// Number of groups of input features.
+  /// The number of groups into which VeLoRA splits the input features of a
+  /// layer.
   TORCH_ARG(int64_t, num_groups);
-  /// Factor of the input that is rebuilt from the projections.
+  /// The number that backward multiplies the input by when it approximates it
+  /// from the stored projections.
   TORCH_ARG(double, scale) = 1;
-  /// The vector: "batch_average" (the mean of the groups of each batch),
-  /// "batch_average_once" (that of the first batch) or "random".
+  /// Which vector the groups are projected on: "batch_average" (the normalized
+  /// mean group of each batch), "batch_average_once" (that of the first batch,
+  /// then fixed) or "random" (fixed).
   TORCH_ARG(std::string, init_type) = "batch_average";
 };
 
-/// Configures KaSA (`lora/variants/kasa.h`): the weights of its regularizers,
-/// which act only if the training loop adds `kasa_loss`. PEFT's `KasaConfig`.
+/// The options of KaSA (`lora/variants/kasa.h`): the weights of its two
+/// regularizers. They have an effect only if the training loop adds `kasa_loss`
+/// to its loss. PEFT's `KasaConfig`.
 struct TORCHLORA_API KasaConfig {
   KasaConfig() = default;
 
-  /// ValueError names an option whose value is not allowed.
+  /// Throws ValueError if an option has a value that is not allowed. The
+  /// message names the option.
   void validate() const;
 
   friend bool operator==(const KasaConfig&, const KasaConfig&) = default;
 
-  /// Of the squares of the diagonal.
+  /// The weight of the regularizer ‖d‖², which penalizes large values of the
+  /// diagonal d.
   TORCH_ARG(double, beta) = 1e-4;
-  /// Of the distance of the factors from orthogonal ones.
+  /// The weight of the regularizer ‖Bᵀ B − I‖ + ‖A Aᵀ − I‖, which penalizes B
+  /// columns and A rows that are not orthonormal.
   TORCH_ARG(double, gamma) = 1e-3;
 };
 

@@ -12,9 +12,9 @@
 
 namespace torchlora::detail {
 
-/// Not public. Pads `input` and returns the padding that is left to the
-/// convolution. The convolution can pad with zeros only, so the other modes
-/// pad here.
+/// Not public. Pads `input` if the layer's padding mode is not zeros, and
+/// returns the padding that the convolution itself must still apply. LibTorch's
+/// convolution pads with zeros only.
 template <size_t D>
 typename torch::nn::detail::conv_padding_t<D> pad_for_convolution(
     Tensor& input,
@@ -36,8 +36,9 @@ typename torch::nn::detail::conv_padding_t<D> pad_for_convolution(
   return torch::ExpandingArray<D>(0);
 }
 
-/// Not public. The forward of a `torch::nn` convolution with another kernel and
-/// bias than the layer's. `reversed_padding` is the layer's member
+/// Not public. Returns what the forward of a `torch::nn` convolution with these
+/// options returns, computed with the given `kernel` and `bias` instead of the
+/// layer's. `reversed_padding` is the layer's member
 /// `_reversed_padding_repeated_twice`.
 template <size_t D>
 Tensor convolve(

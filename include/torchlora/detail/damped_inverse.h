@@ -5,8 +5,9 @@
 
 namespace torchlora::detail {
 
-/// Not public. (F Fᵀ + damping I)⁻¹ of a factor F [r, n], in at least fp32. A
-/// padded factor has rows of zeros, so this is the pseudo-inverse.
+/// Not public. Returns (F Fᵀ + damping · I)⁻¹ [r, r] for a factor F [r, n], in
+/// at least fp32. If F has rows of zeros, as a padded factor does, it returns
+/// the pseudo-inverse.
 TORCHLORA_API Tensor damped_inverse(const Tensor& factor, double damping);
 
 /// ValueError if the update of an adapter is not the product of its own A and

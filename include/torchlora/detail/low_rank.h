@@ -11,23 +11,25 @@ namespace torchlora {
 class LoraVariant;
 }
 
-/// Not public: for inline code of the library's own headers.
+/// Not public: helpers for inline code of the library's own headers.
 namespace torchlora::detail {
 
-/// One update of a product: scaling · B A dropout(x).
+/// One update that `low_rank_linear` adds to a product: scaling · B A
+/// dropout(x), with A [r, in] and B [out, r].
 struct LowRankTerm {
   Tensor A, B;
   double scaling;
-  /// 0: none.
+  /// The dropout probability; 0 means no dropout.
   double dropout;
-  /// Compresses the input while A is trained; nullptr: it is kept.
+  /// The variant whose `compress(x)` is stored for the gradient of A instead of
+  /// the input x; nullptr: x is stored.
   std::shared_ptr<LoraVariant> variant = nullptr;
 };
 
-/// Returns y = x Wᵀ + b + Σ terms by one autograd function that keeps x and A x
-/// only, and x only for a factor A or a weight that is trained and needs it.
-/// `input` [*, in], `weight` [out, in], `bias` [out] or undefined; the output
-/// [*, out] has the dtype of the product alone.
+/// Returns y = x Wᵀ + b + Σ scaling · B A dropout(x), computed by one autograd
+/// function. `input` x is [*, in], `weight` W [out, in], `bias` b [out] or
+/// undefined; y [*, out] has the dtype of x Wᵀ + b. For backward it stores A x,
+/// and x only if a trained factor A or a trained weight needs it.
 TORCHLORA_API Tensor low_rank_linear(
     const Tensor& input,
     const Tensor& weight,

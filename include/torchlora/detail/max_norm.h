@@ -5,11 +5,12 @@
 
 #include <torchlora/tensor.h>
 
-/// Not public: for inline code of the library's own headers.
+/// Not public: helpers for inline code of the library's own headers.
 namespace torchlora::detail {
 
-/// Returns the factors [*, 1] that hold rows [*, dim] to the norm `max_norm` of
-/// the options, without a gradient, by the rule of `at::embedding_renorm_`.
+/// Returns factors [*, 1] by which `rows` [*, dim] must be multiplied so that
+/// no row has a norm above the `max_norm` of the options. Follows
+/// `at::embedding_renorm_`; has no gradient.
 inline Tensor max_norm_scale(
     const Tensor& rows,
     const torch::nn::EmbeddingOptions& options) {

@@ -4,15 +4,16 @@
 
 namespace torchlora::detail {
 
-/// Not public. Gives a variable another value for the lifetime of the object.
+/// Not public. An object that gives a variable another value while it lives;
+/// its destructor restores the old value.
 template <class T>
 class ScopedValue {
  public:
-  /// Writes `value` to `variable`.
+  /// Saves the value of `variable` and writes `value` to it.
   ScopedValue(T& variable, T value)
       : variable_(variable),
         before_(std::exchange(variable, std::move(value))) {}
-  /// Restores the value from before.
+  /// Restores the value that the variable had before.
   ~ScopedValue() {
     variable_ = std::move(before_);
   }

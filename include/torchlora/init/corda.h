@@ -6,16 +6,17 @@
 
 namespace torchlora::init {
 
-/// Returns the inverse of a positive definite matrix.
+/// Returns the inverse of the symmetric, nominally positive definite `matrix`,
+/// by a Cholesky factorization if it succeeds.
 inline Tensor inverse_of(const Tensor& matrix) {
   const auto [factor, info] = at::linalg_cholesky_ex(matrix);
   return info.item<int64_t>() == 0 ? at::cholesky_inverse(factor)
                                    : std::get<0>(at::linalg_inv_ex(matrix));
 }
 
-/// Returns the covariance plus the smallest multiple of the identity, out of
-/// 0.01 · 2^n · its mean diagonal, with which it can be inverted, and the
-/// inverse.
+/// Adds a multiple of the identity to `covariance` [n, n] so that it can be
+/// inverted, and returns (damped covariance, its inverse). Tries the multiples
+/// 0.01 · 2^k · mean diagonal in ascending order. ValueError if none works.
 inline std::pair<Tensor, Tensor> damped_inverse(const Tensor& covariance) {
   constexpr double tolerance = 0.05, largest = 1e6;
   const auto mean = covariance.diagonal().mean();
@@ -34,11 +35,13 @@ inline std::pair<Tensor, Tensor> damped_inverse(const Tensor& covariance) {
       "be inverted; give preprocess_corda data that reach the layer");
 }
 
-/// "corda": with the covariance C of the layer's input (`preprocess_corda`)
-/// and W C = U S Vᵀ, scaling · B A is U S Vᵀ C⁻¹ restricted to the first r
-/// components (`corda_method` "ipm", which learns the task) or to the last r
-/// ("kpm", which keeps what the model knows). The base weight loses
-/// scaling · B A. Yang et al. 2024, arXiv:2406.05223.
+/// The initializer "corda". With the covariance C of the layer's input
+/// (`preprocess_corda`) and W C = U S Vᵀ, it sets A and B so that scaling · B A
+/// = U S Vᵀ C⁻¹ restricted to the r largest components (`corda_method` "ipm",
+/// which learns the task) or the r smallest ("kpm", which preserves the model's
+/// knowledge). `LoraLayer::commit_adapter` then subtracts scaling · B A from
+/// the base weight, so that the adapted layer starts as the base layer. Yang et
+/// al. 2024, arXiv:2406.05223.
 inline void corda_init(Factors& factors, const Arguments& arguments) {
   const auto weight = weight_to_decompose(arguments, "corda");
   const auto& covariance = statistics_for(

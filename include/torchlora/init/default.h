@@ -8,9 +8,10 @@
 
 namespace torchlora::init {
 
-/// `init_lora_weights` true: A as `torch::nn::Linear` draws its weight (uniform
-/// in ±1/√in_features), B zero, so that the adapted layer starts as the base
-/// layer. Hu et al. 2021, arXiv:2106.09685.
+/// The initializer for `init_lora_weights` true. Draws A as `torch::nn::Linear`
+/// draws its weight (uniform in ±1/√in_features) and sets B to zero, so that
+/// the adapted layer starts as the base layer. Hu et al. 2021,
+/// arXiv:2106.09685.
 inline void default_init(Factors& factors, const Arguments& arguments) {
   if (arguments.is_loaded) {
     return;
@@ -22,11 +23,13 @@ inline void default_init(Factors& factors, const Arguments& arguments) {
   }
 }
 
-/// `init_lora_weights` false: both factors stay as the layer constructed them,
-/// random, so that the adapted layer differs from the base layer. For tests.
+/// The initializer for `init_lora_weights` false. Leaves A and B as the layer
+/// constructed them, random, so that the adapted layer differs from the base
+/// layer from the start. For tests.
 inline void no_init(Factors& /*factors*/, const Arguments& /*arguments*/) {}
 
-/// What embeddings use for true and "gaussian": A zero, B ~ N(0, 1).
+/// The initializer that embeddings use in place of one that draws A (true,
+/// "gaussian"). Sets A to zero and draws B ~ N(0, 1).
 inline void embedding_init(Factors& factors, const Arguments& arguments) {
   if (arguments.is_loaded) {
     return;

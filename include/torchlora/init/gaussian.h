@@ -6,7 +6,8 @@
 
 namespace torchlora::init {
 
-/// "gaussian": A ~ N(0, 1/r²), B zero.
+/// The initializer "gaussian". Draws A ~ N(0, 1/r²) and sets B to zero, so that
+/// the adapted layer starts as the base layer.
 inline void gaussian_init(Factors& factors, const Arguments& arguments) {
   if (arguments.is_loaded) {
     return;

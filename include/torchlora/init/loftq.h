@@ -6,9 +6,10 @@
 
 namespace torchlora::init {
 
-/// Rounds each element to the nearest value of QLoRA's 4-bit normal float, in
-/// blocks of 64 of the row-major elements, each divided by its largest one.
-/// The values are quantiles of N(0, 1): Dettmers et al. 2023, arXiv:2305.14314,
+/// Rounds each element of `matrix` to the nearest value of QLoRA's 4-bit normal
+/// float (NF4) and returns the result in floating point. Each block of 64
+/// consecutive row-major elements is scaled by its largest absolute value. The
+/// 16 values are quantiles of N(0, 1): Dettmers et al. 2023, arXiv:2305.14314,
 /// appendix E.
 inline Tensor quantize_nf4(const Tensor& matrix) {
   constexpr int64_t block = 64;
@@ -47,18 +48,20 @@ inline Tensor quantize_nf4(const Tensor& matrix) {
       .view_as(matrix);
 }
 
-/// Rounds each element to the nearest of 255 values from -max to max of its
-/// row.
+/// Rounds each element of `matrix` to the nearest of 255 evenly spaced values
+/// between −max and max, where max is the largest absolute value of its row.
+/// Returns the result in floating point.
 inline Tensor quantize_int8(const Tensor& matrix) {
   const auto largest = matrix.abs().amax(1, /*keepdim=*/true);
   const auto scale = at::where(largest > 0, largest, 1) / 127;
   return (matrix / scale).round_().mul_(scale);
 }
 
-/// "loftq": a quantized weight Q replaces the base weight, and scaling · B A is
-/// the best approximation of W - Q of rank r. With `loftq_iter` N the two steps
-/// alternate N times, the next Q that of W - scaling · B A. Li et al. 2023,
-/// arXiv:2310.08659.
+/// The initializer "loftq". Quantizes the base weight W to Q, and sets A and B
+/// so that scaling · B A is the best approximation of rank r of W − Q. The
+/// layer then replaces its base weight by Q. With `loftq_iter` N it repeats
+/// both steps N times; each further Q quantizes W − scaling · B A. Li et al.
+/// 2023, arXiv:2310.08659.
 inline void loftq_init(Factors& factors, const Arguments& arguments) {
   const auto weight = weight_to_decompose(arguments, "loftq");
   const auto config = arguments.config.loftq_config().value_or(LoftQConfig());
@@ -81,9 +84,8 @@ inline void loftq_init(Factors& factors, const Arguments& arguments) {
   }
 }
 
-/// Whether a second run on the same weight gives the same Q. The first Q
-/// depends on the weight alone, those after it on the rounding of a
-/// decomposition.
+/// Returns whether a second run on the same weight gives the same Q: true only
+/// for one iteration, as later ones depend on the rounding of a decomposition.
 inline bool loftq_is_repeatable(const LoraConfig& config) {
   return config.loftq_config().value_or(LoftQConfig()).loftq_iter() == 1;
 }

@@ -9,11 +9,13 @@
 
 namespace torchlora::init {
 
-/// "lora_ga": with the mean gradient G = U S Vᵀ of the base weight
-/// (`preprocess_loraga`), A is r rows of Vᵀ and B is r columns of U S, so that
-/// the first step of training moves B A along the step that the whole weight
-/// would take. `LoraGAConfig` says which columns, and how they are scaled. The
-/// base weight loses scaling · B A. Wang et al. 2024, arXiv:2407.05000.
+/// The initializer "lora_ga". With the mean gradient G = U S Vᵀ of the base
+/// weight (`preprocess_loraga`), it sets A to r rows of Vᵀ and B to r columns
+/// of U S, so that the first training step moves B A in the direction in which
+/// full training would move the weight. `LoraGAConfig` chooses the columns and
+/// the scale. `LoraLayer::commit_adapter` then subtracts scaling · B A from the
+/// base weight, so that the adapted layer starts as the base layer. Wang et al.
+/// 2024, arXiv:2407.05000.
 inline void lora_ga_init(Factors& factors, const Arguments& arguments) {
   const auto weight = weight_to_decompose(arguments, "lora_ga");
   const auto gradient = statistics_for(

@@ -6,8 +6,9 @@
 
 namespace torchlora::init {
 
-/// "mica": B is the r left singular vectors of the smallest singular values of
-/// W, and is not trained; A is zero. arXiv:2604.01694.
+/// The initializer "mica". Sets B to the left singular vectors of the r
+/// smallest singular values of W, and A to zero. The adapter trains only A.
+/// arXiv:2604.01694.
 inline void mica_init(Factors& factors, const Arguments& arguments) {
   if (arguments.is_loaded) {
     return;

@@ -6,8 +6,10 @@
 
 namespace torchlora::init {
 
-/// "olora": with W = Q R, B is the first r columns of Q and A the first r rows
-/// of R. The base weight loses scaling · B A. Büyükakyüz 2024,
+/// The initializer "olora". With the QR decomposition W = Q R of the base
+/// weight, it sets B to the first r columns of Q and A to the first r rows of
+/// R. `LoraLayer::commit_adapter` then subtracts scaling · B A from the base
+/// weight, so that the adapted layer starts as the base layer. Büyükakyüz 2024,
 /// arXiv:2406.01775.
 inline void olora_init(Factors& factors, const Arguments& arguments) {
   const auto weight = weight_to_decompose(arguments, "olora");

@@ -6,9 +6,10 @@
 
 namespace torchlora::init {
 
-/// "orthogonal": neither factor is zero, but B A is. The rows of A are
-/// combinations of the even rows of an orthogonal matrix Q [r, r], the columns
-/// of B combinations of its odd rows. The rank must be even.
+/// The initializer "orthogonal". Sets A and B to nonzero matrices whose product
+/// B A is zero: the columns of A are random combinations of the even rows of an
+/// orthogonal matrix Q [r, r], the rows of B random combinations of its odd
+/// rows. ValueError for an odd rank.
 inline void orthogonal_init(Factors& factors, const Arguments& arguments) {
   if (arguments.is_loaded) {
     return;

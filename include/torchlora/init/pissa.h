@@ -10,12 +10,14 @@
 
 namespace torchlora::init {
 
-/// "pissa": scaling · B A is the best approximation of W of rank r, W_r =
-/// U_r S_r V_rᵀ, with
+/// The initializer "pissa". Sets A and B so that scaling · B A is the best
+/// approximation of the base weight W of rank r, U_r S_r V_rᵀ:
 ///
 ///     A = √(S_r / scaling) V_rᵀ,  B = U_r √(S_r / scaling)
 ///
-/// The base weight loses scaling · B A. Meng et al. 2024, arXiv:2404.02948.
+/// `LoraLayer::commit_adapter` then subtracts scaling · B A from the base
+/// weight, so that the adapted layer starts as the base layer. Meng et al.
+/// 2024, arXiv:2404.02948.
 inline void pissa_init(Factors& factors, const Arguments& arguments) {
   share_out(
       factors,
@@ -23,8 +25,9 @@ inline void pissa_init(Factors& factors, const Arguments& arguments) {
       arguments.scaling);
 }
 
-/// "pissa_niter_N": "pissa" by N steps of a randomized subspace iteration, with
-/// the draws of `torch.svd_lowrank`.
+/// The initializer "pissa_niter_N". Does what "pissa" does, with an approximate
+/// decomposition: N steps of a randomized subspace iteration that draws as
+/// `torch.svd_lowrank` does. ValueError if N is not a number.
 inline void pissa_niter_init(Factors& factors, const Arguments& arguments) {
   constexpr std::string_view prefix = "pissa_niter_";
   const std::string_view name = arguments.config.init_lora_weights().name();

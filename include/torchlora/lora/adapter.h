@@ -9,98 +9,122 @@ namespace torchlora {
 
 class LoraVariant;
 
-/// What an adapter has one of in a layer: the parameter `weight`, and a `bias`
-/// where it was given one.
+/// A module that holds one factor, A or B, of an adapter in one layer: the
+/// parameter `weight`, and the parameter `bias` for a B with `lora_bias`. Other
+/// tensors of an adapter, such as DoRA's magnitude, are held in the same way.
 class TORCHLORA_API LoraFactor : public torch::nn::Module {
  public:
-  /// Registers both as they are, trained or frozen; an undefined `bias` aside.
+  /// Registers `value` as the parameter `weight` and, if it is defined, `bias`
+  /// as the parameter `bias`. Both keep their `requires_grad`.
   explicit LoraFactor(Tensor value, Tensor bias = {});
-  /// Overwrites the weight by a smaller matrix; the other places become zero.
+  /// Sets `weight` to zero and copies the smaller `matrix` into its first rows
+  /// and columns. Pads a factor to a larger rank.
   void assign(const Tensor& matrix) const;
 
   Tensor weight, bias;
 };
 
-/// How a type of layer calls its factors.
+/// The names that a layer type gives its factors in the module tree and in
+/// files.
 struct FactorNames {
   /// @{
-  /// Children of the LoRA layer.
+  /// Names of the LoRA layer's child modules that hold the A and the B of all
+  /// its adapters.
   const char* A = "lora_A";
   const char* B = "lora_B";
   /// @}
 
-  /// Modules with a `weight` (`lora_A.default.weight`), or parameters
-  /// themselves (`lora_embedding_A.default`).
+  /// True: each factor is a module with a parameter `weight`
+  /// (`lora_A.default.weight`). False: each factor is a parameter itself
+  /// (`lora_embedding_A.default`).
   bool are_modules = true;
 };
 
-/// One adapter of one layer: W' = W + scaling · B A.
+/// One adapter in one layer. Without a variant it changes the base weight W to
+/// W' = W + scaling · B A.
 struct TORCHLORA_API LoraAdapter {
   std::string name;
-  /// Rank.
+  /// The rank of the adapter in this layer.
   int64_t r = 0;
-  /// The configuration's, or its pattern's.
+  /// The alpha of the adapter in this layer: `LoraConfig::lora_alpha`, or the
+  /// value that `alpha_pattern` gives for the module.
   double lora_alpha = 0;
   bool use_rslora = false;
-  /// lora_alpha / r, with rsLoRA lora_alpha / √r, unless it was set.
+  /// The number that B A is multiplied by: `default_scaling()` unless
+  /// `set_scale` or `scale_layer` changed it.
   double scaling = 0;
-  /// Probability, in training.
+  /// The probability with which dropout zeroes an element of the update's input
+  /// in training.
   double lora_dropout = 0;
   /// @{
-  /// A [r, in_features, kernel…], B [out_features, r, 1…], and with
-  /// `lora_bias` B's bias [out_features].
+  /// The factors: A [r, in_features, kernel…] and B [out_features, r, 1…]
+  /// (without kernel dimensions for a linear layer). With `lora_bias` B has a
+  /// bias [out_features].
   std::shared_ptr<const LoraFactor> lora_A, lora_B;
   /// @}
 
-  /// nullptr for plain LoRA.
+  /// How the adapter differs from plain LoRA (DoRA, KaSA, VeLoRA); nullptr for
+  /// plain LoRA.
   std::shared_ptr<LoraVariant> variant;
-  /// MiCA trains A only.
+  /// Whether B is trained. False for the initializer "mica", which trains only
+  /// A.
   bool trains_B = true;
-  /// Whether making it changed the base weight (took the update out of it, or
-  /// quantized it).
+  /// Whether creating the adapter changed the base weight: PiSSA and others
+  /// subtract the first update from it, LoftQ quantizes it, KaSA truncates it.
   bool changed_base = false;
-  /// While it is merged: what taking it out needs (`LoraVariant::undo`).
+  /// A tensor that a merge saves so that unmerging can restore the base weight:
+  /// `LoraVariant::Applied::memory`. Undefined while the adapter is not merged
+  /// or if its variant needs none.
   Tensor memory = {};
 
-  /// Returns lora_alpha / r, with rsLoRA lora_alpha / √r.
+  /// Returns lora_alpha / r, or lora_alpha / √r with rsLoRA.
   double default_scaling() const;
   /// Returns the A and B of the update scaling · B A, as the variant makes
   /// them.
   std::pair<Tensor, Tensor> factors() const;
   /// Whether the adapted weight is W + scaling · B A.
   bool is_additive() const;
-  /// Returns a tensor of the variant by PEFT's name ("lora_magnitude_vector");
-  /// undefined if there is none.
+  /// Returns the variant's tensor with PEFT's name `tensor_name`, for example
+  /// "lora_magnitude_vector"; undefined if the adapter has no such tensor.
   Tensor variant_tensor(const std::string& tensor_name) const;
-  /// Returns what is saved, by the keys of `adapter_tensor_specs` and in their
-  /// order.
+  /// Returns all tensors of the adapter that a file stores, with their keys
+  /// (`lora_A.weight`, `lora_B.weight`, …), in the order of
+  /// `adapter_tensor_specs`. `names` are the factor names of the layer type.
   std::vector<std::pair<std::string, Tensor>> tensors(
       const FactorNames& names = {}) const;
 };
 
-/// A tensor of an adapter in PEFT's file.
+/// The key and the sizes of one tensor that an adapter of a layer stores in
+/// PEFT's file.
 struct AdapterTensorSpec {
-  /// The key behind the module's name, for example "lora_A.weight".
+  /// The part of the key after the module's name, for example "lora_A.weight".
   std::string key;
   std::vector<int64_t> sizes;
 };
 
-/// Returns the tensors that an adapter of rank `r` has in a layer.
+/// Returns the keys and sizes of all tensors that an adapter of rank `r` with
+/// this configuration has in a layer with this base weight: A, B, the bias of B
+/// and the variant's tensors.
 TORCHLORA_API std::vector<AdapterTensorSpec> adapter_tensor_specs(
     const FactorNames& names,
     const BaseWeight& base_weight,
     int64_t r,
     const LoraConfig& config);
 
-/// The tensors of one kind (all `lora_A`, say) of a layer's adapters in the
-/// module tree, by adapter name: the names come out as PEFT's.
+/// A child module of a LoRA layer that holds one kind of tensor, such as all
+/// `lora_A`, of every adapter of the layer by adapter name. Parameter names
+/// then equal PEFT's (`lora_A.default.weight`).
 class TORCHLORA_API AdapterDict : public torch::nn::Module {
  public:
-  /// `are_modules` as in `FactorNames`.
+  /// Makes an empty dictionary. With `are_modules` it registers each factor as
+  /// a module with a `weight`, otherwise as a parameter
+  /// (`FactorNames::are_modules`).
   explicit AdapterDict(bool are_modules = true) : are_modules_(are_modules) {}
+  /// Registers the factor of an adapter under the adapter's name.
   void insert(
       const std::string& adapter_name,
       const std::shared_ptr<const LoraFactor>& factor);
+  /// Removes the factor of an adapter from the module tree.
   void erase(const std::string& adapter_name);
 
  private:

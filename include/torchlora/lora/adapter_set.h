@@ -9,13 +9,16 @@
 
 namespace torchlora {
 
-/// What a layer does with its adapters, by their names.
+/// The state of a layer's adapters, by adapter name: which are active, which
+/// are merged, and whether the layer uses adapters at all.
 struct AdapterStates {
-  /// In the order in which they act.
+  /// The active adapters, in the order in which their updates are applied.
   std::vector<std::string> active;
-  /// In the order in which they were merged.
+  /// The adapters whose updates the base weight contains, in the order in which
+  /// they were merged.
   std::vector<std::string> merged;
-  /// Whether the forward has adapters in it.
+  /// Whether the layer's forward uses its adapters. False: it computes what the
+  /// base layer did before any merge.
   bool enabled = true;
 
   bool is_active(const std::string& adapter_name) const {
@@ -26,9 +29,9 @@ struct AdapterStates {
   }
 };
 
-/// The adapters of one layer, in the order in which they were added, and their
-/// states. `Adapter` has a `name`; a pointer to one is valid until it is
-/// removed.
+/// The adapters of one layer in the order in which they were added, with their
+/// states. `Adapter` is a struct with a member `name`. A pointer to an adapter
+/// is valid until `remove` deletes it.
 template <class Adapter>
 class AdapterSet {
  public:
@@ -49,7 +52,7 @@ class AdapterSet {
     return states_;
   }
 
-  /// nullptr if there is none.
+  /// Returns the adapter of this name, or nullptr if the layer has none.
   const Adapter* find(const std::string& adapter_name) const {
     const auto found = std::find_if(
         adapters_.begin(), adapters_.end(), [&](const auto& adapter) {
@@ -60,7 +63,7 @@ class AdapterSet {
   Adapter* find(const std::string& adapter_name) {
     return const_cast<Adapter*>(std::as_const(*this).find(adapter_name));
   }
-  /// ValueError if there is none.
+  /// Returns the adapter of this name. Throws ValueError if the layer has none.
   const Adapter& at(const std::string& adapter_name) const {
     const auto* adapter = find(adapter_name);
     TORCH_CHECK_VALUE(adapter, "Adapter ", adapter_name, " not found.");
@@ -70,10 +73,14 @@ class AdapterSet {
     return const_cast<Adapter&>(std::as_const(*this).at(adapter_name));
   }
 
+  /// Appends an adapter, inactive, and returns a reference to it. The caller
+  /// checks that the name is new.
   Adapter& add(Adapter adapter) {
     return adapters_.emplace_back(std::move(adapter));
   }
-  /// The adapter must not be merged.
+  /// Removes the adapter of this name and deactivates it. Does nothing for an
+  /// unknown name. Does not check whether the adapter is merged: call
+  /// `check_not_merged` first.
   void remove(const std::string& adapter_name) {
     std::erase(states_.active, adapter_name);
     std::erase_if(adapters_, [&](const auto& adapter) {
@@ -81,7 +88,8 @@ class AdapterSet {
     });
   }
 
-  /// Skips names that the layer does not have.
+  /// Makes exactly `adapter_names` the active adapters, in this order. Skips
+  /// names that this layer does not have and repeated names.
   void set_active(const std::vector<std::string>& adapter_names) {
     states_.active = detail::each_once(
         adapter_names, [&](const auto& name) { return find(name); });
@@ -89,15 +97,19 @@ class AdapterSet {
   void set_enabled(bool enabled) {
     states_.enabled = enabled;
   }
+  /// Records that an adapter has been merged. The caller has changed the base
+  /// weight.
   void push_merged(const std::string& adapter_name) {
     states_.merged.push_back(adapter_name);
   }
+  /// Removes the record of the adapter that was merged last. The caller has
+  /// changed the base weight.
   void pop_merged() {
     states_.merged.pop_back();
   }
 
-  /// Returns those of `adapter_names` (default: the active adapters) that
-  /// exist in this layer and are not merged yet.
+  /// Returns the adapters among `adapter_names` (default: the active adapters)
+  /// that this layer has and that are not merged yet.
   std::vector<std::string> not_merged(
       const std::vector<std::string>& adapter_names) const {
     return detail::each_once(
@@ -106,7 +118,8 @@ class AdapterSet {
           return find(name) && !states_.is_merged(name);
         });
   }
-  /// ValueError if the adapter is merged.
+  /// Throws ValueError if the adapter is merged. The message says that
+  /// `function` cannot change the adapter while it is merged into `layer_name`.
   void check_not_merged(
       const std::string& adapter_name,
       const char* function,

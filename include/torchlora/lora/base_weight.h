@@ -12,27 +12,30 @@
 
 namespace torchlora {
 
-/// How a layer stores the matrix that maps its input to its output.
+/// The order of the dimensions in which a layer stores its weight.
 enum class WeightLayout {
-  /// [out_features, in_features, kernel…], as `torch::nn::Linear` and the
-  /// convolutions do.
+  /// Output features first: [out_features, in_features, kernel…], as
+  /// `torch::nn::Linear` and the convolutions store it.
   kOutIn,
-  /// [in_features, out_features], as embedding tables and PEFT's
-  /// `fan_in_fan_out` layers do; a transposed convolution stores
+  /// Input features first: [in_features, out_features], as embedding tables and
+  /// PEFT's `fan_in_fan_out` layers store it; a transposed convolution stores
   /// [in_channels, out_channels, kernel…].
   kInOut,
 };
 
-/// Where an adaptable layer keeps its weight and what it looks like. Merging,
-/// the initializers, the files and every tool reach a base weight through
-/// this accessor alone, so a layer type that provides it gets all of them.
+/// The weight of one base layer and how the layer stores it: the tensor, the
+/// bias, the layout, and the path of the module that owns them. Merging,
+/// initializers, variants, files and tools reach a base weight only through
+/// this accessor, so a layer type that provides one supports all of them.
 ///
-/// Holds handles, not copies: writing goes to the layer's own tensor, in
-/// place, so that an optimizer's or a tied module's handle stays valid.
+/// It holds the layer's own tensors, not copies. `add_` and `copy_` write in
+/// place, so an optimizer or a tied module that holds the same tensor sees the
+/// change.
 class TORCHLORA_API BaseWeight {
  public:
-  /// `path`: the module inside the layer that owns the tensors, as its name
-  /// relative to the layer; "" if the layer itself does.
+  /// Makes the accessor of `weight` and `bias` (undefined: none). `path` is the
+  /// name, relative to the layer, of the submodule that owns the tensors; "" if
+  /// the layer owns them itself.
   BaseWeight(
       Tensor weight,
       Tensor bias = {},
@@ -43,9 +46,9 @@ class TORCHLORA_API BaseWeight {
         path_(std::move(path)),
         layout_(layout) {}
 
-  /// Makes the accessor of several experts' weights in one tensor: [experts,
-  /// out_features, in_features], or with `is_transposed` [experts, in_features,
-  /// out_features].
+  /// Makes the accessor of a stacked weight, one tensor with the weights of
+  /// several experts: [experts, out_features, in_features], or with
+  /// `is_transposed` [experts, in_features, out_features].
   static BaseWeight stacked(Tensor weight, bool is_transposed) {
     BaseWeight result(
         std::move(weight),
@@ -56,52 +59,62 @@ class TORCHLORA_API BaseWeight {
     return result;
   }
 
-  /// The tensor as the layer stores it.
+  /// Returns the weight in the sizes in which the layer stores it. Shares the
+  /// layer's memory.
   const Tensor& weight() const& {
     return weight_;
   }
   Tensor weight() && {
     return std::move(weight_);
   }
-  /// [out_features]; undefined without one.
+  /// Returns the base layer's bias [out_features]; undefined if the layer has
+  /// none.
   const Tensor& bias() const& {
     return bias_;
   }
   Tensor bias() && {
     return std::move(bias_);
   }
-  /// Names the layer's own member that is the weight: a layer that is not
-  /// `nn::Redirectable` is adapted through it (`lora/overlay.h`).
+  /// Stores the address of the layer's weight member and returns this accessor.
+  /// A layer that is not `nn::Redirectable` needs it: while the layer is
+  /// adapted, this member is a tensor that computes with the adapters
+  /// (`lora/overlay.h`). The pointer must stay valid as long as the layer.
   BaseWeight member(Tensor& weight) && {
     member_ = &weight;
     return std::move(*this);
   }
-  /// nullptr if none was named.
+  /// Returns the address of the layer's weight member that `member(weight)`
+  /// stored, or nullptr if it was not called.
   Tensor* member() const& {
     return member_;
   }
-  /// Returns the same accessor for another tensor.
+  /// Replaces the weight of this accessor, not of the layer, and returns the
+  /// accessor. Bias, layout, path and member stay.
   BaseWeight with_weight(Tensor weight) && {
     weight_ = std::move(weight);
     return std::move(*this);
   }
-  /// The module inside the layer that owns the tensors, "" for the layer.
+  /// Returns the name, relative to the layer, of the submodule that owns the
+  /// weight; "" if the layer owns it itself.
   const std::string& path() const {
     return path_;
   }
   WeightLayout layout() const {
     return layout_;
   }
-  /// The number of experts in a stacked weight; 0 for all others.
+  /// Returns the number of experts of a stacked weight, or 0 for a weight that
+  /// is not stacked.
   int64_t experts() const {
     return experts_;
   }
-  /// The input channels of a convolution, per group.
+  /// Returns the number of input features; for a convolution the input channels
+  /// per group.
   int64_t in_features() const {
     return weight_.size(first_dim() + (layout_ == WeightLayout::kOutIn));
   }
-  /// The output channels of a convolution; of a transposed one, times the
-  /// kernel's elements.
+  /// Returns the number of output features; for a convolution the output
+  /// channels, for a transposed one the output channels times the kernel's
+  /// elements.
   int64_t out_features() const {
     const auto dim = first_dim() + (layout_ == WeightLayout::kInOut);
     return experts_ || dim == 0 ? weight_.size(dim)
@@ -109,8 +122,8 @@ class TORCHLORA_API BaseWeight {
   }
 
   /// Returns the weight as a matrix [out_features, in_features · kernel
-  /// elements], a stacked one as [experts · out_features, in_features]. To
-  /// read: it shares the weight's memory where strides allow.
+  /// elements], a stacked one as [experts · out_features, in_features]. Do not
+  /// write to it: it shares the weight's memory only where strides allow.
   Tensor matrix() const {
     if (experts_) {
       return by_expert().flatten(0, 1);
@@ -118,16 +131,19 @@ class TORCHLORA_API BaseWeight {
     const auto matrix = weight_.flatten(1);
     return layout_ == WeightLayout::kInOut ? matrix.t() : matrix;
   }
-  /// Adds `alpha` · `delta`, shaped like `matrix()`, in place, rounding once
-  /// to the weight's dtype. Call without gradient mode.
+  /// Adds `alpha` · `delta` to the layer's weight in place, rounding once to
+  /// its dtype. `delta` has the shape of `matrix()`. Call it without gradient
+  /// mode.
   void add_(const Tensor& delta, double alpha = 1) const {
     weight_.add_(from_matrix(delta), alpha);
   }
-  /// Overwrites the weight by a matrix like `matrix()`, in place.
+  /// Overwrites the layer's weight in place with `matrix`, which has the shape
+  /// of `matrix()`. Call it without gradient mode.
   void copy_(const Tensor& matrix) const {
     weight_.copy_(from_matrix(matrix));
   }
-  /// Gives a matrix like `matrix()` the weight's own sizes.
+  /// Returns `matrix`, which has the shape of `matrix()`, in the sizes in which
+  /// the layer stores its weight.
   Tensor from_matrix(const Tensor& matrix) const {
     if (experts_) {
       const auto stack = matrix.view({experts_, -1, matrix.size(1)});
@@ -137,14 +153,15 @@ class TORCHLORA_API BaseWeight {
         .reshape(weight_.sizes());
   }
 
-  /// Returns a stacked weight as [experts, out_features, in_features], in its
-  /// memory.
+  /// Returns a view of a stacked weight as [experts, out_features,
+  /// in_features]. Only for a stacked weight.
   Tensor by_expert() const {
     return layout_ == WeightLayout::kInOut ? weight_.transpose(1, 2) : weight_;
   }
   /// @{
-  /// Returns a factor of a stacked weight's update by expert, in its memory:
-  /// A [experts, r, in_features], B [experts, out_features, r].
+  /// Return a view of the factor A or B of a stacked weight's update with one
+  /// matrix per expert: A as [experts, r, in_features], B as [experts,
+  /// out_features, r]. The arguments have the sizes `A_sizes` and `B_sizes`.
   Tensor A_by_expert(const Tensor& A) const {
     return A.view({experts_, -1, A.size(1)});
   }
@@ -153,17 +170,20 @@ class TORCHLORA_API BaseWeight {
   }
   /// @}
 
-  /// Returns B A, shaped like `matrix()`.
+  /// Multiplies the factors and returns B A in the shape of `matrix()`. Kernel
+  /// dimensions are flattened. For a stacked weight, multiplies per expert and
+  /// concatenates by rows.
   Tensor product(const Tensor& A, const Tensor& B) const {
     return experts_ ? B_by_expert(B).bmm(A_by_expert(A)).flatten(0, 1)
                     : B.flatten(1).mm(A.flatten(1));
   }
 
   /// @{
-  /// Returns the sizes of the factors of an update: A [r, in_features,
-  /// kernel…], B [out_features, r, 1…]. For a stacked weight they are as PEFT
-  /// stores them: A [experts · r, in_features], the rows of an expert together,
-  /// B [out_features, r · experts], the columns of a rank together.
+  /// Return the sizes of the factors of rank r: A [r, in_features, kernel…] and
+  /// B [out_features, r, 1…]. For a stacked weight the factors of all experts
+  /// are one tensor, as in PEFT: A [experts · r, in_features], where the r rows
+  /// of an expert are adjacent, and B [out_features, r · experts], where the
+  /// columns of the same rank are adjacent.
   std::vector<int64_t> A_sizes(int64_t r) const {
     if (experts_) {
       return {experts_ * r, in_features()};
@@ -181,8 +201,8 @@ class TORCHLORA_API BaseWeight {
     return sizes;
   }
   /// @}
-  /// Returns the sizes of DoRA's magnitudes: [out_features], for a convolution
-  /// [1, out_features, 1…].
+  /// Returns the sizes of DoRA's magnitude vector: [out_features], for a
+  /// convolution [1, out_features, 1…].
   std::vector<int64_t> magnitude_sizes() const {
     if (weight_.dim() == 2) {
       return {out_features()};
@@ -193,7 +213,8 @@ class TORCHLORA_API BaseWeight {
   }
 
  private:
-  /// The first dimension of the matrix, or of the matrices in a stacked weight.
+  /// Returns the index of the first matrix dimension in the tensor: 1 for a
+  /// stacked weight, else 0.
   int64_t first_dim() const {
     return experts_ ? 1 : 0;
   }
@@ -209,7 +230,8 @@ class TORCHLORA_API BaseWeight {
   int64_t experts_ = 0;
 };
 
-/// Gives the accessor of a base layer.
+/// A function that returns the `BaseWeight` of a base layer. One exists per
+/// layer type; the registry stores it.
 using BaseWeightAccessor = std::function<BaseWeight(torch::nn::Module&)>;
 
 } // namespace torchlora

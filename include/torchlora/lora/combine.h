@@ -8,57 +8,67 @@
 
 namespace torchlora {
 
-/// How `PeftModel::add_weighted_adapter` combines updates; PEFT's names and
-/// defaults.
+/// The options of `PeftModel::add_weighted_adapter`: how it combines the
+/// updates of several adapters into one. PEFT's names and defaults.
 struct TORCHLORA_API CombinationOptions {
-  /// Leaves all but the type at PEFT's defaults.
+  /// Sets the combination type. The other options have PEFT's defaults.
   CombinationOptions(std::string combination_type = "svd")
       : combination_type_(std::move(combination_type)) {}
 
-  /// Whether the type needs a `density`.
+  /// Returns whether the combination type sets part of the values to zero and
+  /// so needs a `density`: true for "magnitude_prune", "ties", "dare_…" and
+  /// their "_svd" forms.
   bool prunes() const;
-  /// Whether the factors are combined one by one.
+  /// Returns whether the combination type combines the A factors and the B
+  /// factors separately, as "linear" does, instead of whole updates B A.
   bool is_by_factor() const;
-  /// ValueError for an unknown type and for values that do not fit it.
+  /// Throws ValueError for an unknown combination type and for option values
+  /// that do not fit it.
   void validate() const;
 
-  /// "cat" is exact: the ranks add up. "svd" is the best approximation of rank
-  /// `svd_rank`. "linear", "magnitude_prune", "ties" (arXiv:2306.01708),
-  /// "dare_linear" and "dare_ties" (arXiv:2311.03099) combine the factors one
-  /// by one, which is a rough approximation. "magnitude_prune_svd", "ties_svd",
-  /// "dare_linear_svd" and "dare_ties_svd" combine the whole updates and
-  /// approximate the result.
+  /// How updates are combined. "cat" is exact: the ranks add up. "svd" is the
+  /// best approximation of rank `svd_rank` of the exact sum. "linear",
+  /// "magnitude_prune", "ties" (arXiv:2306.01708), "dare_linear" and
+  /// "dare_ties" (arXiv:2311.03099) combine the A factors and the B factors
+  /// separately, a rough approximation. The same names with "_svd" appended
+  /// (not "linear") combine the products B A and approximate the result.
   TORCH_ARG(std::string, combination_type);
-  /// Rank for the types that end in "svd"; none: the largest of the adapters.
+  /// Rank of the combined adapter, for the types that end in "svd". Default:
+  /// the largest rank of the combined adapters.
   TORCH_ARG(std::optional<int64_t>, svd_rank);
-  /// Quantile at which the factors of an approximation are clamped.
+  /// Quantile in [0, 1] at which the types that end in "svd" clamp the values
+  /// of the new A and B. Default: no clamping.
   TORCH_ARG(std::optional<double>, svd_clamp);
-  /// Share of the values that stay, in (0, 1]; the types that prune need it.
+  /// Share of the values, in (0, 1], that the pruning types do not set to zero.
+  /// Those types require it (`prunes()`).
   TORCH_ARG(std::optional<double>, density);
-  /// "total" or "frequency"; for the "ties" types.
+  /// How the "ties" types choose the sign of each value: "total" takes the sign
+  /// of the sum, "frequency" the more frequent sign.
   TORCH_ARG(std::string, majority_sign_method) = "total";
 };
 
-/// One update, weight · scaling · B A.
+/// One update to combine, weight · scaling · B A.
 struct WeightedUpdate {
-  /// [r, in]
+  /// Factor A, [r, in_features].
   Tensor A;
-  /// [out, r]
+  /// Factor B, [out_features, r].
   Tensor B;
   double scaling;
   double weight;
 };
 
-/// The factors of a combination, B A.
+/// The result of a combination, the update B A. Its scaling is 1.
 struct CombinedUpdate {
-  /// [rank, in]
+  /// Factor A, [rank, in_features].
   Tensor A;
-  /// [out, rank]
+  /// Factor B, [out_features, rank].
   Tensor B;
 };
 
-/// Combines updates of one layer. DARE draws from the default generator
-/// as PEFT does, for whole updates in the order of the weight's `layout`.
+/// Combines several updates of one layer into one and returns its factors.
+/// `rank` limits the rank of the types that end in "svd". The "dare" types draw
+/// from the default generator as PEFT does; for a product B A the draws follow
+/// the weight's `layout`.
 TORCHLORA_API CombinedUpdate combine_updates(
     const std::vector<WeightedUpdate>& updates,
     const CombinationOptions& options,

@@ -9,31 +9,33 @@ namespace torchlora {
 
 class LayerBinding;
 
-/// The layer that takes the place of an adapted one in the module tree:
-/// children `base_layer` (the original, which sends its forward here),
-/// `lora_A`, `lora_B` and those of the adapters' variants. PEFT's `LoraLayer`.
+/// The layer that takes the place of an adapted base layer in the module tree.
+/// Its children are `base_layer` (the original, which sends its forward here),
+/// `lora_A`, `lora_B` and the tensors of variants. PEFT's `LoraLayer`.
 ///
-/// Any number of adapters may be active, each on what the one before gave:
+/// Any number of adapters may be active. They act in turn on the weight W:
 ///
-///     W ← W + scaling · B A, or what the adapter's variant makes of it
+///     W ← W + scaling · B A, or what the adapter's variant computes from it
 ///
 /// Dropout acts on the input of an update. While adapters are merged, the base
-/// layer's own forward holds them; while they are disabled the layer is the
-/// base layer (a merged update is taken out in the low-rank path).
+/// layer's own forward contains their updates. While adapters are disabled, the
+/// layer computes what the base layer does; it then subtracts merged updates in
+/// low-rank form.
 ///
-/// A layer type derives from it, implements what of `LayerFunction` it needs
-/// and is entered in the registry (`lora/registry.h`). Not cloneable: unload
-/// first.
+/// A layer type derives from it, overrides functions of `LayerFunction` and is
+/// added to the registry (`lora/registry.h`).
 class TORCHLORA_API LoraLayer : public torch::nn::Module,
                                 public nn::ForwardTarget,
                                 public TunerLayer,
                                 public LayerFunction {
  public:
-  /// A layer type with other names hides it by its own.
+  /// The factor names. A layer type with other names declares its own.
   static constexpr FactorNames kFactorNames{};
 
-  /// Will redirect `redirectable` (default: the base layer), or put the weight
-  /// overlay on a base layer that is none. ValueError where neither can be.
+  /// Makes a LoRA layer without adapters; `bind` connects it. It redirects
+  /// `redirectable` (default: the base layer), or puts the weight overlay on a
+  /// base layer that is not `nn::Redirectable`. ValueError if it can do
+  /// neither.
   LoraLayer(
       std::shared_ptr<torch::nn::Module> base_layer,
       BaseWeightAccessor accessor,
@@ -41,30 +43,33 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       nn::Redirectable* redirectable = nullptr);
   ~LoraLayer() override;
 
-  /// [*, in_features] → [*, out_features], in the base layer's output dtype.
-  /// ValueError for an unmodified base layer that does not take one tensor.
+  /// Computes the adapted layer, [*, in_features] → [*, out_features], in the
+  /// base layer's output dtype. ValueError if the base layer is not
+  /// `nn::Redirectable` and its forward takes more than one tensor.
   Tensor forward(const Tensor& input) final;
-  /// Returns the weight that the layer computes with, its adapters in it,
-  /// without dropout; in the sizes and the dtype of the base weight,
-  /// differentiable by the factors. ValueError with a mixed batch.
+  /// Returns the weight that the forward computes with now, without dropout, in
+  /// the base weight's sizes and dtype; differentiable by the factors.
+  /// ValueError with a mixed batch.
   Tensor adapted_weight() const;
-  /// Returns scaling · B A of an adapter, shaped like `base_weight().matrix()`,
-  /// in the factors' dtype. PEFT's `get_delta_weight`.
+  /// Returns scaling · B A of an adapter in the shape of
+  /// `base_weight().matrix()`, in the factors' dtype. PEFT's
+  /// `get_delta_weight`.
   Tensor get_delta_weight(const std::string& adapter_name) const;
 
   const std::shared_ptr<torch::nn::Module>& base_layer() const {
     return base_layer_;
   }
   BaseWeight base_weight() const override;
-  /// Returns the base weight's matrix without any merged update.
+  /// Returns the base weight's matrix without merged updates.
   Tensor unmerged_matrix() const;
   const FactorNames& factor_names() const {
     return factor_names_;
   }
 
-  /// Sends the base layer's forward here, until `unload`.
+  /// Makes every forward of the base layer compute this layer, until `unload`.
   void bind();
-  /// Sets what `forward` calls for an unmodified base layer.
+  /// Sets the function by which `forward` runs a base layer that is not
+  /// `nn::Redirectable`. The registry calls it.
   void set_base_forward(
       std::function<Tensor(torch::nn::Module&, const Tensor&)> base_forward) {
     base_forward_ = std::move(base_forward);
@@ -73,22 +78,23 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       override;
   void to(torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Device device, bool non_blocking = false) override;
-  /// Throws: unload first.
+  /// Throws c10::Error, as an adapted layer cannot be cloned: unload first.
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;
 
   /// Adds an adapter, inactive and frozen. Its factors are drawn in fp32 and
-  /// rounded to the base weight's dtype; with `autocast_adapter_dtype` those
-  /// of fp16 and bf16 layers are then fp32. ValueError if there is such an
-  /// adapter or the configuration does not fit the layer.
+  /// rounded to the base weight's dtype; with `autocast_adapter_dtype` fp16 and
+  /// bf16 factors are then stored as fp32. ValueError if the name is taken or
+  /// the configuration does not fit.
   void update_layer(
       const std::string& adapter_name,
       int64_t r,
       double lora_alpha,
       const LoraConfig& config,
       bool autocast_adapter_dtype = true);
-  /// The first step of `update_layer`: leaves the base weight alone.
-  /// `statistics` and `is_loaded` as in `init::Arguments`.
+  /// First step of `update_layer`: makes and registers the factors, without
+  /// changing the base weight. `statistics` and `is_loaded` are those of
+  /// `init::Arguments`.
   void prepare_adapter(
       const std::string& adapter_name,
       int64_t r,
@@ -97,13 +103,17 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
       bool autocast_adapter_dtype = true,
       const Tensor& statistics = {},
       bool is_loaded = false);
-  /// The second step: changes the base weight if the initializer asks for it.
+  /// Second step of `update_layer`: writes the base weight that the initializer
+  /// or variant computed, or subtracts scaling · B A if the initializer's trait
+  /// `modifies_base` says so.
   void commit_adapter(const std::string& adapter_name);
-  /// ValueError if the layer has an adapter, whose base weight would change.
+  /// Throws ValueError if the layer has an adapter. Called before the
+  /// initializer or variant of `config` changes the base weight, on which that
+  /// adapter depends.
   void check_base_may_change(const LoraConfig& config) const;
-  /// Gives an adapter other factors, the matrices A [r, in_features · kernel
-  /// elements] and B [out_features, r] of any r, in the dtype it has; in place
-  /// where the sizes are the same. ValueError if it is merged.
+  /// Overwrites an adapter's factors with A [r, in_features · kernel elements]
+  /// and B [out_features, r] of any rank r, and sets its alpha and scaling. The
+  /// dtype stays; equal sizes are written in place. ValueError if it is merged.
   void replace_factors(
       const std::string& adapter_name,
       const Tensor& A,
@@ -113,16 +123,18 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   const std::list<LoraAdapter>& adapters() const {
     return adapters_.all();
   }
-  /// nullptr if there is none; valid until the adapter is deleted.
+  /// Returns the adapter of this name or nullptr; valid until it is deleted.
   const LoraAdapter* find_adapter(const std::string& adapter_name) const {
     return adapters_.find(adapter_name);
   }
 
+  /// Sets the dropout probability of all adapters.
   void set_lora_dropout(double probability);
   /// @{
-  /// PEFT's: sets an adapter's scaling to `scale` times the default one;
-  /// multiplies and divides that of the active adapters (`unscale_layer()`:
-  /// back to the default). ValueError while the adapter is merged.
+  /// `set_scale` sets an adapter's scaling to `scale` times its default.
+  /// `scale_layer` and `unscale_layer` multiply and divide the active adapters'
+  /// scalings; `unscale_layer()` resets them. ValueError while the adapter is
+  /// merged.
   void set_scale(const std::string& adapter_name, double scale);
   void scale_layer(double scale);
   void unscale_layer(std::optional<double> scale = std::nullopt);
@@ -152,13 +164,14 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
     return adapters_.not_merged(adapter_names);
   }
 
-  /// Sends each element of the batches to come through one adapter, whatever
-  /// is active; nullptr ends it. For `MixedBatchGuard`, which checks it.
+  /// Assigns the samples of the following batches to adapters, active or not;
+  /// nullptr ends it. `MixedBatchGuard` calls it.
   void set_mixed_batch(std::shared_ptr<const MixedBatch> batch) {
     mixed_batch_ = std::move(batch);
   }
-  /// Shows `observer` what the weight is multiplied by in every forward: rows
-  /// [n, in_features · kernel elements], without a gradient. Empty: ends it.
+  /// Calls `observer` in every forward with the vectors that the weight matrix
+  /// is multiplied by, as rows [n, in_features · kernel elements] without a
+  /// gradient. An empty function ends it.
   void set_input_observer(std::function<void(const Tensor& rows)> observer) {
     observer_ = std::move(observer);
   }
@@ -166,9 +179,11 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   void pretty_print(std::ostream& stream) const override;
 
  protected:
+  /// Returns whether the base layer's type does not know torchlora, so that the
+  /// weight overlay adapts it.
   bool is_unmodified() const;
-  /// The whole of an adapted forward; `updates` is empty only for a layer with
-  /// `base_forward_writes`.
+  /// Computes the forward for `updates`, with biases, dropout and variants.
+  /// `updates` is empty only if `base_forward_writes()`.
   virtual Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates);
 
   std::vector<std::string> adapter_names() const override {
@@ -179,7 +194,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   friend class RedirectBinding;
   friend class WeightOverlay;
 
-  /// NOTE: virtual, so that a layer of another copy of the library runs that.
+  /// NOTE: virtual, so that a layer of another library copy runs that copy's.
   virtual Tensor run(const Tensor& input, const WeightOperation* operation);
   std::vector<ActiveUpdate> active_updates() const;
   bool is_base(ActiveUpdates updates) const;
@@ -197,7 +212,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   std::shared_ptr<AdapterDict> lora_A_, lora_B_;
   AdapterSet<LoraAdapter> adapters_;
   std::shared_ptr<const MixedBatch> mixed_batch_;
-  /// For the adapter that is prepared and not committed.
+  /// The base weight that `commit_adapter` will write; undefined if none.
   Tensor next_base_weight_;
   std::function<void(const Tensor& rows)> observer_;
 };

@@ -13,85 +13,103 @@ namespace torchlora {
 
 struct LoraAdapter;
 
-/// How a type of layer uses its weight: by which of LibTorch's operations an
-/// unmodified layer (`lora/overlay.h`) of that type gets its update in low-rank
-/// form. All others see the dense adapted weight.
+/// Which LibTorch operation a layer type applies to its weight. For a layer
+/// that the weight overlay adapts (`lora/overlay.h`), that operation computes
+/// base product plus low-rank product; every other operation on the weight
+/// computes with the dense adapted weight.
 enum class WeightUse {
-  /// No operation is known.
+  /// The layer type names no operation: every operation computes with the dense
+  /// adapted weight.
   kDense,
-  /// linear, matmul, mm or addmm
+  /// The layer type applies linear, matmul, mm or addmm to its weight.
   kLinear,
   kEmbedding,
   kEmbeddingBag,
-  /// conv1d, conv2d or conv3d
+  /// The layer type applies conv1d, conv2d or conv3d to its weight.
   kConvolution,
-  /// conv_transpose1d, 2d or 3d
+  /// The layer type applies conv_transpose1d, 2d or 3d to its weight.
   kTransposedConvolution,
   kBilinear,
 };
 
-/// An operation of LibTorch at work on the weight of an unmodified layer.
+/// One LibTorch operation on the weight of an adapted `torch::nn` layer, which
+/// the weight overlay (`lora/overlay.h`) intercepted: for example the `linear`
+/// inside `torch::nn::Linear::forward`.
 struct WeightOperation {
-  /// The operation with another input, weight and bias, and its other
-  /// arguments.
+  /// Calls the intercepted operation with the given input, weight and bias. Its
+  /// remaining arguments, such as the stride, are the original ones.
   c10::function_ref<
       Tensor(const Tensor& input, const Tensor& weight, const Tensor& bias)>
       run;
-  /// May be undefined.
+  /// The bias that the operation was called with; undefined if none.
   Tensor bias;
-  /// The rows of the weight that it uses; -1: all.
+  /// The range of weight rows that the operation uses: `rows` rows from
+  /// `first_row`, or all rows if `rows` is -1.
   int64_t first_row = 0, rows = -1;
 
+  /// Returns the rows of `tensor` that the operation uses. `tensor` has one row
+  /// per row of the weight.
   Tensor narrow(const Tensor& tensor) const {
     return rows < 0 ? tensor : tensor.narrow(0, first_row, rows);
   }
 };
 
-/// The update of one adapter in a forward: scaling · B A dropout(x).
+/// The update scaling · B A dropout(x) that one adapter adds to the output in
+/// the current forward.
 struct ActiveUpdate {
   const LoraAdapter* adapter;
-  /// The factors that the forward computes with, as the adapter's variant
-  /// gives them.
+  /// The factors A [r, in_features, kernel…] and B [out_features, r, 1…] that
+  /// `LoraVariant::factors` returned (plain LoRA: the adapter's parameters).
   Tensor A, B;
-  /// Negative where a merged update is taken out.
+  /// The number that B A is multiplied by. Negative if the forward subtracts a
+  /// merged update because adapters are disabled.
   double scaling;
-  /// 0 outside of training.
+  /// The dropout probability; 0 outside of training.
   double dropout = 0;
-  /// Whether the variant compresses the input (`LoraVariant::compresses`).
+  /// Whether the adapter's variant compresses the input that training stores
+  /// for the gradient of A (`LoraVariant::compresses`).
   bool compresses = false;
-  /// Defined where a merged update is taken out that is not a plain sum: what
-  /// `LoraVariant::apply` returned as `memory`.
+  /// What `LoraVariant::apply` returned as `memory` when the adapter was
+  /// merged. Defined only if the forward removes a merged update whose variant
+  /// is not additive (DoRA).
   Tensor memory = {};
-  /// In a mixed batch: the elements (int64) that the adapter is for.
+  /// In a mixed batch: the int64 indices of the samples that go through this
+  /// adapter. Undefined otherwise.
   Tensor rows = {};
 };
 
-/// Which elements of a batch, along its first dimension, go through which
-/// adapter; the others through none.
+/// Assigns the samples of a batch (its first dimension) to adapters. A sample
+/// that no entry names goes through the base layer only.
 struct MixedBatch {
+  /// The number of samples in the batch.
   int64_t size = 0;
-  /// Adapter names and int64 indices.
+  /// Pairs of an adapter name and the int64 indices of its samples.
   std::vector<std::pair<std::string, Tensor>> rows;
 };
 
+/// The updates of one forward, in the order in which they act.
 using ActiveUpdates = c10::ArrayRef<ActiveUpdate>;
 
-/// What a forward of an adapted layer knows besides its updates.
+/// The arguments of one forward of a LoRA layer: the input, the bias and, under
+/// the weight overlay, the LibTorch operation.
 struct LayerCall {
-  /// [*, in_features], or what the layer's own operation takes.
+  /// The input of the layer: [*, in_features] for a linear layer, indices for
+  /// an embedding, [batch, channels, …] for a convolution.
   Tensor input;
-  /// The base layer's; undefined if it has none.
+  /// The base layer's bias [out_features]; undefined if the layer has none.
   Tensor bias;
-  /// The operation at work on the weight of an unmodified layer; nullptr for a
-  /// layer that is redirected.
+  /// The LibTorch operation that currently uses the weight. Set for a layer
+  /// that is adapted through the weight overlay (`lora/overlay.h`); nullptr for
+  /// a layer that derives from `nn::Redirectable`.
   const WeightOperation* operation = nullptr;
 
-  /// The same call with another input and without a bias.
+  /// Returns a copy of this call with the input `other_input` and without a
+  /// bias.
   LayerCall on(Tensor other_input) const {
     return {std::move(other_input), {}, operation};
   }
-  /// Narrows a tensor with a row per output channel to the rows that the
-  /// operation computes.
+  /// Returns the rows of `tensor`, which has one row per output channel, that
+  /// `operation` uses; all rows without an operation.
   Tensor narrow(const Tensor& tensor) const {
     return operation ? operation->narrow(tensor) : tensor;
   }

@@ -7,40 +7,43 @@
 
 namespace torchlora {
 
-/// A base layer type that can be adapted.
+/// One entry of the registry: a base layer type that can be adapted and how to
+/// make its LoRA layer.
 struct LoraLayerType {
-  /// The name in error messages, for example "torchlora::nn::Linear".
+  /// The base layer's type in error messages, for example
+  /// "torchlora::nn::Linear".
   std::string name;
-  /// Whether a module is one.
+  /// Returns whether a module has this type.
   std::function<bool(torch::nn::Module&)> matches;
-  /// Where its weight is.
+  /// Returns the weight of a module of this type.
   BaseWeightAccessor base_weight;
-  /// Makes the LoRA layer of a base layer.
+  /// Makes the LoRA layer for a base layer and its accessor, without adapters.
   std::function<std::shared_ptr<LoraLayer>(
       const std::shared_ptr<torch::nn::Module>&,
       BaseWeightAccessor)>
       create;
-  /// The factor names of the layers that `create` makes.
+  /// The factor names of the LoRA layers that `create` makes.
   FactorNames factor_names = {};
 };
 
-/// Which LoRA layer a base layer gets: the first type that matches, types
-/// that users add before the built-in ones, the latest first. PEFT's
-/// dispatchers. May be used from several threads.
+/// The table that maps the type of a base layer to its LoRA layer. The first
+/// matching entry counts; entries that users add come before the built-in ones,
+/// the latest first. Thread-safe. PEFT's dispatchers.
 class TORCHLORA_API LoraRegistry {
  public:
-  /// Returns the one of the process.
+  /// Returns the only registry of the process. An injection uses it.
   static LoraRegistry& global();
 
-  /// Adapts `Base` (an `XxxImpl`) by `Layer`, which is constructed from the
-  /// base layer and the accessor:
+  /// Registers `Layer` as the LoRA layer for base layers of type `Base` (an
+  /// `XxxImpl`). `base_weight` returns the weight of a `Base`. `Layer` is
+  /// constructed from the base layer and the accessor:
   ///
   ///     LoraRegistry::global().add<MyImpl, torchlora::LoraLinear>(
   ///         "My", [](MyImpl& m) { return BaseWeight(m.weight, m.bias); });
   ///
-  /// `LoraLinear` serves every layer that computes W x + b. `Base` is
-  /// `nn::Redirectable`, or, not modified, names its weight's member
-  /// (`lora/overlay.h`):
+  /// `LoraLinear` serves every layer that computes W x + b. `Base` derives from
+  /// `nn::Redirectable`. If it does not, the accessor must name the weight
+  /// member, so that the weight overlay can adapt it (`lora/overlay.h`):
   ///
   ///     "Theirs", [](Theirs& m) {
   ///       return BaseWeight(m.weight, m.bias).member(m.weight);
@@ -74,17 +77,20 @@ class TORCHLORA_API LoraRegistry {
          },
          Layer::kFactorNames});
   }
-  /// Adds a type that is made by hand.
+  /// Registers an entry whose functions the caller wrote. It is tried before
+  /// all entries that exist.
   void add(LoraLayerType type);
 
-  /// nullptr if no type matches.
+  /// Returns the first entry whose type matches `module`, or nullptr.
   std::shared_ptr<const LoraLayerType> find(torch::nn::Module& module) const;
-  /// Returns the LoRA layer of `module`, without adapters. ValueError names the
-  /// module and its type, what is supported and how to register it.
+  /// Makes the LoRA layer for `module`, without adapters. ValueError for a type
+  /// that is not registered; the message names the module and its type, lists
+  /// the registered types and says how to register one.
   std::shared_ptr<LoraLayer> create(
       const std::string& module_name,
       const std::shared_ptr<torch::nn::Module>& module) const;
-  /// Returns the names of the types, in the order in which they are tried.
+  /// Returns the names of the registered types, in the order in which they are
+  /// tried.
   std::vector<std::string> names() const;
 
  private:

@@ -9,82 +9,97 @@
 
 namespace torchlora {
 
-/// Whether something holds for all parts of a whole; PEFT's `bool |
-/// Literal["irregular"]`.
+/// Whether a property holds for all parts of a whole: no, yes, or only for
+/// some. PEFT's `bool | Literal["irregular"]`.
 enum class Consistency {
-  /// All say no.
+  /// It holds for no part.
   kFalse,
-  /// All say yes.
+  /// It holds for every part.
   kTrue,
-  /// Some say yes, some no.
+  /// It holds for some parts and not for others.
   kIrregular,
 };
 
-/// State of one adapted layer, by PEFT's names.
+/// The state of one adapted layer, as `get_layer_status` returns it. Field
+/// names are PEFT's.
 struct TunerLayerStatus {
-  /// The module that was adapted; for token rows "….token_adapter".
+  /// The name of the module that was adapted; for trained table rows it ends in
+  /// ".token_adapter".
   std::string name;
-  /// Type of the layer, for example "torchlora::LoraLinear".
+  /// The C++ type of the layer, for example "torchlora::LoraLinear".
   std::string module_type;
-  /// Whether the adapters are on.
+  /// Whether the layer's forward uses its adapters.
   bool enabled = true;
   /// @{
-  /// In the order in which they act and were merged.
+  /// The active adapters in the order in which they act, and the merged ones in
+  /// the order in which they were merged.
   std::vector<std::string> active_adapters, merged_adapters;
   /// @}
 
-  /// By adapter name: whether its tensors train.
+  /// For each adapter name: whether its tensors in this layer require a
+  /// gradient.
   std::map<std::string, Consistency> requires_grad;
-  /// Sorted.
+  /// The names of the layer's adapters, sorted alphabetically.
   std::vector<std::string> available_adapters;
-  /// By adapter name: "cpu", "cuda" …
+  /// For each adapter name: the types of the devices that hold its tensors
+  /// ("cpu", "cuda" …).
   std::map<std::string, std::vector<std::string>> devices;
 };
 
-/// Something in a model that has adapters: a `LoraLayer`, the rows of a table
-/// (`TrainableTokens`), the `modules_to_save`. A verb of `PeftModel` is one
-/// loop over these: the checks over all, then the change of all. PEFT's
-/// `BaseTunerLayer` and `AuxiliaryTrainingWrapper`.
+/// An object in a model that has adapters: a `LoraLayer`, the trained rows of a
+/// table (`TrainableTokens`), or the `modules_to_save`. A function of
+/// `PeftModel` first calls the checks of all these objects and then changes all
+/// of them. PEFT's `BaseTunerLayer` and `AuxiliaryTrainingWrapper`.
 class TORCHLORA_API TunerLayer {
  public:
   virtual ~TunerLayer();
 
+  /// Returns whether this object has an adapter of this name.
   virtual bool has(const std::string& adapter_name) const = 0;
-  /// Active and merged adapters; whether adapters are enabled.
+  /// Returns which adapters are active, which are merged, and whether adapters
+  /// are enabled.
   virtual const AdapterStates& states() const = 0;
-  /// Returns the tensors of an adapter by their keys in PEFT's file, behind
-  /// the name of the module.
+  /// Returns the tensors of an adapter that PEFT's file stores. Each key is the
+  /// part of the file's key after the module's name, for example
+  /// "lora_A.weight".
   virtual std::vector<std::pair<std::string, Tensor>> adapter_state(
       const std::string& adapter_name) const = 0;
 
-  /// ValueError if these adapters cannot be active together.
+  /// Throws ValueError if the adapters `adapter_names` cannot be active
+  /// together. `PeftModel::set_adapter` calls it first.
   virtual void check_set_adapter(
       const std::vector<std::string>& adapter_names) const;
-  /// Makes these adapters active (names the layer does not have are skipped)
-  /// and trainable unless `inference_mode`; freezes all others.
+  /// Activates `adapter_names` and deactivates every other adapter of this
+  /// object; skips names that it does not have. Active adapters become
+  /// trainable unless `inference_mode` is set; inactive ones are frozen.
   virtual void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false) = 0;
-  /// Switches the adapters on or off; leaves `requires_grad` alone.
+  /// Enables or disables the adapters without changing which are active or
+  /// trainable. Disabled, the forward is the base model's, also after a merge.
   virtual void enable_adapters(bool enabled) = 0;
-  /// Does nothing if there is no such adapter; ValueError if it is merged.
+  /// Removes an adapter from this object. Does nothing for an unknown name.
+  /// ValueError if the adapter is merged.
   virtual void delete_adapter(const std::string& adapter_name) = 0;
 
-  /// ValueError if these adapters (default: the active ones) cannot be merged;
-  /// with `safe_merge` if a merged value is not finite.
+  /// Throws ValueError if `merge` cannot merge the adapters `adapter_names`
+  /// (default: the active ones), and with `safe_merge` also if a merged value
+  /// would not be finite. Changes nothing.
   virtual void check_mergeable(
       const std::vector<std::string>& adapter_names,
       bool safe_merge) const = 0;
-  /// Adds the updates of these adapters (default: the active ones) to the base
-  /// tensors, in place and in order; skips those that are merged. Call
-  /// `check_mergeable` first.
+  /// Adds the updates of `adapter_names` (default: the active ones) to the base
+  /// tensors, in place and in this order. Skips adapters that are merged
+  /// already. The caller calls `check_mergeable` first.
   virtual void merge(const std::vector<std::string>& adapter_names = {}) = 0;
-  /// Takes the merged updates out again, last first.
+  /// Removes all merged updates from the base tensors, the last merged first.
   virtual void unmerge() = 0;
-  /// Ends the layer's hold on the model; what is merged stays.
+  /// Disconnects this object from the model, whose layers then compute without
+  /// it. A merged update stays in the base tensors.
   virtual void unload() = 0;
 
-  /// Fills in all but the name.
+  /// Writes the state of this object to all fields of `status` except `name`,
+  /// which the caller sets.
   void fill(TunerLayerStatus& status) const;
 
   const std::vector<std::string>& active_adapters() const {
@@ -101,7 +116,8 @@ class TORCHLORA_API TunerLayer {
   }
 
  protected:
-  /// In the order in which they were added.
+  /// Returns the names of all adapters of this object, in the order in which
+  /// they were added.
   virtual std::vector<std::string> adapter_names() const = 0;
 };
 

@@ -7,17 +7,21 @@ namespace torchlora {
 
 class LoraLayer;
 
-/// A tensor that the adapter has beside its factors.
+/// An additional tensor of an adapter, such as DoRA's magnitude: its name, its
+/// value, and how the layer registers it.
 struct VariantTensor {
+  /// How the LoRA layer registers the tensor; NAME is `name`, ADAPTER the
+  /// adapter's name.
   enum Kind {
-    /// `NAME.ADAPTER.weight`, a parameter of a module.
+    /// As the trained parameter `NAME.ADAPTER.weight` of a submodule.
     kModule,
-    /// `NAME.ADAPTER`, a parameter.
+    /// As the trained parameter `NAME.ADAPTER`.
     kParameter,
-    /// `NAME.ADAPTER`, a buffer: saved, not trained.
+    /// As the buffer `NAME.ADAPTER`, which is saved and not trained.
     kBuffer,
   };
-  /// PEFT's name, which is the key in files too.
+  /// PEFT's name of the tensor, which is also its key in files, for example
+  /// "lora_magnitude_vector".
   std::string name;
   Tensor value;
   Kind kind;
@@ -26,51 +30,60 @@ struct VariantTensor {
 /// How an adapter differs from plain LoRA, W' = W + scaling · B A: one object
 /// per adapter and layer, nullptr for plain LoRA. PEFT's `LoraVariant`.
 ///
-/// Three kinds need three sets of hooks. A variant whose update is still a
-/// product of two factors overrides `factors`. One that changes the sum
-/// overrides `is_additive`, `apply`, `undo` and `forward`, which must agree.
-/// One that changes only what training keeps overrides `compresses`,
-/// `compress` and `grad_A`.
+/// There are three groups of functions. A variant whose update is still a
+/// product of two factors overrides `factors`. One that changes more than the
+/// sum overrides `is_additive`, `apply`, `undo` and `forward`, which must
+/// agree. One that only changes what training stores for the gradient of A
+/// overrides `compresses`, `compress` and `grad_A`.
 class TORCHLORA_API LoraVariant {
  public:
   virtual ~LoraVariant();
 
-  /// Returns the tensors that the adapter has beside its factors.
+  /// Returns the tensors that the adapter has besides A and B. The layer
+  /// registers and saves them. Default: none.
   virtual std::vector<VariantTensor> tensors() const {
     return {};
   }
 
-  /// Follows the factors after they changed. `base_weight` is the base
-  /// weight's matrix without any update.
+  /// Recomputes the variant's tensors from the adapter's factors. The layer
+  /// calls it when the adapter has been created and after `replace_factors`,
+  /// not after an optimizer step or a load. `base_weight` is the base weight's
+  /// matrix without any update. Default: does nothing.
   virtual void reset(
       const LoraAdapter& /*adapter*/,
       const Tensor& /*base_weight*/) {}
 
-  /// Returns the A and B of the update scaling · B A, differentiable by the
-  /// adapter's tensors.
+  /// Returns the pair (A, B) whose product the update scaling · B A uses,
+  /// differentiable by the adapter's tensors. Default: the adapter's own
+  /// factors.
   virtual std::pair<Tensor, Tensor> factors(const LoraAdapter& adapter) const {
     return {adapter.lora_A->weight, adapter.lora_B->weight};
   }
 
-  /// Whether the layer may have no other adapter, as an adapter is trained on
-  /// the original base weight and would be loaded onto that.
+  /// Returns whether the layer may have no other adapter, because this variant
+  /// changed the base weight for itself (KaSA). Default: false.
   virtual bool excludes_others() const {
     return false;
   }
 
-  /// Whether the adapted weight is W + delta.
+  /// Returns whether the adapted weight is W + scaling · B A for the pair that
+  /// `factors` returns. If not (DoRA), the layer calls `apply`, `undo` and
+  /// `forward`. Default: true.
   virtual bool is_additive() const {
     return true;
   }
+  /// The result of `apply`: the adapted weight, and what is needed to undo it.
   struct Applied {
     Tensor weight;
-    /// What `undo` and a disabled forward need; undefined if nothing.
+    /// A tensor that `undo` and a forward with disabled adapters need, such as
+    /// DoRA's row factors; undefined if none.
     Tensor memory = {};
   };
-  /// Returns the weight with the update in it, out of place and
-  /// differentiable: `weight` (adapters before this one may be in it) and
-  /// `delta` = scaling · B A, both [out_features, in_features · kernel
-  /// elements]. `base_weight` is the weight without any update.
+  /// Returns `weight` with this adapter's update in it, as a new differentiable
+  /// tensor. `weight` may contain the updates of earlier adapters;
+  /// `base_weight` contains none; `delta` is scaling · B A. All are
+  /// [out_features, in_features · kernel elements]. Called by a merge and for a
+  /// dense adapted weight.
   virtual Applied apply(
       const LoraAdapter& /*adapter*/,
       const Tensor& weight,
@@ -78,41 +91,47 @@ class TORCHLORA_API LoraVariant {
       const Tensor& delta) const {
     return {weight + delta};
   }
-  /// Inverts `apply`.
+  /// Returns the weight that `apply` was called with, given its result
+  /// `weight`, `delta` and `memory`. Default: `weight` − `delta`.
   virtual Tensor undo(
       const Tensor& weight,
       const Tensor& delta,
       const Tensor& /*memory*/) const {
     return weight - delta;
   }
-  /// Returns the layer's output with the update in it, for a variant that is
-  /// not additive. `output` is the layer's without bias and without this
-  /// update; `update.memory` is defined where a merged update is taken out.
+  /// Returns the layer's output with this adapter's update in it. The layer
+  /// calls it if the variant is not additive. `output` is the output without
+  /// bias and without this update. If `update.memory` is defined, the update is
+  /// merged and must be removed.
   virtual Tensor forward(
       const LayerFunction& layer,
       const LayerCall& call,
       const Tensor& output,
       const ActiveUpdate& update) const;
-  /// Returns the factors [out_features] of the output, for a variant that is
-  /// `output_scale · (W x + update)` in this call; undefined if it is not. The
-  /// layer then computes W x and the update as one product.
+  /// Returns the factor [out_features] per output channel if the adapted output
+  /// is that factor times (W x + update) in this call; the layer then computes
+  /// W x and the update as one product and does not call `forward`. Undefined
+  /// (default) otherwise.
   virtual Tensor output_scale(
       const LayerFunction& /*layer*/,
       const ActiveUpdate& /*update*/) const {
     return {};
   }
 
-  /// Whether training keeps `compress(x)` instead of the input x for the
-  /// gradient of A.
+  /// Returns whether training stores `compress(x)` instead of the layer's input
+  /// x to compute the gradient of A. Default: false.
   virtual bool compresses() const {
     return false;
   }
-  /// Returns what is kept of x [tokens, in_features].
+  /// Returns the tensors that the forward stores instead of the input `x`
+  /// [tokens, in_features]. Called in training if `compresses()`; may update
+  /// the variant's state.
   virtual std::vector<Tensor> compress(const Tensor& /*x*/) {
     return {};
   }
-  /// Returns the gradient of A [r, in_features] by that of A x [tokens, r] and
-  /// what `compress` returned.
+  /// Returns the gradient of A [r, in_features]. `grad_Ax` [tokens, r] is the
+  /// gradient of A x and `compressed` is what `compress` returned for x. Called
+  /// in backward.
   virtual Tensor grad_A(
       const Tensor& /*grad_Ax*/,
       const std::vector<Tensor>& /*compressed*/,
@@ -121,39 +140,48 @@ class TORCHLORA_API LoraVariant {
   }
 };
 
-/// What a variant starts from.
+/// The arguments of `LoraVariantType::create`.
 struct VariantArguments {
   const LoraConfig& config;
-  /// To read.
+  /// The weight of the base layer. `create` must not write to it.
   const BaseWeight& base;
-  /// With its rank, scaling and factors.
+  /// The new adapter; its rank, scaling and factors are set.
   const LoraAdapter& adapter;
-  /// Rounds a tensor to the base weight's dtype and gives it the adapter's.
+  /// Converts a tensor to the dtype and device of the base weight, then to the
+  /// adapter's dtype.
   const std::function<Tensor(const Tensor&)>& as_parameter;
-  /// Whether the adapter's tensors are about to be overwritten by a file's.
+  /// Whether tensors from a file will overwrite the adapter's tensors
+  /// afterwards.
   bool is_loaded;
 };
 
-/// One variant: a line of the table.
+/// One entry of the table of variants: how a configuration asks for the variant
+/// and how to create it.
 struct LoraVariantType {
-  /// The field of `LoraConfig` that asks for it.
+  /// The name of the `LoraConfig` option that turns the variant on, for example
+  /// "use_dora".
   const char* name;
+  /// Returns whether `config` asks for this variant.
   bool (*matches)(const LoraConfig& config);
-  /// ValueError if the layer cannot have it, or not with this configuration.
+  /// Throws ValueError if the variant does not support the layer or the
+  /// configuration.
   void (*check)(const LoraLayer& layer, const LoraConfig& config);
-  /// The tensors of `LoraVariant::tensors`, before there is one: names and
-  /// sizes.
+  /// Returns names and sizes of the tensors that the variant will have
+  /// (`LoraVariant::tensors`), without creating it. The file reader needs them.
   std::vector<AdapterTensorSpec> (
       *specs)(const BaseWeight& base, int64_t r, const LoraConfig& config);
-  /// May set `base_weight`, which replaces the base weight (a matrix like
-  /// `BaseWeight::matrix`).
+  /// Creates the variant of a new adapter. If it sets `base_weight` to a matrix
+  /// in the shape of `BaseWeight::matrix`, the layer overwrites the base weight
+  /// with it afterwards.
   std::shared_ptr<LoraVariant> (
       *create)(const VariantArguments& arguments, Tensor& base_weight);
-  /// Whether `create` changes the base weight.
+  /// Whether `create` sets `base_weight`, that is, the variant changes the base
+  /// weight.
   bool modifies_base = false;
 };
 
-/// nullptr for plain LoRA.
+/// Returns the table entry of the variant that `config` asks for; nullptr for
+/// plain LoRA.
 TORCHLORA_API const LoraVariantType* find_variant(const LoraConfig& config);
 
 /// Whether the initializer or the variant of a configuration changes the base

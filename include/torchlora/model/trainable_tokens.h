@@ -6,55 +6,61 @@
 
 namespace torchlora {
 
-/// Rows of the weight of an `nn::Embedding` or `nn::Linear` that adapters
-/// train (`trainable_token_indices`): the layer's child `token_adapter`, which
-/// it is redirected to, with the parameters `trainable_tokens_delta.default`
-/// [k, dim]. They take the place of the weight's rows in the layer and in those
-/// that are tied to it; the weight itself is changed by a merge only. PEFT's
-/// `TrainableTokensLayer`.
+/// The rows of the weight of one `nn::Embedding` or `nn::Linear` that adapters
+/// train (`trainable_token_indices`). It is the layer's child `token_adapter`,
+/// and the layer redirects its forward to it. Each adapter has a parameter
+/// `trainable_tokens_delta.NAME` [k, dim], whose rows replace k rows of the
+/// weight in the layer and in layers tied to it. Only a merge writes to the
+/// weight itself. PEFT's `TrainableTokensLayer`.
 class TORCHLORA_API TrainableTokens : public torch::nn::Module,
                                       public TunerLayer {
  public:
   /// @{
-  /// Names in the module tree, which are PEFT's.
+  /// The names that this module and its parameters have in the module tree, as
+  /// in PEFT.
   static constexpr auto kName = "token_adapter";
   static constexpr auto kDelta = "trainable_tokens_delta";
   /// @}
 
-  /// The rows of one adapter.
+  /// The trained rows of one adapter.
   struct Adapter {
     std::string name;
-    /// Row i of `delta` takes the place of row indices[i].
+    /// The row numbers in the weight: row i of `delta` replaces row indices[i].
     std::vector<int64_t> indices;
-    /// [k, dim], the parameter.
+    /// The trained rows [k, dim], a parameter.
     Tensor delta;
-    /// The rows that a merge wrote over; undefined unless merged.
+    /// The k rows of the weight that a merge overwrote, which unmerging
+    /// restores. Undefined while not merged.
     Tensor original = {};
   };
 
-  /// Redirects nothing yet. `layer_name` is for messages.
+  /// Makes the module for `layer` without adapters; redirects nothing until
+  /// `bind`. `layer_name` is for error messages.
   TrainableTokens(
       const std::shared_ptr<torch::nn::Module>& layer,
       std::string layer_name);
   ~TrainableTokens() override;
 
-  /// Redirects the layer, or one that computes with the same weight.
+  /// Redirects the forward of `layer`, which is the layer of the constructor or
+  /// one tied to its weight, to this module.
   void bind(const std::shared_ptr<torch::nn::Module>& layer);
-  /// Returns the layer's weight.
+  /// Returns the weight [n, dim] of the layer.
   Tensor weight() const;
 
-  /// Adds an adapter, inactive and frozen, whose rows are the base weight's, in
-  /// its dtype; with `autocast_adapter_dtype` fp32 for fp16 and bf16.
-  /// ValueError for indices that are none, negative, too large or given twice.
+  /// Adds an adapter, inactive and frozen, that trains the rows `indices`. They
+  /// start as the rows of the base weight, in its dtype; with
+  /// `autocast_adapter_dtype` fp16 and bf16 become fp32. ValueError if
+  /// `indices` is empty, out of range or has a duplicate.
   void add_adapter(
       const std::string& adapter_name,
       const std::vector<int64_t>& indices,
       bool autocast_adapter_dtype);
-  /// In the order in which they were added.
+  /// Returns all adapters in the order in which they were added.
   const std::list<Adapter>& adapters() const {
     return adapters_.all();
   }
-  /// nullptr if there is none; valid until the adapter is deleted.
+  /// Returns the adapter of this name, or nullptr; valid until the adapter is
+  /// deleted.
   const Adapter* find_adapter(const std::string& adapter_name) const {
     return adapters_.find(adapter_name);
   }
@@ -67,7 +73,8 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
   }
   std::vector<std::pair<std::string, Tensor>> adapter_state(
       const std::string& adapter_name) const override;
-  /// ValueError if two of the adapters have rows of one index.
+  /// Throws ValueError if two of the adapters `adapter_names` train the same
+  /// row.
   void check_set_adapter(
       const std::vector<std::string>& adapter_names) const override;
   void set_adapter(
@@ -78,16 +85,19 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
   void check_mergeable(
       const std::vector<std::string>& adapter_names,
       bool safe_merge) const override;
-  /// Writes the rows into the weight and keeps its own.
+  /// Writes the rows of the adapters into the weight, and stores the
+  /// overwritten rows in `Adapter::original`.
   void merge(const std::vector<std::string>& adapter_names = {}) override;
   void unmerge() override;
-  /// Ends all redirections and takes this out of the layer.
+  /// Ends the redirection of all layers and removes this module from the layer.
   void unload() override;
 
-  /// Returns the rows of the active adapters; while adapters are merged none,
-  /// and while merged ones are disabled the weight's own.
+  /// Returns the rows that the layer's forward must use now instead of rows of
+  /// its weight: those of the active adapters, or nullopt while adapters are
+  /// merged. If adapters are merged and disabled, the original rows.
   std::optional<nn::ReplacedRows> replaced_rows() const;
-  /// Whether a row of an active adapter is not the weight's.
+  /// Returns whether an active adapter has a row that differs from the row of
+  /// the base weight.
   bool changes_something() const;
 
  protected:
@@ -107,8 +117,10 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
   std::vector<std::unique_ptr<BoundLayer>> bound_;
   std::shared_ptr<AdapterDict> deltas_;
   AdapterSet<Adapter> adapters_;
-  /// For `replaced_rows`: the adapters, their indices in ascending order, and
-  /// the places of those in what the adapters have (undefined: in that order).
+  /// What `replaced_rows` returns, computed when the state changes: the
+  /// adapters, their row numbers in ascending order (`indices_`, `index_`), and
+  /// the permutation that sorts the adapters' rows (`order_`, undefined if they
+  /// are sorted).
   std::vector<std::string> shown_;
   std::vector<int64_t> indices_;
   Tensor index_, order_;

@@ -5,54 +5,55 @@
 
 namespace torchlora {
 
-/// Collects what `init_lora_weights` "corda" needs: runs the model on sample
-/// data by `run_model`, in eval mode, and returns the covariance [in_features,
-/// in_features] of each targeted layer's input, for
-/// `InjectOptions::init_statistics`. Each forward's input is divided by the
-/// absolute value of its maximum, as in PEFT; a layer may see several forwards
-/// and any batch. The model stays as it was.
+/// Returns the statistics that the initializer "corda" needs, for
+/// `InjectOptions::init_statistics`: the covariance [in_features, in_features]
+/// of each targeted layer's input. Calls `run_model`, which runs the model on
+/// your sample data, once in eval mode. Divides the input of each forward by
+/// the absolute value of its maximum, as PEFT does; any number of forwards and
+/// any batch size are allowed. The model does not change.
 ///
-/// ValueError if a targeted layer sees no input or no finite one. PEFT's
-/// `preprocess_corda`.
+/// ValueError if a targeted layer gets no input or an input that is not finite.
+/// PEFT's `preprocess_corda`.
 TORCHLORA_API InitStatistics preprocess_corda(
     torch::nn::Module& model,
     const LoraConfig& config,
     const std::function<void()>& run_model);
 
-/// Collects what `init_lora_weights` "lora_ga" needs: calls `train_step`, which
-/// runs forward and backward passes (any number, without an optimizer), in
-/// training mode, and returns the mean gradient [out_features, in_features] of
-/// each targeted weight, for `InjectOptions::init_statistics`. Meanwhile only
-/// those weights require a gradient. The model and its gradients stay as they
-/// were.
+/// Returns the statistics that the initializer "lora_ga" needs, for
+/// `InjectOptions::init_statistics`: the mean gradient [out_features,
+/// in_features] of each targeted weight. Calls `train_step` once in training
+/// mode; it runs any number of forward and backward passes, without an
+/// optimizer. Meanwhile only the targeted weights require a gradient. The model
+/// and its gradients do not change.
 ///
-/// ValueError for a model that is adapted already, and if a targeted weight
-/// gets no gradient. PEFT's `preprocess_loraga`.
+/// ValueError if the model is adapted already or a targeted weight gets no
+/// gradient. PEFT's `preprocess_loraga`.
 TORCHLORA_API InitStatistics preprocess_loraga(
     torch::nn::Module& model,
     const LoraConfig& config,
     const std::function<void()>& train_step);
 
-/// Returns the rows of a layer's input [n, in_features] that
-/// `initialize_lora_eva_weights` takes into account, for example all but those
-/// of padding tokens. PEFT's `prepare_layer_inputs_fn`.
+/// A function that selects the rows [n, in_features] of a layer's input that
+/// `initialize_lora_eva_weights` uses, for example those that are not padding
+/// tokens, and returns them. PEFT's `prepare_layer_inputs_fn`.
 using PrepareLayerInputs =
     std::function<Tensor(const Tensor& rows, const std::string& module_name)>;
 
-/// Completes `init_lora_weights` "eva" after `get_peft_model`. A becomes the
-/// principal components of the layer's input and B zero. The ranks move to the
-/// layers where they explain most of the variance; their sum does not grow. A
-/// layer whose rank becomes 0 loses the adapter. The configuration's patterns
-/// get the new ranks. Paischer et al. 2024, arXiv:2410.07170.
+/// Completes the initializer "eva" after `get_peft_model`. Sets A to the
+/// principal components of the layer's input and B to zero. Moves ranks to the
+/// layers where they explain most of the variance; the sum of ranks does not
+/// grow. Removes the adapter from a layer whose rank becomes 0. Writes the new
+/// ranks into the configuration's patterns. Paischer et al. 2024,
+/// arXiv:2410.07170.
 ///
 /// `run_batch` runs the model on the next batch and returns whether there was
-/// one. It is called in eval mode, without gradients and with adapters
+/// one. The function calls it in eval mode, without gradients and with adapters
 /// disabled, until the components have converged (`EvaConfig::tau`). Warns if
-/// the data end first. A batch with fewer rows than a layer has components,
-/// round(r · rho), does not count for that layer.
+/// the data end first. A batch with fewer rows than round(r · rho), the number
+/// of components of a layer, does not count for that layer.
 ///
 /// ValueError if the initializer is not "eva", if the adapter is merged, or if
-/// a layer saw no batch. PEFT's `initialize_lora_eva_weights`.
+/// a layer got no batch. PEFT's `initialize_lora_eva_weights`.
 TORCHLORA_API void initialize_lora_eva_weights(
     PeftModel& peft,
     const std::function<bool()>& run_batch,

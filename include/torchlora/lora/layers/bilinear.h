@@ -6,15 +6,17 @@
 
 namespace torchlora {
 
-/// LoRA for `torch::nn::Bilinear`, y = x₁ᵀ W x₂ + b with W [out_features,
-/// in1_features, in2_features]: A [r, in1_features, in2_features] in its place
-/// and B [out_features, r, 1] behind it, so that
+/// The LoRA layer for `torch::nn::Bilinear`, y = x₁ᵀ W x₂ + b with W
+/// [out_features, in1_features, in2_features]. A [r, in1_features,
+/// in2_features] is the weight of a bilinear layer with r outputs; B
+/// [out_features, r, 1] maps these to the output:
 ///
 ///     y = x₁ᵀ W x₂ + b + Σ scaling · B (x₁ᵀ A x₂)
 ///
-/// is that with W + Σ scaling · B A. Dropout acts on both inputs. The layers
-/// are adapted by the weight overlay (`lora/overlay.h`); a call's input is
-/// [*, in1_features + in2_features]. PEFT has no counterpart.
+/// This equals a bilinear layer with the weight W + Σ scaling · B A. Dropout
+/// acts on x₁ and on x₂. The layer is adapted through the weight overlay
+/// (`lora/overlay.h`); the input of a call is x₁ and x₂ concatenated, [*,
+/// in1_features + in2_features]. PEFT has no counterpart.
 class TORCHLORA_API LoraBilinear : public LoraLayer {
  public:
   using LoraLayer::LoraLayer;

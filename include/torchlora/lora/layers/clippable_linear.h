@@ -5,16 +5,18 @@
 
 namespace torchlora {
 
-/// LoRA for `nn::ClippableLinear`, with the update inside the clamps:
+/// The LoRA layer for `nn::ClippableLinear`, a linear layer that clamps its
+/// input and its output. The update is inside the clamps:
 ///
 ///     x̂ = clamp(x, input_min, input_max)
 ///     y = clamp(W x̂ + Σ scaling · B A dropout(x̂), output_min, output_max)
 ///
-/// so that a merge is exact. The weight is at `linear.weight`. PEFT does the
-/// same when it is pointed at the inner `linear`.
+/// so that a merged layer computes the same. The weight's path is
+/// `linear.weight`. PEFT does the same if the inner `linear` is its target.
 class TORCHLORA_API LoraClippableLinear : public LoraLinear {
  public:
-  /// `base_layer` is an `nn::ClippableLinear`.
+  /// Makes a LoRA layer without adapters. `base_layer` is an
+  /// `nn::ClippableLinear`.
   LoraClippableLinear(
       const std::shared_ptr<torch::nn::Module>& base_layer,
       BaseWeightAccessor accessor)

@@ -7,22 +7,22 @@
 
 namespace torchlora {
 
-/// LoRA for `nn::Conv1d`, `Conv2d` and `Conv3d`, and for those of `torch::nn`:
-/// A is a kernel [r, in_channels / groups, kernel…] that the layer's own
-/// convolution applies (its stride, padding and padding mode, dilation), B one
-/// of size 1 [out_channels, r, 1…], so that
+/// The LoRA layer for `Conv1d`, `Conv2d` and `Conv3d` of `torchlora::nn` and
+/// `torch::nn`. A [r, in_channels / groups, kernel…] is a kernel that the
+/// layer's own convolution applies, with its stride, padding, padding mode and
+/// dilation. B [out_channels, r, 1…] is a kernel of size 1 on the result:
 ///
 ///     y = W * x + b + Σ scaling · B · (A * dropout(x))
 ///
-/// is the convolution with W + Σ scaling · B A. The groups of a grouped
-/// convolution share A: each applies it to its own input channels, and B's rows
-/// of a group act on that group's r outputs. PEFT's `lora.Conv2d` leaves out
-/// dilation and padding mode, and its A of a grouped convolution is
-/// [r, in_channels, kernel…], whose update is none of the weight: such a file
-/// does not fit.
+/// This equals the convolution with W + Σ scaling · B A. In a grouped
+/// convolution every group applies the same A to its own input channels, and
+/// the rows of B for a group's output channels act on that group's r results.
+/// PEFT's `lora.Conv2d` ignores dilation and padding mode. Its A for a grouped
+/// convolution is [r, in_channels, kernel…], which no update of the weight
+/// equals, so such a file does not load.
 class TORCHLORA_API LoraConv : public LoraLayer {
  public:
-  /// `base_layer` is a convolution.
+  /// Makes a LoRA layer without adapters. `base_layer` is a convolution.
   LoraConv(
       const std::shared_ptr<torch::nn::Module>& base_layer,
       BaseWeightAccessor accessor)
@@ -94,7 +94,8 @@ class TORCHLORA_API LoraConv : public LoraLayer {
     return x.size(x.dim() - 1 - spatial_dims_) / base_weight().in_features();
   }
 
-  /// nullptr for an unmodified layer.
+  /// The base layer if it is a `torchlora::nn` convolution; nullptr for a
+  /// `torch::nn` one, which the weight overlay adapts.
   nn::Convolution* base_;
   int64_t spatial_dims_;
 };

@@ -7,15 +7,16 @@
 
 namespace torchlora {
 
-/// LoRA for `torch::nn::ConvTranspose1d`, `2d` and `3d`: A [r, in_channels] on
-/// the channels, B [out_channels · kernel elements, r] as the kernel [r,
-/// out_channels, kernel…] of the layer's own transposed convolution, so that
+/// The LoRA layer for `torch::nn::ConvTranspose1d`, `2d` and `3d`. A [r,
+/// in_channels] acts on the channels of the input. B [out_channels · kernel
+/// elements, r], reshaped to [r, out_channels, kernel…], is the kernel that the
+/// layer's own transposed convolution applies to the result:
 ///
 ///     y = W * x + b + Σ scaling · B * (A dropout(x))
 ///
-/// is that with W + Σ scaling · B A. The layers are adapted by the weight
-/// overlay (`lora/overlay.h`). DoRA, lora_bias and grouped layers are refused.
-/// PEFT has no counterpart.
+/// This equals the transposed convolution with W + Σ scaling · B A. The layer
+/// is adapted through the weight overlay (`lora/overlay.h`). ValueError for
+/// DoRA, `lora_bias` and grouped layers. PEFT has no counterpart.
 class TORCHLORA_API LoraConvTranspose : public LoraLayer {
  public:
   using LoraLayer::LoraLayer;
@@ -54,7 +55,8 @@ class TORCHLORA_API LoraConvTranspose : public LoraLayer {
   }
 
  private:
-  /// The dimension of the channels, with a batch or without.
+  /// Returns the index of the channel dimension of `input`, which may or may
+  /// not have a batch dimension.
   int64_t channels(const Tensor& input) const {
     return input.dim() + 1 - base_weight().weight().dim();
   }

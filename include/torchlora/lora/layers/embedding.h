@@ -10,12 +10,15 @@
 
 namespace torchlora {
 
-/// LoRA for layers that look up rows of a table: a row of W is one of
-/// W + scaling · B A. Dropout does not act on indices. PEFT's tensors
-/// `lora_embedding_A` and `lora_embedding_B`.
+/// The LoRA layer for layers that look up rows of a table W [num_embeddings,
+/// embedding_dim]: they get rows of W + scaling · (B A)ᵀ, with A [r,
+/// num_embeddings] and B [embedding_dim, r]. There is no dropout, as the input
+/// is indices. The factors are named `lora_embedding_A` and `lora_embedding_B`,
+/// as in PEFT.
 class TORCHLORA_API LoraTable : public LoraLayer {
  public:
-  /// PEFT's names for the factors of embeddings.
+  /// PEFT's names for the factors of embeddings, which are parameters and not
+  /// modules.
   static constexpr FactorNames kFactorNames{
       "lora_embedding_A",
       "lora_embedding_B",
@@ -39,7 +42,8 @@ class TORCHLORA_API LoraTable : public LoraLayer {
     auto A = at::randn({r, base.in_features()});
     return {A, at::randn({base.out_features(), r})};
   }
-  /// Returns `init::embedding_init` for an initializer that draws A.
+  /// Returns `init::embedding_init`, which draws B and zeroes A, for
+  /// initializers that draw A; the initializer's own function for any other.
   init::InitFunction init_function(
       const init::Initializer& initializer) const override {
     return initializer.traits.draws_A ? init::embedding_init
@@ -53,13 +57,15 @@ class TORCHLORA_API LoraTable : public LoraLayer {
   }
 };
 
-/// LoRA for `nn::Embedding` and `torch::nn::Embedding`: a looked-up row of
-/// W + scaling · B A, times `embed_scale`. With `max_norm` it is the adapted
-/// row that is held to the norm, so that a merge changes nothing (PEFT holds W
-/// and A to it); W itself is not changed by a forward. PEFT's `lora.Embedding`.
+/// The LoRA layer for `nn::Embedding` and `torch::nn::Embedding`. A lookup
+/// returns a row of the adapted table times `embed_scale`. With `max_norm` the
+/// layer limits the norm of the adapted row, so that a merged layer computes
+/// the same (PEFT limits the rows of W and of A). The forward does not write to
+/// W. PEFT's `lora.Embedding`.
 class TORCHLORA_API LoraEmbedding : public LoraTable {
  public:
-  /// `base_layer` is a `torch::nn::Embedding`.
+  /// Makes a LoRA layer without adapters. `base_layer` is a
+  /// `torch::nn::Embedding`.
   LoraEmbedding(
       const std::shared_ptr<torch::nn::Module>& base_layer,
       BaseWeightAccessor accessor)
@@ -80,7 +86,8 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
                                  options.scale_grad_by_freq(),
                                  options.sparse());
   }
-  /// Returns one-hot rows; ValueError for a table of more than 2^14 rows.
+  /// Returns the indices of the call as one-hot rows [n, num_embeddings].
+  /// ValueError if the table has more than 2^14 rows.
   Tensor weight_inputs(const LayerCall& call) const override {
     constexpr int64_t kLargest = 1 << 14;
     const auto table = base_weight().weight();

@@ -6,14 +6,14 @@
 
 namespace torchlora {
 
-/// LoRA for `torch::nn::EmbeddingBag` with mode sum or mean, which are linear
-/// in the table: a bag of rows of W + scaling · B A is
+/// The LoRA layer for `torch::nn::EmbeddingBag` with mode sum or mean. The sum
+/// or mean of a bag of rows is linear in the table, so the adapted bag is
 ///
 ///     bag(W) + scaling · bag(Aᵀ) Bᵀ
 ///
-/// The layers are adapted by the weight overlay (`lora/overlay.h`). Mode max
-/// and `max_norm` are refused. PEFT has no counterpart; the factors have the
-/// names of an embedding's.
+/// The layer is adapted through the weight overlay (`lora/overlay.h`).
+/// ValueError for mode max and for `max_norm`. The factors have an embedding's
+/// names. PEFT has no counterpart.
 class TORCHLORA_API LoraEmbeddingBag : public LoraTable {
  public:
   using LoraTable::LoraTable;

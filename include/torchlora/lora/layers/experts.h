@@ -5,20 +5,23 @@
 
 namespace torchlora {
 
-/// LoRA for a stacked parameter of an `nn::StackedExperts`, a
-/// `target_parameters` entry. For the rows x of each expert e
+/// The LoRA layer for one stacked parameter of an `nn::StackedExperts` module,
+/// which `target_parameters` names. The stacked parameter has a weight W_e per
+/// expert e. For the input rows x that are routed to expert e
 ///
 ///     y = x W_eᵀ + Σ scaling · x A_eᵀ B_eᵀ
 ///
-/// with A [experts · r, in_features] and B [out_features, r · experts] in
-/// PEFT's order (`BaseWeight::A_by_expert`); `r` is the rank of each expert. No
-/// dense weight, and one product per expert. Layers of several parameters of a
-/// module are nested, the first one innermost. Dropout, lora_bias, DoRA,
-/// fan_in_fan_out and initializers other than true, false and "gaussian" are
-/// refused. PEFT's `lora.ParamWrapper`.
+/// A is [experts · r, in_features] and B is [out_features, r · experts], in
+/// PEFT's order (`BaseWeight::A_by_expert`); each expert has rank r. It makes
+/// no dense adapted weight and computes one product per expert. Several adapted
+/// parameters of a module have nested LoRA layers, the first one innermost.
+/// ValueError for dropout, `lora_bias`, DoRA, `fan_in_fan_out` and initializers
+/// other than true, false and "gaussian". PEFT's `lora.ParamWrapper`.
 class TORCHLORA_API LoraExperts : public LoraLayer {
  public:
-  /// `base_layer`: the experts, or the LoRA layer of another parameter.
+  /// Makes the LoRA layer for the parameter `parameter_name`, without adapters.
+  /// `base_layer` is the `nn::StackedExperts`, or the LoRA layer of another of
+  /// its parameters.
   LoraExperts(
       const std::shared_ptr<torch::nn::Module>& base_layer,
       const std::string& parameter_name);
@@ -27,7 +30,8 @@ class TORCHLORA_API LoraExperts : public LoraLayer {
   const std::string& parameter_name() const {
     return parameter_name_;
   }
-  /// Returns the base weight of a parameter.
+  /// Returns the accessor of the parameter `parameter_name` of `base_layer`, an
+  /// `nn::StackedExperts` or a LoRA layer around it.
   static BaseWeight parameter_weight(
       torch::nn::Module& base_layer,
       const std::string& parameter_name);

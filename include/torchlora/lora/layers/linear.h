@@ -8,17 +8,17 @@
 
 namespace torchlora {
 
-/// LoRA for layers that compute y = W x + b:
+/// The LoRA layer for layers that compute y = W x + b:
 ///
 ///     y = W x + b + Σ scaling · B A dropout(x)
 ///
-/// Serves every base layer whose accessor gives W and b, in any layout. The
-/// input of an update has the factors' dtype, the result the base product's.
-/// One autograd function: of the activations it keeps x and A x only, the
-/// dropout is drawn again from its seed. Differentiable once. It does not keep
-/// x either where A is frozen, nor where a variant compresses it (behind an
-/// active DoRA adapter VeLoRA is as plain LoRA).
-/// PEFT's `lora.Linear`; Hu et al. 2021, arXiv:2106.09685.
+/// It works for every base layer whose accessor returns W and b, in any layout.
+/// An update is computed in the factors' dtype, the result has the dtype of W x
+/// + b. The forward is one autograd function. For backward it stores x and A x,
+/// and draws the dropout mask again from its seed; it does not store x if A is
+/// frozen or if a variant compresses x. (VeLoRA after an active DoRA adapter
+/// does not compress.) Second derivatives are not supported. PEFT's
+/// `lora.Linear`; Hu et al. 2021, arXiv:2106.09685.
 class TORCHLORA_API LoraLinear : public LoraLayer {
  public:
   using LoraLayer::LoraLayer;
@@ -63,8 +63,10 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
   }
 
  protected:
-  /// Narrows a tensor with a row per output channel to those that the forward
-  /// at work computes: all, but for a layer that computes its output in parts.
+  /// Returns the rows of `tensor` that the current forward computes. `tensor`
+  /// has one row per output channel. Default: the rows that `call.operation`
+  /// uses, or all rows without an operation. A layer that computes its output
+  /// in parts overrides it.
   virtual Tensor rows(const LayerCall& call, const Tensor& tensor) const {
     return call.narrow(tensor);
   }

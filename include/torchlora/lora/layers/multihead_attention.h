@@ -7,15 +7,20 @@
 
 namespace torchlora {
 
-/// LoRA for the projection of `nn::MultiheadAttention`, or of `torch::nn`'s, to
-/// queries, keys and values: A [r, E], B [3 E, r], applied a part at a time
-/// where the inputs differ, never as a dense weight. The layer's `out_proj`
-/// gets an adapter of its own, a `LoraLinear`. PEFT's
-/// `lora.MultiheadAttention`, which applies the update of `out_proj` twice and
-/// no dropout.
+/// The LoRA layer for `MultiheadAttention` of `torchlora::nn` and `torch::nn`.
+/// It adapts the projection `in_proj_weight` [3 E, E] to queries, keys and
+/// values by A [r, E] and B [3 E, r]. If query, key and value inputs differ, it
+/// applies the rows of W and B for each input separately; it never makes a
+/// dense adapted weight. A `LoraLinear` adapts the module's `out_proj`, with
+/// factors of its own.
+///
+/// PEFT's `lora.MultiheadAttention`. Only PEFT applies the update of `out_proj`
+/// twice and ignores dropout; this layer applies it once, with dropout.
 class TORCHLORA_API LoraMultiheadAttention : public LoraLinear {
  public:
-  /// `base_layer` is a `torch::nn::MultiheadAttention`.
+  /// Makes a LoRA layer without adapters. `base_layer` is a
+  /// `torch::nn::MultiheadAttention` (or the `torchlora::nn` one) with equal
+  /// query, key and value sizes.
   LoraMultiheadAttention(
       const std::shared_ptr<torch::nn::Module>& base_layer,
       BaseWeightAccessor accessor)
@@ -36,7 +41,9 @@ class TORCHLORA_API LoraMultiheadAttention : public LoraLinear {
   }
   ~LoraMultiheadAttention() override;
 
-  /// A variant would see queries, keys and values by turns.
+  /// Returns false: one forward projects queries, keys and values in separate
+  /// products, so a variant that compresses its input would see three inputs in
+  /// turn.
   bool is_linear() const override {
     return false;
   }
@@ -54,7 +61,8 @@ class TORCHLORA_API LoraMultiheadAttention : public LoraLinear {
   }
 
  private:
-  /// nullptr for an unmodified layer.
+  /// The base layer if it is a `torchlora::nn` layer; nullptr for a `torch::nn`
+  /// one, which the weight overlay adapts.
   nn::MultiheadAttentionImpl* base_;
 };
 

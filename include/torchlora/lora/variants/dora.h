@@ -8,21 +8,27 @@
 
 namespace torchlora {
 
-/// DoRA, weight-decomposed LoRA: a trained magnitude m per output channel
+/// DoRA, weight-decomposed LoRA. A trained magnitude m [out_features] sets the
+/// norm of each row (output channel) of the adapted weight:
 ///
-///     W' = m / ‖W₀ + scaling · B A‖ · (W + scaling · B A)
+///     W' = c · (W + scaling · B A),   c = m / ‖W₀ + scaling · B A‖
 ///
-/// with the norm of each row, of the base weight W₀, constant in backward. In
-/// training the dropped input of the update is that of its base product too.
+/// W₀ is the base weight without any update; W may already contain the updates
+/// of earlier adapters. The norm is taken per row and has no gradient. In
+/// training with dropout the layer computes
+///
+///     W x + (c − 1) W₀ x̃ + c · scaling · B A x̃,   x̃ = dropout(x)
+///
 /// Liu et al. 2024, arXiv:2402.09353. PEFT's `DoraLinearVariant` and its
 /// siblings.
 class TORCHLORA_API DoraVariant : public LoraVariant {
  public:
-  /// `magnitude` [out_features], for a convolution [1, out_features, 1…].
+  /// Stores the magnitude m, [out_features], for a convolution [1,
+  /// out_features, 1…].
   explicit DoraVariant(Tensor magnitude) : magnitude_(std::move(magnitude)) {}
   ~DoraVariant() override;
 
-  /// The line of the table.
+  /// Returns the entry of DoRA in the table of variants.
   static LoraVariantType type() {
     return {
         "use_dora",
@@ -48,7 +54,8 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
   std::vector<VariantTensor> tensors() const override {
     return {{"lora_magnitude_vector", magnitude_, VariantTensor::kModule}};
   }
-  /// Gives a fresh adapter the base layer's function.
+  /// Sets the magnitude to the current row norms, so that c = 1: a new adapter
+  /// with B = 0 then computes what the base layer does.
   void reset(const LoraAdapter& adapter, const Tensor& base_weight) override {
     magnitude_.copy_(norms(adapter, base_weight).reshape(magnitude_.sizes()));
   }
@@ -104,7 +111,8 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
         adapter.lora_B->weight.flatten(1),
         adapter.scaling);
   }
-  /// m / ‖…‖, [out_features], differentiable by the magnitude.
+  /// Returns c = m / ‖weight + scaling · B A‖ per row, [out_features],
+  /// differentiable by m. `weight` is W₀.
   Tensor scale(const LoraAdapter& adapter, const Tensor& weight) const {
     return magnitude_.flatten() / norms(adapter, weight);
   }

@@ -15,24 +15,24 @@
 
 namespace torchlora {
 
-/// KaSA, knowledge-aware singular-value adaptation: the base weight loses its r
-/// smallest singular components, and a trained diagonal d [r] stands between
-/// the factors
+/// KaSA, knowledge-aware singular-value adaptation. When the adapter is
+/// created, the layer removes the r smallest singular components from the base
+/// weight W = Σ σᵢ uᵢ vᵢᵀ. A trained diagonal d [r] scales the rows of A:
 ///
 ///     W ← Σ_{i ≤ k - r} σᵢ uᵢ vᵢᵀ        W' = W + scaling · B diag(d) A
 ///
 /// with k = min(in_features, out_features). The base weight stays truncated
-/// while the adapter is disabled and after `unload`. Such an adapter is the
-/// only one of its layers. Wang et al. 2024, arXiv:2412.06071. PEFT's
+/// while the adapter is disabled and after `unload`. A layer with such an
+/// adapter cannot have another one. Wang et al. 2024, arXiv:2412.06071. PEFT's
 /// `KasaLinearVariant`.
 class TORCHLORA_API KasaVariant : public LoraVariant {
  public:
-  /// `diag` is d, [r].
+  /// Stores the weights of the regularizers and the diagonal d, [r].
   KasaVariant(KasaConfig config, Tensor diag)
       : config_(std::move(config)), diag_(std::move(diag)) {}
   ~KasaVariant() override;
 
-  /// The line of the table.
+  /// Returns the entry of KaSA in the table of variants.
   static LoraVariantType type() {
     return {
         "kasa_config",
@@ -79,8 +79,8 @@ class TORCHLORA_API KasaVariant : public LoraVariant {
     return true;
   }
 
-  /// Returns the matrix without its r smallest singular components. ValueError
-  /// if none would be left.
+  /// Returns `matrix` without its `r` smallest singular components, as fp32 or
+  /// fp64. ValueError if no component would be left.
   static Tensor truncate(const Tensor& matrix, int64_t r) {
     const auto k = std::min(matrix.size(0), matrix.size(1));
     TORCH_CHECK_VALUE(
@@ -97,7 +97,8 @@ class TORCHLORA_API KasaVariant : public LoraVariant {
     return at::addmm(wide, last.U * last.S, last.V.t(), 1, -1);
   }
 
-  /// Returns beta ‖d‖² + gamma (‖Bᵀ B − I‖ + ‖A Aᵀ − I‖) in at least fp32.
+  /// Returns KaSA's regularizer of one adapter, beta ‖d‖² + gamma (‖Bᵀ B − I‖ +
+  /// ‖A Aᵀ − I‖), a scalar in at least fp32.
   Tensor loss(const LoraAdapter& adapter) const {
     const auto dtype = c10::promoteTypes(diag_.scalar_type(), at::kFloat);
     const auto d = diag_.to(dtype);
@@ -114,10 +115,10 @@ class TORCHLORA_API KasaVariant : public LoraVariant {
   Tensor diag_;
 };
 
-/// Returns the sum of KaSA's regularizers over the active adapters of a model:
-/// a penalty of the diagonals and one of factors that are not orthogonal. Add
-/// it to the loss of the task. Undefined if no active adapter has
-/// `kasa_config`. PEFT's `_get_kasa_loss`.
+/// Returns KaSA's regularizer summed over the active adapters of all LoRA
+/// layers in `model`. It penalizes large diagonals d and factors whose B
+/// columns and A rows are not orthonormal. Add it to the loss of your task.
+/// Undefined if no active adapter uses KaSA. PEFT's `_get_kasa_loss`.
 inline Tensor kasa_loss(const torch::nn::Module& model) {
   Tensor sum;
   for (const auto& module : model.modules()) {

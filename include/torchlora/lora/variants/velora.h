@@ -9,21 +9,23 @@
 
 namespace torchlora {
 
-/// VeLoRA: for the gradient of A a layer keeps, instead of its input x, the
-/// projection of each group of x's features on one vector v of length 1:
+/// VeLoRA, which saves memory in training. To compute the gradient of A, a
+/// layer stores not its input x but a few numbers per token: it splits the
+/// features of x into groups and projects each group on one vector v of length
+/// 1:
 ///
-///     kept  p = x_group · v        rebuilt  x_group ≈ scale · p v
+///     stored: p = x_group · v        backward uses: x_group ≈ scale · p v
 ///
-/// Outputs and all other gradients are LoRA's. Miles et al. 2024,
+/// Outputs and all other gradients are those of plain LoRA. Miles et al. 2024,
 /// arXiv:2405.17991. PEFT's `VeloraLinearVariant`.
 class TORCHLORA_API VeloraVariant : public LoraVariant {
  public:
-  /// `embed` is v, [group size].
+  /// Stores the options and the projection vector v, [group size].
   VeloraVariant(VeloraConfig config, Tensor embed)
       : config_(std::move(config)), embed_(std::move(embed)) {}
   ~VeloraVariant() override;
 
-  /// The line of the table.
+  /// Returns the entry of VeLoRA in the table of variants.
   static LoraVariantType type() {
     return {
         "velora_config",
@@ -69,13 +71,15 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
   bool compresses() const override {
     return true;
   }
-  /// Returns p [tokens, num_groups] and the v of this forward, which may be
-  /// another one in the next.
+  /// Returns the projections p [tokens, num_groups] of `x` [tokens,
+  /// in_features] and the vector v [group size] used for them. Depending on
+  /// `init_type` it recomputes v from `x`.
   std::vector<Tensor> compress(const Tensor& x) override {
     const auto v = next_embed(x);
     return {at::matmul(groups_of(x), v.to(x.scalar_type())), v};
   }
-  /// Computes (gᵀ p) per group, then along v: no x of full size.
+  /// Returns the approximate gradient of A [r, in_features]: `grad_Ax`ᵀ p per
+  /// group, times scale · v. It never rebuilds the input x in full size.
   Tensor grad_A(
       const Tensor& grad_Ax,
       const std::vector<Tensor>& compressed,
@@ -89,11 +93,13 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
         .contiguous();
   }
 
-  /// Returns the length of a group of features; the last may be shorter.
+  /// Returns the number of features per group, ⌈in_features / num_groups⌉. The
+  /// last group may have fewer.
   static int64_t group_size(int64_t in_features, const VeloraConfig& config) {
     return (in_features + config.num_groups() - 1) / config.num_groups();
   }
-  /// Returns v before the first batch.
+  /// Returns the vector v [group_size] that the adapter has before the first
+  /// batch: a random unit vector for init_type "random", else zeros.
   static Tensor initial_embed(
       int64_t group_size,
       const VeloraConfig& config,
@@ -104,7 +110,8 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
   }
 
  private:
-  /// To length 1; zero becomes the direction of ones.
+  /// Returns `embed` scaled to length 1; for a zero vector the unit vector with
+  /// equal elements.
   static Tensor normalized(const Tensor& embed) {
     const auto wide =
         embed.to(c10::promoteTypes(embed.scalar_type(), at::kFloat));
@@ -112,7 +119,8 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
     const auto length = std::sqrt(static_cast<double>(wide.numel()));
     return at::where(norm > 0, wide / norm, 1 / length);
   }
-  /// [tokens, num_groups, group size], padded with zeros.
+  /// Returns `x` [tokens, in_features], padded with zeros, as [tokens,
+  /// num_groups, group size].
   Tensor groups_of(const Tensor& x) const {
     const auto size = group_size(x.size(1), config_);
     const auto padding = config_.num_groups() * size - x.size(1);
@@ -140,7 +148,8 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
 
   VeloraConfig config_;
   Tensor embed_;
-  /// Whether `embed_` is known not to be zero.
+  /// Whether `embed_` is known to hold a vector computed from data. If not, it
+  /// may be zero.
   bool is_initialized_ = false;
 };
 
