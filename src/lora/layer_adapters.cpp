@@ -131,18 +131,15 @@ void LoraLayer::prepare_adapter(
   adapter.lora_B = make_factor(
       parameter(factors.B.reshape(base.B_sizes(r))), parameter(factors.bias));
   next_base_weight_ = factors.base_weight;
+  const auto& traits = initializer.traits;
   TORCH_CHECK_VALUE(
-      !next_base_weight_.defined() || initializer.traits.modifies_base,
+      !next_base_weight_.defined() ||
+          (traits.modifies_base && !traits.is_convertible),
       "[update_layer] the initializer ",
       initializer.name,
-      " replaces the base weight: register it with the trait modifies_base");
-  TORCH_CHECK_VALUE(
-      !next_base_weight_.defined() || !initializer.traits.is_convertible,
-      "[update_layer] the initializer ",
-      initializer.name,
-      " replaces the base weight: register it with is_convertible false, as "
-      "its "
-      "adapter is no plain LoRA of the original base");
+      " replaces the base weight: register it with the traits modifies_base "
+      "and "
+      "is_convertible = false");
   if (variant) {
     adapter.variant = variant->create(
         {config, base, adapter, parameter, is_loaded}, next_base_weight_);
