@@ -160,7 +160,7 @@ std::vector<TargetSite> targeted_parameters(
             std::none_of(
                 sites.begin(),
                 sites.end(),
-                [&](const auto& other) {
+                [&](const TargetSite& other) {
                   return other.kind == TargetSite::kParameter && other.layer &&
                       same_module(other);
                 }),
