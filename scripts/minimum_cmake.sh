@@ -20,7 +20,7 @@ rm -rf "$build"
   -DCMAKE_CXX_COMPILER="$TORCHLORA_CXX" -DTORCHLORA_WITH_OVERLAY=OFF \
   -DCMAKE_INSTALL_LIBDIR=/opt/lib "$@" -Wno-dev >/dev/null
 overlay=$(grep 'command.*overlay/kernels.cpp' "$build/compile_commands.json")
-[[ $overlay == *overlay/kernels.cpp* && $overlay != *DTORCHLORA_WITH_OVERLAY* ]] ||
+[[ $overlay == *overlay/kernels.cpp* && $overlay != *DTORCHLORA_OVERLAY_KEYS* ]] ||
   die "TORCHLORA_WITH_OVERLAY=OFF, but: $overlay"
 grep -qx libdir=/opt/lib "$build/torchlora.pc" ||
   die "CMAKE_INSTALL_LIBDIR=/opt/lib is not in torchlora.pc"

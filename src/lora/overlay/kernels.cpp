@@ -8,7 +8,7 @@
 // as LibTorch's own layers use their weights so before they multiply.
 #include "lora/overlay/kernels.h"
 
-#ifdef TORCHLORA_WITH_OVERLAY
+#ifdef TORCHLORA_OVERLAY_KEYS
 
 #include <algorithm>
 #include <array>
@@ -25,12 +25,11 @@ c10::DispatchKey overlay_key = c10::DispatchKey::Undefined;
 
 namespace {
 
-/// NOTE: PyTorch has no dispatch key to give to libraries. The first was
-/// torchdistx's, which is archived, the second is for LibTorch's own tests;
-/// both lie above autograd and autocast.
-constexpr std::array kKeys{
-    c10::DispatchKey::DeferredInit,
-    c10::DispatchKey::TESTING_ONLY_GenericWrapper};
+/// Those of DeferredInit and TESTING_ONLY_GenericWrapper that this LibTorch has
+/// (cmake/TorchloraOverlay.cmake). NOTE: PyTorch has no dispatch key to give to
+/// libraries. The first was torchdistx's, which is archived, the second is for
+/// LibTorch's own tests; both lie above autograd and autocast.
+constexpr std::array kKeys{TORCHLORA_OVERLAY_KEYS};
 
 Tensor plain(
     const Tensor& tensor,
@@ -359,7 +358,7 @@ Tensor make_overlay(std::shared_ptr<const WeightOverlay> overlay) {
 
 } // namespace torchlora
 
-#else // without the key
+#else // without a key
 
 namespace torchlora {
 
