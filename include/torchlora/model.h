@@ -100,8 +100,9 @@ class TORCHLORA_API PeftModel {
   /// model's own `modules_to_save`. PEFT's argument `adapter_names` of forward.
   /// ValueError for a model in training mode, unknown names, merged adapters,
   /// DoRA, adapters with `modules_to_save`, `bias` or
-  /// `trainable_token_indices`, MultiheadAttention, EmbeddingBag and
-  /// `target_parameters`.
+  /// `trainable_token_indices`, and for adapters of MultiheadAttention,
+  /// EmbeddingBag, `target_parameters` and layers inside LibTorch's transformer
+  /// layers, whose batch is not the first dimension.
   [[nodiscard]] MixedBatchGuard mixed_batch(
       const std::vector<std::string>& adapter_names) const;
 

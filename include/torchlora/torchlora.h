@@ -16,12 +16,15 @@
 #include <torchlora/lora/layers/conv.h>
 #include <torchlora/lora/layers/conv_transpose.h>
 #include <torchlora/lora/layers/embedding.h>
+#include <torchlora/lora/layers/embedding_bag.h>
 #include <torchlora/lora/layers/experts.h>
 #include <torchlora/lora/layers/linear.h>
 #include <torchlora/lora/layers/multihead_attention.h>
 #include <torchlora/lora/overlay.h>
 #include <torchlora/lora/registry.h>
+#include <torchlora/lora/variants/dora.h>
 #include <torchlora/lora/variants/kasa.h>
+#include <torchlora/lora/variants/velora.h>
 #include <torchlora/model.h>
 #include <torchlora/model/status.h>
 #include <torchlora/model/trainable_tokens.h>

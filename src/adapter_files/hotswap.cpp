@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include <torchlora/adapter_files/adapter_config.h>
+#include <torchlora/lora/variant.h>
 
 #include "adapter_files/match_tensors.h"
 #include "model/replicate.h"
@@ -21,15 +22,17 @@ void check_compatible(const LoraConfig& now, const LoraConfig& next) {
         "[hotswap_adapter] Configs are incompatible: the adapters differ in ",
         field);
   };
-  require(now.use_dora() == next.use_dora(), "use_dora");
-  require(
-      now.kasa_config().has_value() == next.kasa_config().has_value(),
-      "kasa_config");
+  const auto* variant = find_variant(now);
+  const auto* next_variant = find_variant(next);
+  const auto* either = variant ? variant : next_variant;
+  require(variant == next_variant, either ? either->name : "");
   require(now.lora_bias() == next.lora_bias(), "lora_bias");
   require(now.lora_dropout() == next.lora_dropout(), "lora_dropout");
   TORCH_CHECK_VALUE(
-      !now.velora_config() && !next.velora_config(),
-      "[hotswap_adapter] an adapter with velora_config cannot be swapped");
+      !variant || variant->is_swappable,
+      "[hotswap_adapter] an adapter with ",
+      variant->name,
+      " cannot be swapped");
   const auto& initializer = init::find_initializer(next.init_lora_weights());
   TORCH_CHECK_VALUE(
       !initializer.traits.modifies_base,

@@ -48,7 +48,7 @@ void match_tables(
     torch::nn::Module& model,
     const SavedModules& versions,
     std::set<std::string>& unexpected,
-    std::vector<SavedTensor>& owned) {
+    std::vector<SavedTensor>& saved) {
   if (unexpected.empty()) {
     return;
   }
@@ -66,11 +66,11 @@ void match_tables(
       }
       unexpected.erase(key);
       auto value = file.tensors.at(key).to(weight.options());
-      const bool is_owned = std::ranges::any_of(
-          owned, [&](const auto& one) { return one.tensor.is_same(weight); });
-      if (!is_owned &&
+      const bool is_saved = std::ranges::any_of(
+          saved, [&](const auto& one) { return one.tensor.is_same(weight); });
+      if (!is_saved &&
           !at::equal(value, versions.base(weight).to(weight.options()))) {
-        owned.push_back(
+        saved.push_back(
             {site.peft_name + "." + name, weight, value, /*trains=*/false});
       }
     }
@@ -119,8 +119,8 @@ std::vector<Tensor> match_tensors(
   for (const auto& target : plan.tokens) {
     tensors.push_back(take(kFilePrefix + target.key(), target.sizes()));
   }
-  for (auto& owned : plan.saved) {
-    owned.value = take(kFilePrefix + owned.key, owned.tensor.sizes());
+  for (auto& saved : plan.saved) {
+    saved.value = take(kFilePrefix + saved.key, saved.tensor.sizes());
   }
   if (plan.config.bias() == "all") {
     // NOTE: PEFT's files have the biases of modules_to_save three times.

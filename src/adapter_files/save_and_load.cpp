@@ -6,6 +6,7 @@
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
 #include <torchlora/io/safetensors.h>
+#include <torchlora/lora/variant.h>
 #include <torchlora/model.h>
 
 #include "adapter_files/adapter_file.h"
@@ -134,10 +135,12 @@ void PeftModel::save_pretrained(
           config.init_lora_weights().name(),
           " cannot be converted: without the base that it made it is another "
           "model; save it as it is");
+      const auto* variant = find_variant(config);
       TORCH_CHECK_VALUE(
-          !config.kasa_config(),
-          "[save_pretrained] an adapter with kasa_config cannot be converted; "
-          "save it as it is, loading it truncates the base again");
+          !variant || variant->is_convertible,
+          "[save_pretrained] an adapter with ",
+          variant->name,
+          " cannot be converted; save it as it is");
       TORCH_CHECK_VALUE(
           config.target_parameters().empty(),
           "[save_pretrained] adapter ",

@@ -71,8 +71,7 @@ void DpoOptions::add_to(CLI::App& app) {
          config.reference,
          "what the policy is compared with: the base model, or the adapter as "
          "it is at the start. auto: the initial adapter if it changes "
-         "anything, "
-         "else the base")
+         "anything, else the base")
       ->check(CLI::IsMember({"auto", "base", "initial_adapter"}))
       ->capture_default_str()
       ->group(kDpo);

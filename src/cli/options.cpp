@@ -134,16 +134,22 @@ void LoraOptions::add_to(CLI::App& app) {
 }
 
 LoraConfig LoraOptions::config() const {
-  TORCH_CHECK_VALUE(
-      r > 0,
-      "--lora_r must be a positive rank, found ",
-      r,
-      "; usual are 8 to 64");
-  TORCH_CHECK_VALUE(
-      dropout >= 0 && dropout < 1,
-      "--lora_dropout must lie in [0, 1), found ",
-      dropout);
-  auto config = LoraConfig(r).init_lora_weights(init_from(init_lora_weights));
+  const auto config = LoraConfig(r)
+                          .init_lora_weights(init_from(init_lora_weights))
+                          .lora_alpha(alpha)
+                          .lora_dropout(dropout)
+                          .use_rslora(use_rslora)
+                          .use_dora(use_dora)
+                          .target_modules(module_names(target_modules))
+                          .exclude_modules(module_names(exclude_modules))
+                          .modules_to_save(modules_to_save)
+                          .task_type("CAUSAL_LM");
+  try {
+    config.validate();
+  } catch (const c10::ValueError& e) {
+    TORCH_CHECK_VALUE(
+        false, "--lora_r or --lora_dropout: ", e.what_without_backtrace());
+  }
   const auto& traits = init::traits_of(config);
   TORCH_CHECK_VALUE(
       !traits.needs_data && !traits.needs_config,
@@ -157,14 +163,7 @@ LoraConfig LoraOptions::config() const {
       init_lora_weights,
       " draws at random how it changes the base weights, which the saved "
       "adapter would not tell; pissa is as fast here and can be repeated");
-  return config.lora_alpha(alpha)
-      .lora_dropout(dropout)
-      .use_rslora(use_rslora)
-      .use_dora(use_dora)
-      .target_modules(module_names(target_modules))
-      .exclude_modules(module_names(exclude_modules))
-      .modules_to_save(modules_to_save)
-      .task_type("CAUSAL_LM");
+  return config;
 }
 
 void OutputOptions::add_to(CLI::App& app) {

@@ -170,4 +170,8 @@ LoraConfig& LoraConfig::forget_initializer() {
       .eva_config(std::nullopt);
 }
 
+LoraConfig& LoraConfig::forget_variant() {
+  return use_dora(false).velora_config(std::nullopt).kasa_config(std::nullopt);
+}
+
 } // namespace torchlora

@@ -9,11 +9,12 @@ namespace torchlora {
 void check_config(const LoraConfig& config) {
   config.validate();
   init::check_own_config(config);
+  const auto& initializer = init::find_initializer(config.init_lora_weights());
   TORCH_CHECK_VALUE(
       !config.lora_bias() ||
-          (init::traits_of(config).supports_lora_bias && !config.use_dora()),
-      "[LoraConfig] `lora_bias` is supported with init_lora_weights=true or "
-      "false and without use_dora");
+          (initializer.traits.supports_lora_bias && !config.use_dora()),
+      "[LoraConfig] `lora_bias` is not supported with ",
+      config.use_dora() ? "use_dora" : "init_lora_weights=" + initializer.name);
 }
 
 } // namespace torchlora

@@ -32,10 +32,6 @@ void check_can_be_bound(
   if (dynamic_cast<nn::Redirectable*>(&module) || has_weight_overlay()) {
     return;
   }
-  const bool has_counterpart = type.name.starts_with("torch::nn::") &&
-      type.name.find("Bilinear") == std::string::npos &&
-      type.name.find("Transpose") == std::string::npos &&
-      type.name.find("Bag") == std::string::npos;
   TORCH_CHECK_VALUE(
       false,
       "[get_peft_model] target module \"",
@@ -44,8 +40,9 @@ void check_can_be_bound(
       type.name,
       ", which only the weight overlay can adapt, and it is not there "
       "(torchlora/lora/overlay.h); ",
-      has_counterpart ? "use the layer of the same name in torchlora::nn"
-                      : "derive the layer from torchlora::nn::Redirectable",
+      type.has_counterpart
+          ? "use the layer of the same name in torchlora::nn"
+          : "derive the layer from torchlora::nn::Redirectable",
       ", or leave it out by exclude_modules");
 }
 
@@ -59,6 +56,7 @@ LoraRegistry& LoraRegistry::global() {
 // The built-in layer types; the last one is tried first. Those of torch::nn
 // serve the torchlora::nn layers that derive from them too.
 LoraRegistry::LoraRegistry() {
+  constexpr bool kHasCounterpart = true;
   const auto kernel = []<class Impl>(Impl& module) {
     return BaseWeight(module.weight, module.bias).member(module.weight);
   };
@@ -70,14 +68,19 @@ LoraRegistry::LoraRegistry() {
     return BaseWeight(module.weight, module.bias, "", WeightLayout::kInOut)
         .member(module.weight);
   };
-  add<torch::nn::LinearImpl, LoraLinear>("torch::nn::Linear", kernel);
+  add<torch::nn::LinearImpl, LoraLinear>(
+      "torch::nn::Linear", kernel, kHasCounterpart);
   add<torch::nn::BilinearImpl, LoraBilinear>("torch::nn::Bilinear", kernel);
-  add<torch::nn::EmbeddingImpl, LoraEmbedding>("torch::nn::Embedding", table);
+  add<torch::nn::EmbeddingImpl, LoraEmbedding>(
+      "torch::nn::Embedding", table, kHasCounterpart);
   add<torch::nn::EmbeddingBagImpl, LoraEmbeddingBag>(
       "torch::nn::EmbeddingBag", table);
-  add<torch::nn::Conv1dImpl, LoraConv>("torch::nn::Conv1d", kernel);
-  add<torch::nn::Conv2dImpl, LoraConv>("torch::nn::Conv2d", kernel);
-  add<torch::nn::Conv3dImpl, LoraConv>("torch::nn::Conv3d", kernel);
+  add<torch::nn::Conv1dImpl, LoraConv>(
+      "torch::nn::Conv1d", kernel, kHasCounterpart);
+  add<torch::nn::Conv2dImpl, LoraConv>(
+      "torch::nn::Conv2d", kernel, kHasCounterpart);
+  add<torch::nn::Conv3dImpl, LoraConv>(
+      "torch::nn::Conv3d", kernel, kHasCounterpart);
   add<torch::nn::ConvTranspose1dImpl, LoraConvTranspose>(
       "torch::nn::ConvTranspose1d", transposed_kernel);
   add<torch::nn::ConvTranspose2dImpl, LoraConvTranspose>(
@@ -89,7 +92,8 @@ LoraRegistry::LoraRegistry() {
       [](torch::nn::MultiheadAttentionImpl& module) {
         return BaseWeight(module.in_proj_weight, module.in_proj_bias)
             .member(module.in_proj_weight);
-      });
+      },
+      kHasCounterpart);
   add<nn::ClippableLinearImpl, LoraClippableLinear>(
       "torchlora::nn::ClippableLinear", [](nn::ClippableLinearImpl& module) {
         return BaseWeight(module.linear->weight, {}, "linear");

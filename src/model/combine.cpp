@@ -16,7 +16,7 @@ void check_sources(
     const std::string& adapter_name) {
   TORCH_CHECK_VALUE(
       !adapters.empty() && adapters.size() == weights.size(),
-      "[add_weighted_adapter] one weight an adapter is needed, found ",
+      "[add_weighted_adapter] needs one weight per adapter, found ",
       adapters.size(),
       " adapters and ",
       weights.size(),
@@ -160,7 +160,7 @@ void PeftModel::add_weighted_adapter(
       .use_rslora(false)
       .lora_bias(has_bias)
       .forget_initializer()
-      .velora_config(std::nullopt)
+      .forget_variant()
       .modules_to_save({})
       .bias("none")
       .rank_pattern({})

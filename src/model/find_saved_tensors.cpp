@@ -174,9 +174,9 @@ std::vector<SavedTensor> find_saved_tensors(
   if (config.bias() != "none") {
     add_biases(model, config, adapted, tensors);
   }
-  auto owned = std::move(tensors).result();
+  auto saved = std::move(tensors).result();
   for (const auto& [name, tokens] : token_adapters(model)) {
-    for (const auto& item : owned) {
+    for (const auto& item : saved) {
       TORCH_CHECK_VALUE(
           !overlap(item.tensor, tokens->weight()),
           "[get_peft_model] \"",
@@ -185,10 +185,10 @@ std::vector<SavedTensor> find_saved_tensors(
           "modules_to_save");
     }
   }
-  const auto half = std::ranges::find_if(owned, [](const SavedTensor& item) {
+  const auto half = std::ranges::find_if(saved, [](const SavedTensor& item) {
     return item.trains && at::isReducedFloatingType(item.tensor.scalar_type());
   });
-  if (half != owned.end() && !config.inference_mode()) {
+  if (half != saved.end() && !config.inference_mode()) {
     TORCH_WARN(
         half->key,
         " is trained in ",
@@ -196,7 +196,7 @@ std::vector<SavedTensor> find_saved_tensors(
         ", in which small steps round away; load the model in fp32 to keep "
         "them");
   }
-  return owned;
+  return saved;
 }
 
 } // namespace torchlora

@@ -103,8 +103,7 @@ void warn_of_residual(
             "] adapter ",
             adapter.name,
             " changed the base weights when it was made, and they stay "
-            "changed; "
-            "merge_and_unload keeps the model whole");
+            "changed; merge_and_unload keeps its update too");
         return;
       }
     }

@@ -10,7 +10,7 @@ enum class Requirement {
   kSum,
   /// It has no modules_to_save, biases or rows of tables.
   kNoOwnTensors,
-  /// Its initializer left the base weights alone.
+  /// Neither its initializer nor its variant changed the base weights.
   kUnchangedBase,
   /// It has no target_parameters.
   kNoParameters,

@@ -115,8 +115,7 @@ void check_not_tied(
         "\", which ",
         change,
         " would change too; give one of them a copy of its own first: before "
-        "it "
-        "is adapted, put a new layer in its place "
+        "it is adapted, put a new layer in its place "
         "(torch::nn::Module::replace_module) and copy the values");
   }
 }

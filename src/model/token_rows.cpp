@@ -209,9 +209,9 @@ std::vector<TokenTarget> find_token_targets(
           "\" (or a layer that is tied to it) is adapted by LoRA too; it must "
           "be one or the other");
     }
-    for (const auto& owned : plan.saved) {
+    for (const auto& saved : plan.saved) {
       TORCH_CHECK_VALUE(
-          !overlap(owned.tensor, weight_of(*target.layer)),
+          !overlap(saved.tensor, weight_of(*target.layer)),
           kMessage,
           target.name,
           "\" is in modules_to_save too: The embedding layer is already marked "
@@ -242,8 +242,7 @@ void check_tables_are_base(
         kMessage,
         target.name,
         "\" has another version by another adapter (modules_to_save, or a "
-        "table "
-        "in its file)");
+        "table in its file)");
   }
 }
 

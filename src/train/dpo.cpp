@@ -8,6 +8,7 @@
 
 #include <torchlora/error.h>
 #include <torchlora/lora/layer.h>
+#include <torchlora/lora/variant.h>
 #include <torchlora/model/trainable_tokens.h>
 #include <torchlora/train/dpo_loss.h>
 
@@ -35,17 +36,21 @@ class ActiveAdapterGuard {
   std::vector<std::string> saved_;
 };
 
-/// Returns whether `condition` holds for an active adapter of any layer.
+/// Returns an active adapter of any layer for which `condition` holds, or
+/// nullptr.
 template <class Condition>
-bool any_active(const PeftModel& model, const Condition& condition) {
+const LoraAdapter* find_active(
+    const PeftModel& model,
+    const Condition& condition) {
   for (const auto& [name, layer] : model.layers()) {
     for (const auto& adapter : layer->active_adapters()) {
-      if (condition(*layer->find_adapter(adapter))) {
-        return true;
+      const auto* found = layer->find_adapter(adapter);
+      if (condition(*found)) {
+        return found;
       }
     }
   }
-  return false;
+  return nullptr;
 }
 
 /// Returns whether the update B·A is not zero. It is zero while A or B is.
@@ -246,21 +251,34 @@ void DpoTrainer::disable_dropout() {
 void DpoTrainer::set_up_reference() {
   reference_ = config_.reference;
   if (reference_ == "auto") {
-    reference_ = any_active(peft_model(), changes_something) ||
+    reference_ = find_active(peft_model(), changes_something) ||
             replaces_something(peft_model())
         ? "initial_adapter"
         : "base";
   }
+  auto peft = peft_model();
+  const auto* changed = find_active(
+      peft, [](const LoraAdapter& adapter) { return adapter.changed_base; });
+  const auto* lone = find_active(peft, [](const LoraAdapter& adapter) {
+    return adapter.variant && adapter.variant->excludes_others();
+  });
+  TORCH_CHECK_VALUE(
+      !lone || (reference_ == "base" && !changed),
+      "[DpoTrainer] adapter ",
+      lone->name,
+      " has ",
+      find_variant(peft.peft_config(lone->name))->name,
+      ", which allows no other adapter in its layers: there cannot be a copy "
+      "of it as reference");
   if (reference_ == "base") {
     TORCH_CHECK_VALUE(
-        !any_active(
-            peft_model(),
-            [](const LoraAdapter& adapter) { return adapter.changed_base; }),
-        "[DpoTrainer] the base cannot be the reference, as init_lora_weights "
-        "changed its weights; use initial_adapter");
+        !changed,
+        "[DpoTrainer] the base cannot be the reference, as the initializer or "
+        "the variant of adapter ",
+        changed->name,
+        " changed its weights; use initial_adapter");
     return;
   }
-  auto peft = peft_model();
   const auto active = peft.active_adapters();
   TORCH_CHECK_VALUE(
       active.size() == 1,

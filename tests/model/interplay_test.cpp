@@ -185,7 +185,7 @@ TEST_F(Interplay, AnAdapterIsMadeOnTheBaseAndNotOnAnothersModule) {
 }
 
 // The initializer would write to the head too.
-TEST_F(Interplay, AnInitialiserDoesNotChangeATiedWeight) {
+TEST_F(Interplay, AnInitializerDoesNotChangeATiedWeight) {
   struct TiedImpl : torch::nn::Module {
     nn::Embedding table = register_module("table", nn::Embedding(9, 8));
     nn::Linear head = register_module(

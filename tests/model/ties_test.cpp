@@ -241,7 +241,7 @@ TEST(TiedLayers, AHeadThatIsTheTableIsRefused) {
 
 /// Refusals of an initializer that changes the base come before the first
 /// decomposition.
-TEST(BaseChangingInitialisers, AreRefusedBeforeTheyRun) {
+TEST(BaseChangingInitializers, AreRefusedBeforeTheyRun) {
   auto model = std::make_shared<NetImpl>(TieKind::kMemory);
   const auto before = values_of(*model);
   int progress = 0;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Adapters of every layer type, variant and initializer, both ways: peft's in torchlora and torchlora's in peft.
 
-"initial" is the largest difference of an update B A (of A, where B is zero), relative, when both make an adapter under the same seed. Initialisers that peft cannot
+"initial" is the largest difference of an update B A (of A, where B is zero), relative, when both make an adapter under the same seed. Initializers that peft cannot
 make for a convolution or an embedding are compared on the linear layers. pissa_niter_N, corda and lora_ga are exchanged as plain LoRAs of the
 original base, the others as they are. Their data are one sample a forward, as preprocess_corda takes no more; its inverse of an input's
 covariance costs digits (of "down", which is ill-conditioned, three more in peft's ipm than here): hence the wider limit. peft adds the update of

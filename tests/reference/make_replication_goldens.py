@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/data/lora/replication: an adapter by peft with layer_replication, on the net of tests/model_replicate_test.cpp.
+"""Writes tests/data/lora/replication: an adapter by peft with layer_replication, on the net of tests/model/replicate_test.cpp.
 
   adapter_config.json, adapter_model.safetensors   as peft saves them, nothing in them zero
   reference.safetensors   base.<name> of the model, x, base_output of the model as it was, output and disabled_output of the adapted one

@@ -1,4 +1,4 @@
-"""The model of tests/model_replicate_test.cpp: a Llama's names."""
+"""The model of tests/model/replicate_test.cpp: a Llama's names."""
 from types import SimpleNamespace
 
 import torch

@@ -1,4 +1,4 @@
-"""The model of tests/model_owned_test.cpp."""
+"""The model of tests/model/saved_modules_test.cpp."""
 import torch
 from torch import nn
 

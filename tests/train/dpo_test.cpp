@@ -161,6 +161,17 @@ TEST_F(Dpo, AnInitializerThatChangesTheBaseIsComparedWithItsCopy) {
       testing::IsSubstring, "use initial_adapter", error_of(peft));
 }
 
+TEST_F(Dpo, AnAdapterThatAllowsNoCopyIsNamed) {
+  auto peft = get_peft_model(*model, lora.r(1).kasa_config(KasaConfig()));
+  for (const char* reference : {"auto", "base", "initial_adapter"}) {
+    config.reference = reference;
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring,
+        "adapter default has kasa_config",
+        error_of(peft));
+  }
+}
+
 TEST_F(Dpo, DropoutIsSwitchedOffAndSaidSo) {
   auto peft = get_peft_model(*model, lora.lora_dropout(0.5));
   const Warnings warnings;

@@ -40,6 +40,9 @@ struct TORCHLORA_API LoraConfig {
   /// configuration (such as `loftq_config`), because the factors come from
   /// elsewhere. Returns this configuration.
   LoraConfig& forget_initializer();
+  /// Makes it a configuration of plain LoRA: without `use_dora`,
+  /// `velora_config` and `kasa_config`.
+  LoraConfig& forget_variant();
 
   /// The rank r of the update: A has r rows and B has r columns.
   TORCH_ARG(int64_t, r);

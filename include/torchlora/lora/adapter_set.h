@@ -66,7 +66,8 @@ class AdapterSet {
   /// Returns the adapter of this name. Throws ValueError if the layer has none.
   const Adapter& at(const std::string& adapter_name) const {
     const auto* adapter = find(adapter_name);
-    TORCH_CHECK_VALUE(adapter, "Adapter ", adapter_name, " not found.");
+    TORCH_CHECK_VALUE(
+        adapter, "[adapter] Adapter ", adapter_name, " not found.");
     return *adapter;
   }
   Adapter& at(const std::string& adapter_name) {

@@ -24,6 +24,8 @@ struct LoraLayerType {
       create;
   /// The factor names of the LoRA layers that `create` makes.
   FactorNames factor_names = {};
+  /// Whether torchlora::nn has a layer of the same name.
+  bool has_counterpart = false;
 };
 
 /// The table that maps the type of a base layer to its LoRA layer. The first
@@ -49,7 +51,10 @@ class TORCHLORA_API LoraRegistry {
   ///       return BaseWeight(m.weight, m.bias).member(m.weight);
   ///     }
   template <class Base, class Layer>
-  void add(std::string name, std::function<BaseWeight(Base&)> base_weight) {
+  void add(
+      std::string name,
+      std::function<BaseWeight(Base&)> base_weight,
+      bool has_counterpart = false) {
     add(
         {std::move(name),
          [base_weight](torch::nn::Module& module) {
@@ -75,7 +80,8 @@ class TORCHLORA_API LoraRegistry {
            }
            return layer;
          },
-         Layer::kFactorNames});
+         Layer::kFactorNames,
+         has_counterpart});
   }
   /// Registers an entry whose functions the caller wrote. It is tried before
   /// all entries that exist.

@@ -178,6 +178,11 @@ struct LoraVariantType {
   /// Whether `create` sets `base_weight`, that is, the variant changes the base
   /// weight.
   bool modifies_base = false;
+  /// Whether `path_initial_model_for_weight_conversion` can save such an
+  /// adapter.
+  bool is_convertible = true;
+  /// Whether `hotswap_adapter` can replace such an adapter.
+  bool is_swappable = true;
 };
 
 /// Returns the table entry of the variant that `config` asks for; nullptr for

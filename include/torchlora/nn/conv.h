@@ -14,11 +14,6 @@ class TORCHLORA_API Convolution {
  public:
   virtual ~Convolution();
 
-  /// Returns the weight of the convolution:
-  /// [out_channels, in_channels / groups, kernel size…].
-  virtual Tensor kernel() const = 0;
-  /// Returns the bias [out_channels]; undefined if the layer has no bias.
-  virtual Tensor kernel_bias() const = 0;
   /// Returns the number of groups into which the layer splits its channels.
   virtual int64_t groups() const = 0;
   /// Convolves `input` with `kernel` [*, in_channels / groups, kernel size…]
@@ -51,12 +46,6 @@ class ConvNd : public Adaptable<Base, Self>, public Convolution {
   explicit ConvNd(const Base& base) : Adaptable<Base, Self>(base) {}
   /// @}
 
-  Tensor kernel() const override {
-    return this->weight;
-  }
-  Tensor kernel_bias() const override {
-    return this->bias;
-  }
   int64_t groups() const override {
     return this->options.groups();
   }

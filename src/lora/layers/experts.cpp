@@ -97,7 +97,7 @@ void LoraExperts::check_config(const LoraConfig& config) const {
       initializer.traits.supports_target_parameters,
       "[target_parameters] ",
       parameter_name_,
-      ": init_lora_weights must be true, false or \"gaussian\", found \"",
+      ": the adapter of a parameter does not work with init_lora_weights=\"",
       initializer.name,
       "\"");
   const auto refuse = [&](bool given, const char* what) {

@@ -137,7 +137,7 @@ TEST_P(StackedLayout, TwoAdaptersHaveTheGradientsOfTheDenseFormula) {
   EXPECT_GT(difference(net->layer(x, kIds), output), 1e-3);
 }
 
-TEST_P(StackedLayout, InitialisersAndFiles) {
+TEST_P(StackedLayout, InitializersAndFiles) {
   torch::manual_seed(2);
   const auto folder = fs::path(testing::TempDir()) / "experts_adapter";
   auto net = std::make_shared<NetImpl>(4, GetParam());

@@ -187,6 +187,90 @@ TEST_F(KasaTest, TheTruncatedBaseStays) {
   EXPECT_LT((model->up->weight - truncated).abs().max().item<double>(), 1e-6);
 }
 
+TEST_F(KasaTest, DisabledItIsTheTruncatedBase) {
+  torch::NoGradGuard no_grad;
+  const auto truncated = [](const nn::Linear& layer, const Tensor& input) {
+    return at::linear(
+        input, KasaVariant::truncate(layer->weight, 4), layer->bias);
+  };
+  const auto expected =
+      truncated(model->down, torch::tanh(truncated(model->up, x)));
+  auto peft = adapt();
+  fill(peft);
+  const auto adapted = run();
+  const auto expect_disabled = [&] {
+    const auto guard = peft.disable_adapter();
+    EXPECT_LT(difference(run(), expected), 1e-5);
+  };
+  expect_disabled();
+  peft.merge_adapter();
+  expect_disabled();
+  EXPECT_LT(difference(run(), adapted), 1e-5);
+}
+
+// As plain LoRA of the truncated base with the diagonal in A.
+TEST_F(KasaTest, DropoutActsOnTheInputOfTheUpdate) {
+  const auto dropout = [](LoraConfig config) {
+    return config.lora_dropout(.5);
+  };
+  auto peft = adapt(dropout(kasa()));
+  fill(peft);
+  model->train();
+  torch::manual_seed(7);
+  const auto dropped = run();
+  torch::NoGradGuard no_grad;
+  const auto plain = std::make_shared<NetImpl>();
+  plain->up->weight.copy_(model->up->weight);
+  plain->up->bias.copy_(model->up->bias);
+  plain->down->weight.copy_(model->down->weight);
+  plain->down->bias.copy_(model->down->bias);
+  auto other = get_peft_model(
+      *plain, dropout(LoraConfig(4).target_modules({"up", "down"})));
+  for (size_t i = 0; i < 2; ++i) {
+    const auto* from = peft.layers()[i].second->find_adapter("default");
+    const auto* to = other.layers()[i].second->find_adapter("default");
+    const auto [A, B] = from->variant->factors(*from);
+    to->lora_A->weight.copy_(A);
+    to->lora_B->weight.copy_(B);
+  }
+  plain->train();
+  torch::manual_seed(7);
+  EXPECT_LT(difference(plain->forward(x), dropped), 1e-5);
+  model->eval();
+  EXPECT_GT(difference(run(), dropped), 1e-3);
+}
+
+TEST_F(KasaTest, MixesWithOthersInOneBatch) {
+  auto peft = adapt(kasa().target_modules({"up"}));
+  peft.add_adapter("other", LoraConfig(4).target_modules({"down"}));
+  torch::NoGradGuard no_grad;
+  for (const auto& name : peft.adapter_names()) {
+    for (auto& item : peft.state_dict(name)) {
+      item.value().normal_(0, .3);
+    }
+  }
+  model->eval();
+  const auto adapted = run();
+  peft.set_adapter("other");
+  const auto other = run();
+  const auto guard =
+      peft.mixed_batch({"default", "other", "__base__", "other", "default"});
+  const auto mixed = run();
+  EXPECT_LT(difference(mixed[0], adapted[0]), 1e-5);
+  EXPECT_LT(difference(mixed[1], other[1]), 1e-5);
+  EXPECT_LT(difference(mixed[3], other[3]), 1e-5);
+  EXPECT_LT(difference(mixed[4], adapted[4]), 1e-5);
+}
+
+TEST_F(KasaTest, DoesNotTruncateAWeightThatAnotherAdapterReplaces) {
+  auto peft =
+      adapt(LoraConfig(4).target_modules({"down"}).modules_to_save({"up"}));
+  const auto before = run();
+  EXPECT_THROW(
+      peft.add_adapter("kasa", kasa().target_modules({"up"})), c10::ValueError);
+  EXPECT_TRUE(torch::equal(run(), before));
+}
+
 TEST_F(KasaTest, RefusesWhatItCannotBeWith) {
   const auto before = run();
   for (const auto& bad :

@@ -184,7 +184,7 @@ TEST(LoraBias, WithoutABiasOfTheBaseItIsNotMerged) {
       torch::equal(peft.layers()[0].second->base_weight().weight(), weight));
 }
 
-TEST(LoraBias, GoesWithPlainInitialisersOnly) {
+TEST(LoraBias, GoesWithPlainInitializersOnly) {
   auto model = std::make_shared<PairImpl<LinearType>>();
   const auto config = LoraConfig(2).lora_bias(true).target_modules({"target"});
   for (auto bad :

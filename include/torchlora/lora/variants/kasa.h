@@ -65,7 +65,8 @@ class TORCHLORA_API KasaVariant : public LoraVariant {
               arguments.as_parameter(
                   arguments.is_loaded ? at::zeros({r}) : at::randn({r})));
         },
-        /*modifies_base=*/true};
+        /*modifies_base=*/true,
+        /*is_convertible=*/false};
   }
 
   std::vector<VariantTensor> tensors() const override {

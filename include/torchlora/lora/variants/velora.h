@@ -39,10 +39,13 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
               "not for ",
               layer.base_layer()->name(),
               "; leave it out by exclude_modules");
+          const auto& initializer =
+              init::find_initializer(config.init_lora_weights());
           TORCH_CHECK_VALUE(
-              !config.use_dora() && init::traits_of(config).supports_velora,
-              "[update_layer] velora_config is not supported with use_dora or "
-              "init_lora_weights=mica");
+              !config.use_dora() && initializer.traits.supports_velora,
+              "[update_layer] velora_config is not supported with ",
+              config.use_dora() ? "use_dora"
+                                : "init_lora_weights=" + initializer.name);
         },
         [](const BaseWeight& base,
            int64_t /*r*/,
@@ -61,7 +64,10 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
                   group_size(base.in_features(), config),
                   config,
                   base.weight().options().requires_grad(false))));
-        }};
+        },
+        /*modifies_base=*/false,
+        /*is_convertible=*/true,
+        /*is_swappable=*/false};
   }
 
   std::vector<VariantTensor> tensors() const override {
