@@ -14,8 +14,6 @@ class TORCHLORA_API Convolution {
  public:
   virtual ~Convolution();
 
-  /// Returns the number of groups into which the layer splits its channels.
-  virtual int64_t groups() const = 0;
   /// Convolves `input` with `kernel` [*, in_channels / groups, kernel size…]
   /// instead of the layer's own weight, and adds `bias` if it is defined.
   /// Stride, padding, padding mode, dilation and groups are the layer's.
@@ -46,15 +44,14 @@ class ConvNd : public Adaptable<Base, Self>, public Convolution {
   explicit ConvNd(const Base& base) : Adaptable<Base, Self>(base) {}
   /// @}
 
-  int64_t groups() const override {
-    return this->options.groups();
-  }
-  Tensor convolve(const Tensor& input, const Tensor& kernel, const Tensor& bias)
-      const override {
+  Tensor convolve(
+      const Tensor& input,
+      const Tensor& kernel,
+      const Tensor& kernel_bias) const override {
     return detail::convolve<D>(
         input,
         kernel,
-        bias,
+        kernel_bias,
         this->options,
         this->_reversed_padding_repeated_twice);
   }
