@@ -7,6 +7,10 @@ function(torchlora_target name)
     # bug 105651).
     target_compile_options(${name} PRIVATE -Wno-stringop-overflow -Wno-restrict -Wno-array-bounds)
   endif()
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_UNITY_BUILD)
+    # The sources of a unit are included, and g++ takes them for headers.
+    target_compile_options(${name} PRIVATE -Wno-subobject-linkage)
+  endif()
   if(TORCHLORA_WERROR)
     target_compile_options(${name} PRIVATE -Werror)
   endif()
