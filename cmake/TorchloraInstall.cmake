@@ -36,7 +36,7 @@ endfunction()
 torchlora_install(
   core
   HEADERS
-    torchlora.h error.h export.h model.h tensor.h adapter_files/*.h config/*.h detail/*.h init/*.h
+    torchlora.h error.h export.h model.h types.h adapter_files/*.h config/*.h detail/*.h init/*.h
     init/detail/*.h io/*.h lora/*.h lora/layers/*.h lora/variants/*.h model/*.h nn/*.h optim/*.h
     tools/*.h)
 torchlora_install(tokenizer HEADERS tokenizer.h tokenizer/*.h)

@@ -28,7 +28,7 @@ struct PeftState;
 class TORCHLORA_API PeftModel {
  public:
   /// Returns the user's model, which holds the LoRA layers.
-  torch::nn::Module& base_model() const;
+  Module& base_model() const;
   /// @{
   /// Return the names of all adapters in the order in which they were added,
   /// and the names of the active ones in the order in which they act.
@@ -167,7 +167,7 @@ class TORCHLORA_API PeftModel {
   /// Adapts `model` with the adapter in a folder that PEFT or torchlora wrote,
   /// activates it and returns the handle.
   static PeftModel from_pretrained(
-      torch::nn::Module& model,
+      Module& model,
       const std::filesystem::path& directory,
       const std::string& adapter_name = "default",
       const LoadOptions& options = {});
@@ -234,7 +234,7 @@ class TORCHLORA_API MixedBatchGuard {
 /// activates the adapter and returns the handle. A shared_ptr must own `model`,
 /// as every module holder does. If it throws, the model is as before.
 TORCHLORA_API PeftModel get_peft_model(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::string& adapter_name = "default",
     const InjectOptions& options = {});
@@ -253,7 +253,7 @@ PeftModel get_peft_model(
 /// `PeftModel`. Without `options` the factors have the dtype of their base
 /// layer.
 TORCHLORA_API std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::string& adapter_name = "default",
     const InjectOptions& options =

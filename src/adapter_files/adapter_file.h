@@ -2,9 +2,8 @@
 
 #include <filesystem>
 #include <map>
-#include <string>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 namespace torchlora {
 

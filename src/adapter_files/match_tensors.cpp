@@ -28,7 +28,7 @@ specs_of(const TargetSite& site, int64_t r, const LoraConfig& config) {
 
 namespace {
 
-bool is_table(torch::nn::Module& model, const TargetSite& site) {
+bool is_table(Module& model, const TargetSite& site) {
   const auto& module = site.layer ? site.layer->base_layer() : site.module;
   std::vector<std::string> heads{"lm_head"};
   if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
@@ -45,7 +45,7 @@ bool is_table(torch::nn::Module& model, const TargetSite& site) {
 /// that differ from the base model's to the adapter's saved tensors.
 void match_tables(
     const AdapterFile& file,
-    torch::nn::Module& model,
+    Module& model,
     const SavedModules& versions,
     std::set<std::string>& unexpected,
     std::vector<SavedTensor>& saved) {

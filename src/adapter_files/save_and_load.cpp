@@ -27,7 +27,7 @@ constexpr auto kWeightsFile = "adapter_model.safetensors";
 /// Adds the adapter of a folder, inactive and frozen, except for its saved
 /// tensors. `state` is nullptr for a model that is not adapted.
 InjectionPlan inject_from_folder(
-    torch::nn::Module& model,
+    Module& model,
     const PeftState* state,
     const fs::path& directory,
     const std::string& adapter_name,
@@ -117,7 +117,7 @@ void PeftModel::save_pretrained(
         folder.string(),
         ": ",
         error.message());
-    std::vector<std::pair<std::string, Tensor>> tensors;
+    NamedTensors tensors;
     for (const auto& item : state_dict(name)) {
       tensors.emplace_back(item.key(), item.value());
     }
@@ -201,7 +201,7 @@ void PeftModel::load_adapter(
 }
 
 PeftModel PeftModel::from_pretrained(
-    torch::nn::Module& model,
+    Module& model,
     const fs::path& directory,
     const std::string& adapter_name,
     const LoadOptions& options) {

@@ -15,7 +15,7 @@ namespace {
 /// Returns the names of all modules as PEFT would see them: an adapted layer
 /// under the name of its base layer.
 std::set<std::string> modules_of_the_checkpoint(
-    torch::nn::Module& model,
+    Module& model,
     const std::vector<TargetSite>& sites) {
   std::set<std::string> names;
   for (const auto& site : sites) {
@@ -117,9 +117,7 @@ void name_token_layers_in_full(
 
 } // namespace
 
-LoraConfig saved_config(
-    torch::nn::Module& model,
-    const PeftState::Adapter& adapter) {
+LoraConfig saved_config(Module& model, const PeftState::Adapter& adapter) {
   auto config = adapter.config;
   std::vector<std::string> names;
   LoraConfig::Pattern ranks, alphas;

@@ -11,8 +11,6 @@ namespace torchlora {
 /// patterns and `trainable_token_indices` must resolve to exactly the adapted
 /// layers. The user's own spelling is kept if it does; else full names are
 /// written.
-LoraConfig saved_config(
-    torch::nn::Module& model,
-    const PeftState::Adapter& adapter);
+LoraConfig saved_config(Module& model, const PeftState::Adapter& adapter);
 
 } // namespace torchlora

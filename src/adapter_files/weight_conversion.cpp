@@ -29,7 +29,7 @@ void multiply(LoraConfig::Pattern& pattern, double factor) {
 } // namespace
 
 void convert_to_plain_lora(
-    std::vector<std::pair<std::string, Tensor>>& tensors,
+    NamedTensors& tensors,
     LoraConfig& config,
     const std::filesystem::path& initial) {
   const io::SafetensorsFile file(initial / "adapter_model.safetensors");

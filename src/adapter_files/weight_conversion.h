@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/config/lora_config.h>
 
@@ -15,7 +15,7 @@ namespace torchlora {
 /// `tensors` are named as in the file. A₀ and B₀ are read from the folder
 /// `initial`. DataError if they do not fit.
 void convert_to_plain_lora(
-    std::vector<std::pair<std::string, Tensor>>& tensors,
+    NamedTensors& tensors,
     LoraConfig& config,
     const std::filesystem::path& initial);
 

@@ -33,7 +33,7 @@ bool matches(const TargetMatcher& matcher, const std::string& name) {
 bool asks_for(
     const LoraConfig& config,
     const std::string& module,
-    const torch::nn::Module& model) {
+    const Module& model) {
   if (config.target_modules().is_none() ||
       config.target_modules().is_all_linear() ||
       !matches(TargetMatcher(config), module)) {

@@ -82,8 +82,7 @@ std::vector<fs::path> other_files(const Checkpoint& checkpoint) {
 }
 
 /// Returns parameters and buffers by name.
-std::unordered_map<std::string, Tensor> state_of(
-    const torch::nn::Module& model) {
+std::unordered_map<std::string, Tensor> state_of(const Module& model) {
   std::unordered_map<std::string, Tensor> state;
   for (const auto& item : model.named_parameters()) {
     state.emplace(item.key(), item.value());
@@ -181,7 +180,7 @@ Tensor Checkpoint::tensor(const std::string& key) const {
 }
 
 void save_pretrained(
-    const torch::nn::Module& model,
+    const Module& model,
     const fs::path& source,
     const fs::path& destination) {
   const Checkpoint checkpoint(source);

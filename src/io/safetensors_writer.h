@@ -3,10 +3,8 @@
 #include <filesystem>
 #include <functional>
 #include <map>
-#include <string>
-#include <vector>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 namespace torchlora::io {
 

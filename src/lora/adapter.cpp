@@ -16,7 +16,7 @@ std::string suffix(const FactorNames& names) {
 } // namespace
 
 LoraFactor::LoraFactor(Tensor value, Tensor bias_)
-    : torch::nn::Module("torchlora::LoraFactor"),
+    : Module("torchlora::LoraFactor"),
       weight(register_parameter("weight", value, value.requires_grad())) {
   if (bias_.defined()) {
     bias = register_parameter("bias", bias_, bias_.requires_grad());
@@ -57,9 +57,8 @@ Tensor LoraAdapter::variant_tensor(const std::string& tensor_name) const {
   return {};
 }
 
-std::vector<std::pair<std::string, Tensor>> LoraAdapter::tensors(
-    const FactorNames& names) const {
-  std::vector<std::pair<std::string, Tensor>> result{
+NamedTensors LoraAdapter::tensors(const FactorNames& names) const {
+  NamedTensors result{
       {names.A + suffix(names), lora_A->weight},
       {names.B + suffix(names), lora_B->weight}};
   if (lora_B->bias.defined()) {

@@ -23,7 +23,7 @@ namespace torchlora {
 namespace {
 
 std::shared_ptr<LayerBinding> make_binding(
-    torch::nn::Module& base_layer,
+    Module& base_layer,
     const BaseWeightAccessor& accessor,
     nn::Redirectable* redirectable) {
   if (!redirectable) {
@@ -50,11 +50,11 @@ bool is_additive(const ActiveUpdate& update) {
 } // namespace
 
 LoraLayer::LoraLayer(
-    std::shared_ptr<torch::nn::Module> base_layer,
+    std::shared_ptr<Module> base_layer,
     BaseWeightAccessor accessor,
     const FactorNames& factor_names,
     nn::Redirectable* redirectable)
-    : torch::nn::Module("torchlora::LoraLayer"),
+    : Module("torchlora::LoraLayer"),
       base_layer_(std::move(base_layer)),
       accessor_(std::move(accessor)),
       binding_(make_binding(*base_layer_, accessor_, redirectable)),
@@ -93,21 +93,21 @@ void LoraLayer::to(
     torch::Device device,
     torch::Dtype dtype,
     bool non_blocking) {
-  torch::nn::Module::to(device, dtype, non_blocking);
+  Module::to(device, dtype, non_blocking);
   binding_->follow();
 }
 
 void LoraLayer::to(torch::Dtype dtype, bool non_blocking) {
-  torch::nn::Module::to(dtype, non_blocking);
+  Module::to(dtype, non_blocking);
   binding_->follow();
 }
 
 void LoraLayer::to(torch::Device device, bool non_blocking) {
-  torch::nn::Module::to(device, non_blocking);
+  Module::to(device, non_blocking);
   binding_->follow();
 }
 
-std::shared_ptr<torch::nn::Module> LoraLayer::clone(
+std::shared_ptr<Module> LoraLayer::clone(
     const std::optional<torch::Device>& /*device*/) const {
   TORCH_CHECK(
       false,

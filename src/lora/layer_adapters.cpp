@@ -249,8 +249,7 @@ void LoraLayer::delete_adapter(const std::string& adapter_name) {
   register_variants();
 }
 
-std::vector<std::pair<std::string, Tensor>> LoraLayer::adapter_state(
-    const std::string& adapter_name) const {
+NamedTensors LoraLayer::adapter_state(const std::string& adapter_name) const {
   return adapters_.at(adapter_name).tensors(factor_names_);
 }
 

@@ -27,7 +27,7 @@ namespace {
 /// Without the overlay a layer that does not know torchlora is refused.
 void check_can_be_bound(
     const std::string& module_name,
-    torch::nn::Module& module,
+    Module& module,
     const LoraLayerType& type) {
   if (dynamic_cast<nn::Redirectable*>(&module) || has_weight_overlay()) {
     return;
@@ -106,8 +106,7 @@ void LoraRegistry::add(LoraLayerType type) {
       types_.begin(), std::make_shared<const LoraLayerType>(std::move(type)));
 }
 
-std::shared_ptr<const LoraLayerType> LoraRegistry::find(
-    torch::nn::Module& module) const {
+std::shared_ptr<const LoraLayerType> LoraRegistry::find(Module& module) const {
   std::lock_guard lock(mutex_);
   for (const auto& type : types_) {
     if (type->matches(module)) {
@@ -119,7 +118,7 @@ std::shared_ptr<const LoraLayerType> LoraRegistry::find(
 
 std::shared_ptr<LoraLayer> LoraRegistry::create(
     const std::string& module_name,
-    const std::shared_ptr<torch::nn::Module>& module) const {
+    const std::shared_ptr<Module>& module) const {
   if (const auto type = find(*module)) {
     check_can_be_bound(module_name, *module, *type);
     return type->create(module, type->base_weight);

@@ -27,7 +27,7 @@ std::vector<std::string> heads_of(const std::string& task_type) {
 
 class Collector {
  public:
-  explicit Collector(torch::nn::Module& model) : model_(model) {}
+  explicit Collector(Module& model) : model_(model) {}
 
   void add(const std::string& key, const Tensor& tensor, bool trains = true) {
     if (seen_.insert(tensor.unsafeGetTensorImpl()).second) {
@@ -36,10 +36,7 @@ class Collector {
   }
 
   /// A module with its parameters and buffers.
-  void add_module(
-      const std::string& name,
-      torch::nn::Module& module,
-      bool may_be_tied) {
+  void add_module(const std::string& name, Module& module, bool may_be_tied) {
     for (const auto& inner : module.modules()) {
       TORCH_CHECK_VALUE(
           !std::dynamic_pointer_cast<LoraLayer>(inner),
@@ -82,7 +79,7 @@ class Collector {
   }
 
  private:
-  torch::nn::Module& model_;
+  Module& model_;
   std::vector<SavedTensor> result_;
   std::unordered_set<at::TensorImpl*> seen_;
 };
@@ -107,7 +104,7 @@ std::string name_without_layers(
 /// Names as in PEFT's files, whatever other adapters the model has: the bias
 /// of a layer that this one adapts is its base layer's.
 void add_biases(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::vector<TargetSite>& adapted,
     Collector& tensors) {
@@ -136,7 +133,7 @@ void add_biases(
 
 } // namespace
 
-void add_task_heads(torch::nn::Module& model, LoraConfig& config) {
+void add_task_heads(Module& model, LoraConfig& config) {
   for (const auto& head : heads_of(config.task_type())) {
     for (const auto& item : model.named_modules("", /*include_self=*/false)) {
       if (names_module(head, item.key()) &&
@@ -148,7 +145,7 @@ void add_task_heads(torch::nn::Module& model, LoraConfig& config) {
 }
 
 std::vector<SavedTensor> find_saved_tensors(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::vector<TargetSite>& adapted) {
   Collector tensors(model);

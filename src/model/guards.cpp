@@ -18,9 +18,7 @@ using Rows = std::map<std::string, std::vector<int64_t>>;
 
 /// The module of LibTorch's with inputs [length, batch, features] that a module
 /// is in; nullptr if it is in none.
-torch::nn::Module* transformer_above(
-    torch::nn::Module& model,
-    const std::string& name) {
+Module* transformer_above(Module& model, const std::string& name) {
   for (const auto& item : model.named_modules("", /*include_self=*/true)) {
     auto* module = item.value().get();
     const bool is_above =

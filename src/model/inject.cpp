@@ -75,7 +75,7 @@ void check_base_may_change(const InjectionPlan& plan) {
 } // namespace
 
 InjectionPlan plan_injection(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::string& adapter_name,
     const InjectOptions& options) {
@@ -266,8 +266,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
     const auto& site = plan.targets[i].site;
     if (!site.layer) {
       site.parent->replace_module(
-          site.child_name,
-          std::static_pointer_cast<torch::nn::Module>(layers[i]));
+          site.child_name, std::static_pointer_cast<Module>(layers[i]));
       layers[i]->bind();
     }
   }

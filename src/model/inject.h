@@ -21,7 +21,7 @@ struct InjectionPlan {
     int64_t r;
     double lora_alpha;
   };
-  torch::nn::Module* model = nullptr;
+  Module* model = nullptr;
   /// With the targets resolved.
   LoraConfig config;
   InjectOptions options;
@@ -35,7 +35,7 @@ struct InjectionPlan {
 /// ValueError where `get_peft_model` documents it; warns by name of list
 /// entries and patterns that matched nothing.
 InjectionPlan plan_injection(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::string& adapter_name,
     const InjectOptions& options = {});
@@ -52,7 +52,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject(
 /// Returns the handle of a model whose first adapter `inject_first` adds:
 /// freezes the base and makes the adapter active.
 PeftModel adapt(
-    torch::nn::Module& model,
+    Module& model,
     const std::string& adapter_name,
     const std::function<InjectionPlan()>& inject_first);
 

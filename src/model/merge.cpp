@@ -17,7 +17,7 @@ namespace {
 
 /// What a merge of these adapters (empty: the active ones) writes to.
 std::vector<WrittenTensor> written_by_merge(
-    torch::nn::Module& model,
+    Module& model,
     const std::vector<std::string>& adapter_names) {
   std::vector<WrittenTensor> written;
   for (const auto& site : lora_sites(model)) {

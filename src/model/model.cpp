@@ -31,7 +31,7 @@ std::string with_commas(int64_t value) {
 } // namespace
 
 PeftModel adapt(
-    torch::nn::Module& model,
+    Module& model,
     const std::string& adapter_name,
     const std::function<InjectionPlan()>& inject_first) {
   const auto shared = model.weak_from_this().lock();
@@ -64,7 +64,7 @@ PeftModel adapt(
 }
 
 PeftModel get_peft_model(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::string& adapter_name,
     const InjectOptions& options) {
@@ -81,7 +81,7 @@ PeftModel get_peft_model(
 }
 
 std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::string& adapter_name,
     const InjectOptions& options) {
@@ -107,7 +107,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
   return layers;
 }
 
-torch::nn::Module& PeftModel::base_model() const {
+Module& PeftModel::base_model() const {
   return *state_->model;
 }
 

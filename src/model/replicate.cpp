@@ -12,8 +12,8 @@
 namespace torchlora {
 namespace {
 
-std::shared_ptr<torch::nn::Module> child_of(
-    const torch::nn::Module& module,
+std::shared_ptr<Module> child_of(
+    const Module& module,
     const std::string& name) {
   const auto children = module.named_children();
   const auto* child = children.find(name);
@@ -21,8 +21,7 @@ std::shared_ptr<torch::nn::Module> child_of(
 }
 
 /// Where PEFT looks for a Llama's, a Bert's and a Falcon's layers.
-std::shared_ptr<torch::nn::ModuleListImpl> find_layers(
-    torch::nn::Module& model) {
+std::shared_ptr<torch::nn::ModuleListImpl> find_layers(Module& model) {
   auto inner = model.shared_from_this();
   while (const auto child = child_of(*inner, "model")) {
     inner = child;
@@ -47,7 +46,7 @@ std::shared_ptr<torch::nn::ModuleListImpl> find_layers(
   return list;
 }
 
-void refuse_layer(const torch::nn::Module& layer, const std::string& why) {
+void refuse_layer(const Module& layer, const std::string& why) {
   TORCH_CHECK_VALUE(
       false,
       "[layer_replication] a layer of type ",
@@ -57,10 +56,7 @@ void refuse_layer(const torch::nn::Module& layer, const std::string& why) {
 }
 
 /// NOTE: by `set_data`, as a layer's typed members are out of reach.
-void share_parameters(
-    torch::nn::Module& layer,
-    torch::nn::Module& copy,
-    const torch::nn::Module& whole) {
+void share_parameters(Module& layer, Module& copy, const Module& whole) {
   const auto targets = copy.named_parameters(/*recurse=*/false);
   for (const auto& item : layer.named_parameters(/*recurse=*/false)) {
     const auto* target = targets.find(item.key());
@@ -72,8 +68,8 @@ void share_parameters(
   }
 }
 
-std::shared_ptr<torch::nn::Module> replica(torch::nn::Module& layer) {
-  std::shared_ptr<torch::nn::Module> copy;
+std::shared_ptr<Module> replica(Module& layer) {
+  std::shared_ptr<Module> copy;
   try {
     copy = layer.clone();
   } catch (const c10::Error& e) {
@@ -128,7 +124,7 @@ class GeneratorGuard {
 } // namespace
 
 Replication::Replication(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const InjectOptions& options) {
   if (config.layer_replication().empty()) {

@@ -16,7 +16,7 @@ namespace torchlora {
 class Replication {
  public:
   Replication(
-      torch::nn::Module& model,
+      Module& model,
       const LoraConfig& config,
       const InjectOptions& options = {});
   ~Replication();
@@ -28,7 +28,7 @@ class Replication {
   }
 
  private:
-  using Layers = std::vector<std::shared_ptr<torch::nn::Module>>;
+  using Layers = std::vector<std::shared_ptr<Module>>;
   static void replace(torch::nn::ModuleListImpl& list, const Layers& layers);
 
   std::shared_ptr<torch::nn::ModuleListImpl> list_;

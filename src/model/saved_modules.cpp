@@ -172,9 +172,8 @@ std::vector<std::string> SavedModules::adapter_names() const {
   return {names.begin(), names.end()};
 }
 
-std::vector<std::pair<std::string, Tensor>> SavedModules::adapter_state(
-    const std::string& adapter) const {
-  std::vector<std::pair<std::string, Tensor>> result;
+NamedTensors SavedModules::adapter_state(const std::string& adapter) const {
+  NamedTensors result;
   for (const auto& slot : slots_) {
     if (const auto index = slot.find(adapter)) {
       const auto& version = slot.versions[index];

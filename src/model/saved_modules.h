@@ -43,8 +43,7 @@ class SavedModules : public TunerLayer {
     return states_;
   }
   /// Returns the tensors by full keys.
-  std::vector<std::pair<std::string, Tensor>> adapter_state(
-      const std::string& adapter) const override;
+  NamedTensors adapter_state(const std::string& adapter) const override;
   /// ValueError, with the keys, if two of the adapters have versions of one
   /// tensor.
   void check_set_adapter(
@@ -100,13 +99,13 @@ class SavedModules : public TunerLayer {
 
 /// Enters the heads that the configuration's task type trains, as PEFT does,
 /// in its `modules_to_save`.
-void add_task_heads(torch::nn::Module& model, LoraConfig& config);
+void add_task_heads(Module& model, LoraConfig& config);
 
 /// Returns the tensors that an adapter has versions of: those of the modules to
 /// save and, by `config.bias()`, biases of the model and of `adapted`. Warns of
 /// entries without a module; ValueError for a module that is adapted or tied.
 std::vector<SavedTensor> find_saved_tensors(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::vector<TargetSite>& adapted);
 

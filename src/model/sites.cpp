@@ -10,7 +10,7 @@
 namespace torchlora {
 namespace {
 
-std::vector<std::string> adapted_children(torch::nn::Module& layer) {
+std::vector<std::string> adapted_children(Module& layer) {
   if (const auto* redirectable = dynamic_cast<nn::Redirectable*>(&layer)) {
     return redirectable->adapted_children();
   }
@@ -23,7 +23,7 @@ std::vector<std::string> adapted_children(torch::nn::Module& layer) {
 void visit_parts(
     const std::string& name,
     const std::string& peft_name,
-    torch::nn::Module& layer,
+    Module& layer,
     std::vector<TargetSite>& sites) {
   for (const auto& child : adapted_children(layer)) {
     const auto module = layer.named_children()[child];
@@ -42,9 +42,9 @@ void visit_parts(
 }
 
 void visit(
-    torch::nn::Module& parent,
+    Module& parent,
     const std::string& prefix,
-    std::unordered_set<torch::nn::Module*>& seen,
+    std::unordered_set<Module*>& seen,
     std::vector<TargetSite>& sites) {
   for (const auto& child : parent.named_children()) {
     if (!seen.insert(child.value().get()).second) {
@@ -92,9 +92,9 @@ void remove_layer(const TargetSite& site) {
   site.parent->replace_module(site.child_name, base_layer);
 }
 
-std::vector<TargetSite> target_sites(torch::nn::Module& model) {
+std::vector<TargetSite> target_sites(Module& model) {
   std::vector<TargetSite> sites;
-  std::unordered_set<torch::nn::Module*> seen{&model};
+  std::unordered_set<Module*> seen{&model};
   // An adapted layer that has another name too is there still as itself.
   for (const auto& module : model.modules(/*include_self=*/false)) {
     if (const auto* layer = dynamic_cast<LoraLayer*>(module.get())) {
@@ -105,13 +105,13 @@ std::vector<TargetSite> target_sites(torch::nn::Module& model) {
   return sites;
 }
 
-std::vector<TargetSite> lora_sites(torch::nn::Module& model) {
+std::vector<TargetSite> lora_sites(Module& model) {
   auto sites = target_sites(model);
   std::erase_if(sites, [](const auto& site) { return !site.layer; });
   return sites;
 }
 
-std::vector<TunerSite> tuner_layers(torch::nn::Module& model) {
+std::vector<TunerSite> tuner_layers(Module& model) {
   std::vector<TunerSite> result;
   for (const auto& site : lora_sites(model)) {
     result.push_back({site.name, site.peft_name, site.layer});

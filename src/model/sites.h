@@ -21,8 +21,8 @@ struct TargetSite {
   using enum Kind;
 
   std::string name;
-  std::shared_ptr<torch::nn::Module> module;
-  torch::nn::Module* parent;
+  std::shared_ptr<Module> module;
+  Module* parent;
   std::string child_name;
   /// Set where `module` is a LoRA layer already.
   std::shared_ptr<LoraLayer> layer;
@@ -55,10 +55,10 @@ struct TargetSite {
   }
 };
 
-std::vector<TargetSite> target_sites(torch::nn::Module& model);
+std::vector<TargetSite> target_sites(Module& model);
 
 /// The sites that are LoRA layers.
-std::vector<TargetSite> lora_sites(torch::nn::Module& model);
+std::vector<TargetSite> lora_sites(Module& model);
 
 /// Something in the model that has adapters.
 struct TunerSite {
@@ -70,14 +70,14 @@ struct TunerSite {
 };
 
 /// Returns the LoRA layers, then the token rows.
-std::vector<TunerSite> tuner_layers(torch::nn::Module& model);
+std::vector<TunerSite> tuner_layers(Module& model);
 
 /// Appends the sites of the parameters of `nn::StackedExperts` behind `site`,
 /// that of their module. `module` is the child in the tree, which may be a LoRA
 /// layer of a parameter.
 void visit_parameters(
     const TargetSite& site,
-    const std::shared_ptr<torch::nn::Module>& module,
+    const std::shared_ptr<Module>& module,
     std::vector<TargetSite>& sites);
 
 /// Puts a LoRA layer's base layer back into the tree.

@@ -15,7 +15,7 @@ struct PeftState {
     LoraConfig config;
   };
 
-  std::shared_ptr<torch::nn::Module> model;
+  std::shared_ptr<Module> model;
   bool autocast_adapter_dtype = true;
   AdapterSet<Adapter> adapters;
   /// The first adapter's: how the model was built.

@@ -55,7 +55,7 @@ std::optional<Names> common_merged(
 
 } // namespace
 
-std::vector<TunerLayerStatus> get_layer_status(torch::nn::Module& model) {
+std::vector<TunerLayerStatus> get_layer_status(Module& model) {
   std::vector<TunerLayerStatus> result;
   for (const auto& site : tuner_layers(model)) {
     site.layer->fill(result.emplace_back());

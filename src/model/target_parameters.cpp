@@ -23,12 +23,12 @@ bool is_targeted(const LoraConfig& config, const std::string& name) {
 LoraLayerType parameter_type(const std::string& parameter_name) {
   return {
       "a parameter",
-      [](torch::nn::Module&) { return false; },
-      [parameter_name](torch::nn::Module& module) {
+      [](Module&) { return false; },
+      [parameter_name](Module& module) {
         return LoraExperts::parameter_weight(module, parameter_name);
       },
       [parameter_name](
-          const std::shared_ptr<torch::nn::Module>& base_layer,
+          const std::shared_ptr<Module>& base_layer,
           const BaseWeightAccessor& /*accessor*/)
           -> std::shared_ptr<LoraLayer> {
         return std::make_shared<LoraExperts>(base_layer, parameter_name);
@@ -38,7 +38,7 @@ LoraLayerType parameter_type(const std::string& parameter_name) {
 /// The parameters of a module that are not a site.
 void refuse_others(
     const std::string& prefix,
-    torch::nn::Module& module,
+    Module& module,
     bool recurse,
     const std::set<std::string>& sites,
     const LoraConfig& config) {
@@ -88,7 +88,7 @@ void warn_unused(
 
 void visit_parameters(
     const TargetSite& site,
-    const std::shared_ptr<torch::nn::Module>& module,
+    const std::shared_ptr<Module>& module,
     std::vector<TargetSite>& sites) {
   if (!dynamic_cast<nn::StackedExperts*>(site.module.get())) {
     return;
@@ -116,7 +116,7 @@ void visit_parameters(
 }
 
 std::vector<TargetSite> targeted_parameters(
-    torch::nn::Module& model,
+    Module& model,
     const std::vector<TargetSite>& sites,
     const LoraConfig& config) {
   auto unused = config.target_parameters();

@@ -27,7 +27,7 @@ bool is_linear(const TargetSite& site) {
 }
 
 ModuleNames all_linear(
-    torch::nn::Module& model,
+    Module& model,
     const std::vector<TargetSite>& sites,
     const std::string& task_type) {
   std::vector<std::string> left_out{"lm_head"};
@@ -52,9 +52,7 @@ ModuleNames all_linear(
 }
 
 /// "" unless an entry of `target_modules` names a parameter.
-std::string note_of_parameter(
-    const torch::nn::Module& model,
-    const ModuleNames& targets) {
+std::string note_of_parameter(const Module& model, const ModuleNames& targets) {
   if (targets.is_list()) {
     for (const auto& item : model.named_parameters()) {
       for (const auto& entry : targets.list()) {
@@ -83,7 +81,7 @@ std::string repr(const ModuleNames& names) {
 }
 
 ModuleNames resolve_targets(
-    torch::nn::Module& model,
+    Module& model,
     const std::vector<TargetSite>& sites,
     const LoraConfig& config) {
   if (config.target_modules().is_all_linear()) {
@@ -109,7 +107,7 @@ ModuleNames resolve_targets(
 }
 
 void refuse_no_match(
-    const torch::nn::Module& model,
+    const Module& model,
     const LoraConfig& config,
     bool any_excluded,
     bool any_unmatched) {

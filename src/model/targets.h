@@ -13,7 +13,7 @@ std::string repr(const ModuleNames& names);
 /// names, none as the default of the model's type. ValueError if there is no
 /// default.
 ModuleNames resolve_targets(
-    torch::nn::Module& model,
+    Module& model,
     const std::vector<TargetSite>& sites,
     const LoraConfig& config);
 
@@ -21,7 +21,7 @@ ModuleNames resolve_targets(
 /// that the file will give them. ValueError for a parameter that cannot be
 /// adapted; warns by name of entries that matched nothing.
 std::vector<TargetSite> targeted_parameters(
-    torch::nn::Module& model,
+    Module& model,
     const std::vector<TargetSite>& sites,
     const LoraConfig& config);
 
@@ -33,7 +33,7 @@ void warn_unused(
 
 /// Throws the ValueError that says why no module is a target.
 [[noreturn]] void refuse_no_match(
-    const torch::nn::Module& model,
+    const Module& model,
     const LoraConfig& config,
     bool any_excluded,
     bool any_unmatched);

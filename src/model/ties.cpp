@@ -11,12 +11,12 @@ namespace {
 struct Owner {
   std::string name;
   Tensor tensor;
-  torch::nn::Module* module;
+  Module* module;
 };
 
 /// Every tensor a module may compute with: its parameters, the `weight`
 /// members that were assigned past the registry, and the head.
-std::vector<Owner> owners(torch::nn::Module& model) {
+std::vector<Owner> owners(Module& model) {
   std::vector<Owner> result;
   for (const auto& item : model.named_modules("", /*include_self=*/true)) {
     const auto prefix = item.key().empty() ? "" : item.key() + ".";
@@ -40,13 +40,11 @@ std::vector<Owner> owners(torch::nn::Module& model) {
 }
 
 /// Returns those of `all` outside `module` that share memory with `tensor`.
-std::vector<Tie> find_ties(
-    const std::vector<Owner>& all,
-    torch::nn::Module& module,
-    const Tensor& tensor) {
+std::vector<Tie>
+find_ties(const std::vector<Owner>& all, Module& module, const Tensor& tensor) {
   // Compared by identity: a layer that is registered under two names is one
   // layer.
-  std::unordered_set<torch::nn::Module*> own;
+  std::unordered_set<Module*> own;
   for (const auto& inner : module.modules()) {
     own.insert(inner.get());
   }
@@ -61,7 +59,7 @@ std::vector<Tie> find_ties(
 
 } // namespace
 
-const Tensor* assigned_weight(torch::nn::Module& module) {
+const Tensor* assigned_weight(Module& module) {
   const auto* weight = nn::weight_member(module);
   const auto registered = module.named_parameters(/*recurse=*/false);
   const auto* parameter = registered.find("weight");
@@ -80,23 +78,18 @@ bool overlap(const Tensor& a, const Tensor& b) {
   return a_data < b_data + b.nbytes() && b_data < a_data + a.nbytes();
 }
 
-std::vector<Tie> ties_of(
-    torch::nn::Module& model,
-    torch::nn::Module& module,
-    const Tensor& tensor) {
+std::vector<Tie> ties_of(Module& model, Module& module, const Tensor& tensor) {
   return find_ties(owners(model), module, tensor);
 }
 
-std::optional<Tie> tied_to(
-    torch::nn::Module& model,
-    torch::nn::Module& module,
-    const Tensor& tensor) {
+std::optional<Tie>
+tied_to(Module& model, Module& module, const Tensor& tensor) {
   const auto ties = ties_of(model, module, tensor);
   return ties.empty() ? std::nullopt : std::optional(ties.front());
 }
 
 void check_not_tied(
-    torch::nn::Module& model,
+    Module& model,
     const std::vector<WrittenTensor>& written,
     const std::string& change) {
   const auto all = owners(model);
@@ -116,7 +109,7 @@ void check_not_tied(
         change,
         " would change too; give one of them a copy of its own first: before "
         "it is adapted, put a new layer in its place "
-        "(torch::nn::Module::replace_module) and copy the values");
+        "(Module::replace_module) and copy the values");
   }
 }
 

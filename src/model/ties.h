@@ -10,12 +10,12 @@ struct Tie {
   /// The same tensor object.
   bool is_same = false;
   /// nullptr for the model's output head.
-  torch::nn::Module* module = nullptr;
+  Module* module = nullptr;
 };
 
 /// Returns the weight of a layer if it is not its registered parameter: tied
 /// by `layer->weight = other->weight`.
-const Tensor* assigned_weight(torch::nn::Module& module);
+const Tensor* assigned_weight(Module& module);
 
 /// Whether the tensors share memory.
 bool overlap(const Tensor& a, const Tensor& b);
@@ -23,16 +23,10 @@ bool overlap(const Tensor& a, const Tensor& b);
 /// Returns the tensors outside `module` that share memory with `tensor`; those
 /// that a layer has twice are there twice. "The model's output head" is one
 /// too.
-std::vector<Tie> ties_of(
-    torch::nn::Module& model,
-    torch::nn::Module& module,
-    const Tensor& tensor);
+std::vector<Tie> ties_of(Module& model, Module& module, const Tensor& tensor);
 
 /// Returns the first of `ties_of`.
-std::optional<Tie> tied_to(
-    torch::nn::Module& model,
-    torch::nn::Module& module,
-    const Tensor& tensor);
+std::optional<Tie> tied_to(Module& model, Module& module, const Tensor& tensor);
 
 /// What a change writes to: a layer's weight, or its bias.
 struct WrittenTensor {
@@ -48,7 +42,7 @@ struct WrittenTensor {
 /// ValueError, naming both, if a tensor that `change` ("a merge") writes to is
 /// another module's too.
 void check_not_tied(
-    torch::nn::Module& model,
+    Module& model,
     const std::vector<WrittenTensor>& written,
     const std::string& change);
 

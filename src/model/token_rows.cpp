@@ -16,19 +16,19 @@ namespace {
 constexpr auto kMessage = "[trainable_token_indices] \"";
 
 /// Undefined for a layer that cannot have rows replaced.
-Tensor weight_of(const torch::nn::Module& layer) {
+Tensor weight_of(const Module& layer) {
   return dynamic_cast<const nn::EmbeddingImpl*>(&layer) ||
           dynamic_cast<const nn::LinearImpl*>(&layer)
       ? *nn::weight_member(layer)
       : Tensor();
 }
 
-bool is_table(const torch::nn::Module& layer) {
+bool is_table(const Module& layer) {
   return dynamic_cast<const nn::EmbeddingImpl*>(&layer) != nullptr;
 }
 
 template <class Target>
-bool is_redirected_to(const torch::nn::Module& layer) {
+bool is_redirected_to(const Module& layer) {
   const auto* redirectable = dynamic_cast<const nn::Redirectable*>(&layer);
   return redirectable &&
       dynamic_cast<const Target*>(redirectable->redirect_target());
@@ -36,7 +36,7 @@ bool is_redirected_to(const torch::nn::Module& layer) {
 
 /// The layers that the configuration names, tables first.
 std::vector<TokenTarget> named_layers(
-    torch::nn::Module& model,
+    Module& model,
     const TrainableTokenIndices& config,
     const std::vector<TargetSite>& sites) {
   auto entries =
@@ -89,7 +89,7 @@ std::vector<TokenTarget> named_layers(
 
 /// Fills in who follows the target. False if it follows one of `before`.
 bool resolve_ties(
-    torch::nn::Module& model,
+    Module& model,
     const std::vector<TokenTarget>& before,
     TokenTarget& target) {
   const auto weight = weight_of(*target.layer);
@@ -137,7 +137,7 @@ bool resolve_ties(
 
 /// A head that computes with the weight must compute with the rows.
 void check_head(
-    torch::nn::Module& model,
+    Module& model,
     TrainableTokens& tokens,
     const TokenTarget& target,
     const std::string& adapter_name) {
@@ -162,7 +162,7 @@ std::vector<int64_t> TokenTarget::sizes() const {
 }
 
 std::vector<std::pair<std::string, std::shared_ptr<TrainableTokens>>>
-token_adapters(torch::nn::Module& model) {
+token_adapters(Module& model) {
   std::vector<std::pair<std::string, std::shared_ptr<TrainableTokens>>> result;
   for (const auto& item : model.named_modules("", /*include_self=*/false)) {
     const auto tokens =
@@ -178,7 +178,7 @@ token_adapters(torch::nn::Module& model) {
   return result;
 }
 
-std::shared_ptr<TrainableTokens> tokens_of(const torch::nn::Module& layer) {
+std::shared_ptr<TrainableTokens> tokens_of(const Module& layer) {
   const auto children = layer.named_children();
   const auto* child = children.find(TrainableTokens::kName);
   return child ? std::dynamic_pointer_cast<TrainableTokens>(*child) : nullptr;
@@ -274,7 +274,7 @@ void inject_tokens(const InjectionPlan& plan, const std::string& adapter_name) {
   }
 }
 
-void remove_empty_token_rows(torch::nn::Module& model) {
+void remove_empty_token_rows(Module& model) {
   for (const auto& [name, tokens] : token_adapters(model)) {
     if (tokens->adapters().empty()) {
       tokens->unload();

@@ -12,10 +12,10 @@ class SavedModules;
 /// A layer rows of whose weight an adapter trains.
 struct TokenTarget {
   std::string name;
-  std::shared_ptr<torch::nn::Module> layer;
+  std::shared_ptr<Module> layer;
   std::vector<int64_t> indices;
   /// The layers that compute with the same weight.
-  std::vector<std::shared_ptr<torch::nn::Module>> tied = {};
+  std::vector<std::shared_ptr<Module>> tied = {};
 
   /// In files, behind "base_model.model.".
   std::string key() const {
@@ -26,10 +26,10 @@ struct TokenTarget {
 
 /// Returns the rows that adapters train, by the names of their layers.
 std::vector<std::pair<std::string, std::shared_ptr<TrainableTokens>>>
-token_adapters(torch::nn::Module& model);
+token_adapters(Module& model);
 
 /// Returns those of a layer; nullptr if it has none.
-std::shared_ptr<TrainableTokens> tokens_of(const torch::nn::Module& layer);
+std::shared_ptr<TrainableTokens> tokens_of(const Module& layer);
 
 /// Returns the layers of `trainable_token_indices`. ValueError for names that
 /// match no layer or one that cannot be; for a layer that LoRA or a whole
@@ -52,6 +52,6 @@ void check_tables_are_base(
 void inject_tokens(const InjectionPlan& plan, const std::string& adapter_name);
 
 /// Takes what has no adapter any more out of the tree.
-void remove_empty_token_rows(torch::nn::Module& model);
+void remove_empty_token_rows(Module& model);
 
 } // namespace torchlora

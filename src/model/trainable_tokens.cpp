@@ -23,7 +23,7 @@ Tensor to_tensor(const std::vector<int64_t>& indices) {
 struct TrainableTokens::BoundLayer : nn::RowReplacer {
   BoundLayer(
       const TrainableTokens& tokens_,
-      const std::shared_ptr<torch::nn::Module>& module_)
+      const std::shared_ptr<Module>& module_)
       : tokens(tokens_),
         module(module_),
         embedding(dynamic_cast<nn::EmbeddingImpl*>(module_.get())),
@@ -49,16 +49,16 @@ struct TrainableTokens::BoundLayer : nn::RowReplacer {
   }
 
   const TrainableTokens& tokens;
-  std::weak_ptr<torch::nn::Module> module;
+  std::weak_ptr<Module> module;
   nn::EmbeddingImpl* embedding;
   nn::LinearImpl* linear;
   nn::Redirectable* layer;
 };
 
 TrainableTokens::TrainableTokens(
-    const std::shared_ptr<torch::nn::Module>& layer,
+    const std::shared_ptr<Module>& layer,
     std::string layer_name)
-    : torch::nn::Module("torchlora::TrainableTokens"),
+    : Module("torchlora::TrainableTokens"),
       layer_name_(std::move(layer_name)),
       layer_(layer),
       deltas_(register_module(
@@ -69,7 +69,7 @@ TrainableTokens::TrainableTokens(
 
 TrainableTokens::~TrainableTokens() = default;
 
-void TrainableTokens::bind(const std::shared_ptr<torch::nn::Module>& layer) {
+void TrainableTokens::bind(const std::shared_ptr<Module>& layer) {
   bound_.push_back(std::make_unique<BoundLayer>(*this, layer));
 }
 
@@ -154,7 +154,7 @@ void TrainableTokens::delete_adapter(const std::string& adapter_name) {
   update_shown();
 }
 
-std::vector<std::pair<std::string, Tensor>> TrainableTokens::adapter_state(
+NamedTensors TrainableTokens::adapter_state(
     const std::string& adapter_name) const {
   return {
       {std::string(kName) + "." + kDelta, adapters_.at(adapter_name).delta}};

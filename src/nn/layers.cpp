@@ -42,7 +42,7 @@ MultiheadAttentionImpl::running_rows() {
   return rows;
 }
 
-int64_t convolution_groups(const torch::nn::Module& module) {
+int64_t convolution_groups(const Module& module) {
   int64_t groups = 1;
   const auto look = [&]<class... Types>() {
     const auto of = [&](const auto* convolution) {

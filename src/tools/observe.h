@@ -9,14 +9,14 @@ namespace torchlora {
 /// For its lifetime every module is in training or in eval mode.
 class TrainingModeGuard {
  public:
-  TrainingModeGuard(torch::nn::Module& model, bool training);
+  TrainingModeGuard(Module& model, bool training);
   ~TrainingModeGuard();
   TrainingModeGuard(const TrainingModeGuard&) = delete;
   TrainingModeGuard& operator=(const TrainingModeGuard&) = delete;
 
  private:
   /// Parents first.
-  std::vector<std::pair<std::shared_ptr<torch::nn::Module>, bool>> saved_;
+  std::vector<std::pair<std::shared_ptr<Module>, bool>> saved_;
 };
 
 /// For its lifetime calls a function with the rows that a module's weight is

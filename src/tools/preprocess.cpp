@@ -12,7 +12,7 @@ namespace {
 /// one.
 class GradientGuard {
  public:
-  GradientGuard(torch::nn::Module& model, const std::vector<Tensor>& weights) {
+  GradientGuard(Module& model, const std::vector<Tensor>& weights) {
     for (const auto& parameter : model.parameters()) {
       saved_.push_back(
           {parameter, parameter.grad(), parameter.requires_grad()});
@@ -94,7 +94,7 @@ struct Covariance {
 
 } // namespace
 
-TrainingModeGuard::TrainingModeGuard(torch::nn::Module& model, bool training) {
+TrainingModeGuard::TrainingModeGuard(Module& model, bool training) {
   for (const auto& module : model.modules()) {
     saved_.emplace_back(module, module->is_training());
   }
@@ -124,7 +124,7 @@ ObservedModule::~ObservedModule() {
 }
 
 InitStatistics preprocess_corda(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::function<void()>& run_model) {
   const auto plan = plan_injection(model, config, "default");
@@ -160,7 +160,7 @@ InitStatistics preprocess_corda(
 }
 
 InitStatistics preprocess_loraga(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::function<void()>& train_step) {
   TORCH_CHECK_VALUE(

@@ -47,7 +47,7 @@ std::unique_ptr<torch::optim::AdamW> make_adamw(
 }
 
 std::unique_ptr<torch::optim::AdamW> make_loraplus_adamw(
-    const torch::nn::Module& model,
+    const Module& model,
     const TrainingArguments& args) {
   return create_loraplus_optimizer<torch::optim::AdamW>(
       model,

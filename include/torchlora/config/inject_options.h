@@ -3,10 +3,9 @@
 #include <cstddef>
 #include <functional>
 #include <map>
-#include <string>
 
 #include <torch/arg.h>
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/export.h>
 

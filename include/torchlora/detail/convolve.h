@@ -3,12 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <variant>
-#include <vector>
 
 #include <torch/nn/functional/conv.h>
 #include <torch/nn/functional/padding.h>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 namespace torchlora::detail {
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <torchlora/export.h>
 #include <torchlora/lora/adapter.h>
 
 namespace torchlora::detail {

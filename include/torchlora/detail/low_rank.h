@@ -1,9 +1,8 @@
 #pragma once
 
 #include <memory>
-#include <vector>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/export.h>
 

@@ -3,7 +3,7 @@
 #include <ATen/Functions.h>
 #include <torch/nn/options/embedding.h>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 /// Not public: helpers for inline code of the library's own headers.
 namespace torchlora::detail {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/export.h>
 

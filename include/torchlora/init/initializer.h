@@ -10,7 +10,7 @@
 
 #include <functional>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/config/lora_config.h>
 

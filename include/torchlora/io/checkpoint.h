@@ -2,8 +2,6 @@
 
 #include <unordered_map>
 
-#include <torch/nn/module.h>
-
 #include <torchlora/io/safetensors.h>
 
 namespace torchlora::io {
@@ -56,7 +54,7 @@ class TORCHLORA_API Checkpoint {
 /// `source`, or if the destination is the source; c10::Error with the system's
 /// reason if a file cannot be written.
 TORCHLORA_API void save_pretrained(
-    const torch::nn::Module& model,
+    const Module& model,
     const std::filesystem::path& source,
     const std::filesystem::path& destination);
 

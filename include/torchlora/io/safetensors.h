@@ -3,11 +3,8 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/export.h>
 

@@ -12,7 +12,7 @@ class LoraVariant;
 /// A module that holds one factor, A or B, of an adapter in one layer: the
 /// parameter `weight`, and the parameter `bias` for a B with `lora_bias`. Other
 /// tensors of an adapter, such as DoRA's magnitude, are held in the same way.
-class TORCHLORA_API LoraFactor : public torch::nn::Module {
+class TORCHLORA_API LoraFactor : public Module {
  public:
   /// Registers `value` as the parameter `weight` and, if it is defined, `bias`
   /// as the parameter `bias`. Both keep their `requires_grad`.
@@ -90,8 +90,7 @@ struct TORCHLORA_API LoraAdapter {
   /// Returns all tensors of the adapter that a file stores, with their keys
   /// (`lora_A.weight`, `lora_B.weight`, …), in the order of
   /// `adapter_tensor_specs`. `names` are the factor names of the layer type.
-  std::vector<std::pair<std::string, Tensor>> tensors(
-      const FactorNames& names = {}) const;
+  NamedTensors tensors(const FactorNames& names = {}) const;
 };
 
 /// The key and the sizes of one tensor that an adapter of a layer stores in
@@ -114,7 +113,7 @@ TORCHLORA_API std::vector<AdapterTensorSpec> adapter_tensor_specs(
 /// A child module of a LoRA layer that holds one kind of tensor, such as all
 /// `lora_A`, of every adapter of the layer by adapter name. Parameter names
 /// then equal PEFT's (`lora_A.default.weight`).
-class TORCHLORA_API AdapterDict : public torch::nn::Module {
+class TORCHLORA_API AdapterDict : public Module {
  public:
   /// Makes an empty dictionary. With `are_modules` it registers each factor as
   /// a module with a `weight`, otherwise as a parameter

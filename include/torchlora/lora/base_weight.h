@@ -1,12 +1,8 @@
 #pragma once
 
 #include <functional>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include <torch/nn/module.h>
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/export.h>
 
@@ -232,6 +228,6 @@ class TORCHLORA_API BaseWeight {
 
 /// A function that returns the `BaseWeight` of a base layer. One exists per
 /// layer type; the registry stores it.
-using BaseWeightAccessor = std::function<BaseWeight(torch::nn::Module&)>;
+using BaseWeightAccessor = std::function<BaseWeight(Module&)>;
 
 } // namespace torchlora

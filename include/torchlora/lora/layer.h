@@ -24,7 +24,7 @@ class LayerBinding;
 ///
 /// A layer type derives from it, overrides functions of `LayerFunction` and is
 /// added to the registry (`lora/registry.h`).
-class TORCHLORA_API LoraLayer : public torch::nn::Module,
+class TORCHLORA_API LoraLayer : public Module,
                                 public nn::ForwardTarget,
                                 public TunerLayer,
                                 public LayerFunction {
@@ -37,7 +37,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// base layer that is not `nn::Redirectable`. ValueError if it can do
   /// neither.
   LoraLayer(
-      std::shared_ptr<torch::nn::Module> base_layer,
+      std::shared_ptr<Module> base_layer,
       BaseWeightAccessor accessor,
       const FactorNames& factor_names = kFactorNames,
       nn::Redirectable* redirectable = nullptr);
@@ -56,7 +56,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// `get_delta_weight`.
   Tensor get_delta_weight(const std::string& adapter_name) const;
 
-  const std::shared_ptr<torch::nn::Module>& base_layer() const {
+  const std::shared_ptr<Module>& base_layer() const {
     return base_layer_;
   }
   BaseWeight base_weight() const override;
@@ -71,7 +71,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   /// Sets the function by which `forward` runs a base layer that is not
   /// `nn::Redirectable`. The registry calls it.
   void set_base_forward(
-      std::function<Tensor(torch::nn::Module&, const Tensor&)> base_forward) {
+      std::function<Tensor(Module&, const Tensor&)> base_forward) {
     base_forward_ = std::move(base_forward);
   }
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false)
@@ -79,7 +79,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   void to(torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Device device, bool non_blocking = false) override;
   /// Throws c10::Error, as an adapted layer cannot be cloned: unload first.
-  std::shared_ptr<torch::nn::Module> clone(
+  std::shared_ptr<Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;
 
   /// Adds an adapter, inactive and frozen. Its factors are drawn in fp32 and
@@ -146,8 +146,7 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   const AdapterStates& states() const override {
     return adapters_.states();
   }
-  std::vector<std::pair<std::string, Tensor>> adapter_state(
-      const std::string& adapter_name) const override;
+  NamedTensors adapter_state(const std::string& adapter_name) const override;
   void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false) override;
@@ -204,10 +203,10 @@ class TORCHLORA_API LoraLayer : public torch::nn::Module,
   void reset_variant(const LoraAdapter& adapter);
   Tensor delta(const LoraAdapter& adapter) const;
 
-  std::shared_ptr<torch::nn::Module> base_layer_;
+  std::shared_ptr<Module> base_layer_;
   BaseWeightAccessor accessor_;
   std::shared_ptr<LayerBinding> binding_;
-  std::function<Tensor(torch::nn::Module&, const Tensor&)> base_forward_;
+  std::function<Tensor(Module&, const Tensor&)> base_forward_;
   FactorNames factor_names_;
   std::shared_ptr<AdapterDict> lora_A_, lora_B_;
   AdapterSet<LoraAdapter> adapters_;

@@ -1,13 +1,10 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include <c10/util/ArrayRef.h>
 #include <c10/util/FunctionRef.h>
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 namespace torchlora {
 
@@ -84,7 +81,7 @@ struct MixedBatch {
   /// The number of samples in the batch.
   int64_t size = 0;
   /// Pairs of an adapter name and the int64 indices of its samples.
-  std::vector<std::pair<std::string, Tensor>> rows;
+  NamedTensors rows;
 };
 
 /// The updates of one forward, in the order in which they act.

@@ -14,12 +14,12 @@ struct LoraLayerType {
   /// "torchlora::nn::Linear".
   std::string name;
   /// Returns whether a module has this type.
-  std::function<bool(torch::nn::Module&)> matches;
+  std::function<bool(Module&)> matches;
   /// Returns the weight of a module of this type.
   BaseWeightAccessor base_weight;
   /// Makes the LoRA layer for a base layer and its accessor, without adapters.
   std::function<std::shared_ptr<LoraLayer>(
-      const std::shared_ptr<torch::nn::Module>&,
+      const std::shared_ptr<Module>&,
       BaseWeightAccessor)>
       create;
   /// The factor names of the LoRA layers that `create` makes.
@@ -57,26 +57,25 @@ class TORCHLORA_API LoraRegistry {
       bool has_counterpart = false) {
     add(
         {std::move(name),
-         [base_weight](torch::nn::Module& module) {
+         [base_weight](Module& module) {
            auto* base = dynamic_cast<Base*>(&module);
            return base &&
                (dynamic_cast<nn::Redirectable*>(&module) ||
                 base_weight(*base).member());
          },
-         [base_weight = std::move(base_weight)](torch::nn::Module& module) {
+         [base_weight = std::move(base_weight)](Module& module) {
            return base_weight(dynamic_cast<Base&>(module));
          },
-         [](const std::shared_ptr<torch::nn::Module>& base_layer,
+         [](const std::shared_ptr<Module>& base_layer,
             BaseWeightAccessor accessor) -> std::shared_ptr<LoraLayer> {
            auto layer =
                std::make_shared<Layer>(base_layer, std::move(accessor));
            if constexpr (requires(Base& base, const Tensor& x) {
                            { base.forward(x) } -> std::convertible_to<Tensor>;
                          }) {
-             layer->set_base_forward(
-                 [](torch::nn::Module& module, const Tensor& input) {
-                   return dynamic_cast<Base&>(module).forward(input);
-                 });
+             layer->set_base_forward([](Module& module, const Tensor& input) {
+               return dynamic_cast<Base&>(module).forward(input);
+             });
            }
            return layer;
          },
@@ -88,13 +87,13 @@ class TORCHLORA_API LoraRegistry {
   void add(LoraLayerType type);
 
   /// Returns the first entry whose type matches `module`, or nullptr.
-  std::shared_ptr<const LoraLayerType> find(torch::nn::Module& module) const;
+  std::shared_ptr<const LoraLayerType> find(Module& module) const;
   /// Makes the LoRA layer for `module`, without adapters. ValueError for a type
   /// that is not registered; the message names the module and its type, lists
   /// the registered types and says how to register one.
   std::shared_ptr<LoraLayer> create(
       const std::string& module_name,
-      const std::shared_ptr<torch::nn::Module>& module) const;
+      const std::shared_ptr<Module>& module) const;
   /// Returns the names of the registered types, in the order in which they are
   /// tried.
   std::vector<std::string> names() const;

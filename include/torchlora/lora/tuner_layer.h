@@ -2,7 +2,7 @@
 
 #include <map>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/export.h>
 #include <torchlora/lora/adapter_set.h>
@@ -62,8 +62,7 @@ class TORCHLORA_API TunerLayer {
   /// Returns the tensors of an adapter that PEFT's file stores. Each key is the
   /// part of the file's key after the module's name, for example
   /// "lora_A.weight".
-  virtual std::vector<std::pair<std::string, Tensor>> adapter_state(
-      const std::string& adapter_name) const = 0;
+  virtual NamedTensors adapter_state(const std::string& adapter_name) const = 0;
 
   /// Throws ValueError if the adapters `adapter_names` cannot be active
   /// together. `PeftModel::set_adapter` calls it first.

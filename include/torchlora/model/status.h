@@ -40,8 +40,7 @@ struct TunerModelStatus {
 /// Returns the state of each adapted layer and of each table with trained rows
 /// in `model`, which `get_peft_model` or `inject_adapter` adapted. ValueError
 /// if it has none.
-TORCHLORA_API std::vector<TunerLayerStatus> get_layer_status(
-    torch::nn::Module& model);
+TORCHLORA_API std::vector<TunerLayerStatus> get_layer_status(Module& model);
 /// @{
 /// Return the state of each adapted layer, and the state of the model as a
 /// whole. ValueError if no layer is adapted.

@@ -12,8 +12,7 @@ namespace torchlora {
 /// `trainable_tokens_delta.NAME` [k, dim], whose rows replace k rows of the
 /// weight in the layer and in layers tied to it. Only a merge writes to the
 /// weight itself. PEFT's `TrainableTokensLayer`.
-class TORCHLORA_API TrainableTokens : public torch::nn::Module,
-                                      public TunerLayer {
+class TORCHLORA_API TrainableTokens : public Module, public TunerLayer {
  public:
   /// @{
   /// The names that this module and its parameters have in the module tree, as
@@ -36,14 +35,12 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
 
   /// Makes the module for `layer` without adapters; redirects nothing until
   /// `bind`. `layer_name` is for error messages.
-  TrainableTokens(
-      const std::shared_ptr<torch::nn::Module>& layer,
-      std::string layer_name);
+  TrainableTokens(const std::shared_ptr<Module>& layer, std::string layer_name);
   ~TrainableTokens() override;
 
   /// Redirects the forward of `layer`, which is the layer of the constructor or
   /// one tied to its weight, to this module.
-  void bind(const std::shared_ptr<torch::nn::Module>& layer);
+  void bind(const std::shared_ptr<Module>& layer);
   /// Returns the weight [n, dim] of the layer.
   Tensor weight() const;
 
@@ -71,8 +68,7 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
   const AdapterStates& states() const override {
     return adapters_.states();
   }
-  std::vector<std::pair<std::string, Tensor>> adapter_state(
-      const std::string& adapter_name) const override;
+  NamedTensors adapter_state(const std::string& adapter_name) const override;
   /// Throws ValueError if two of the adapters `adapter_names` train the same
   /// row.
   void check_set_adapter(
@@ -113,7 +109,7 @@ class TORCHLORA_API TrainableTokens : public torch::nn::Module,
   void update_shown();
 
   std::string layer_name_;
-  std::weak_ptr<torch::nn::Module> layer_;
+  std::weak_ptr<Module> layer_;
   std::vector<std::unique_ptr<BoundLayer>> bound_;
   std::shared_ptr<AdapterDict> deltas_;
   AdapterSet<Adapter> adapters_;

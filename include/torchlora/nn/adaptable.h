@@ -4,8 +4,6 @@
 #include <optional>
 #include <type_traits>
 
-#include <torch/nn/module.h>
-
 #include <torchlora/nn/redirect.h>
 
 namespace torchlora::nn {
@@ -39,7 +37,7 @@ class Adaptable : public Base, public Redirectable {
   /// Returns a copy with its own tensors, on `device` if given. Throws
   /// c10::Error while an adapter is attached to the layer, because the copy
   /// would lack it; unload the adapter first.
-  std::shared_ptr<torch::nn::Module> clone(
+  std::shared_ptr<Module> clone(
       const std::optional<torch::Device>& device =
           std::nullopt) const override {
     check_cloneable();

@@ -78,7 +78,7 @@ class TORCHLORA_API ClippableLinearImpl
   /// Returns a copy with its own tensors, on `device` if given. Throws
   /// c10::Error while an adapter is attached to the layer, because the copy
   /// would lack it; unload the adapter first.
-  std::shared_ptr<torch::nn::Module> clone(
+  std::shared_ptr<Module> clone(
       const std::optional<torch::Device>& device =
           std::nullopt) const override {
     check_cloneable();

@@ -3,7 +3,7 @@
 #include <optional>
 
 #include <c10/core/ScalarType.h>
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/export.h>
 

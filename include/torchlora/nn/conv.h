@@ -87,6 +87,6 @@ TORCH_MODULE(Conv3d);
 /// Returns the number of channel groups if `module` is a convolution or a
 /// transposed convolution, from `torch::nn` or `torchlora::nn`; 1 for any other
 /// module.
-TORCHLORA_API int64_t convolution_groups(const torch::nn::Module& module);
+TORCHLORA_API int64_t convolution_groups(const Module& module);
 
 } // namespace torchlora::nn

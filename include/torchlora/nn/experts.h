@@ -5,7 +5,6 @@
 #include <memory>
 #include <numeric>
 
-#include <torch/nn/module.h>
 #include <torch/types.h>
 
 #include <torchlora/detail/scoped_value.h>
@@ -120,7 +119,7 @@ class TORCHLORA_API StackedExperts {
   /// Returns the module's own parameter `parameter_name`. ValueError if there
   /// is none of this name, or if it does not have 2 or 3 dimensions.
   Tensor expert_parameter(const std::string& parameter_name) const {
-    const auto* module = dynamic_cast<const torch::nn::Module*>(this);
+    const auto* module = dynamic_cast<const Module*>(this);
     const auto parameters = module ? module->named_parameters(/*recurse=*/false)
                                    : torch::OrderedDict<std::string, Tensor>();
     const auto* parameter = parameters.find(parameter_name);

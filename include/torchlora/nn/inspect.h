@@ -1,21 +1,17 @@
 #pragma once
 
-#include <string>
 #include <unordered_set>
-#include <vector>
 
-#include <torch/nn/module.h>
 #include <torch/types.h>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 namespace torchlora::nn {
 
 /// Returns the names of the parameters that hold a NaN or an infinity, and of
 /// the buffers that hold a NaN. A buffer may be infinite, as the bounds of a
 /// clamp are (`input_min` …).
-inline std::vector<std::string> find_nonfinite(
-    const torch::nn::Module& module) {
+inline std::vector<std::string> find_nonfinite(const Module& module) {
   torch::NoGradGuard no_grad;
   std::vector<std::string> names;
   for (const auto& item : module.named_parameters()) {
@@ -33,8 +29,7 @@ inline std::vector<std::string> find_nonfinite(
 
 /// Returns the parameters of `module` that require a gradient, for an
 /// optimizer. Returns a parameter that has several names once.
-inline std::vector<Tensor> trainable_parameters(
-    const torch::nn::Module& module) {
+inline std::vector<Tensor> trainable_parameters(const Module& module) {
   std::vector<Tensor> result;
   std::unordered_set<at::TensorImpl*> seen;
   for (const auto& parameter : module.parameters()) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <torch/nn/module.h>
 #include <torch/types.h>
 
 #include <torchlora/nn/compute.h>
@@ -99,7 +98,7 @@ class TORCHLORA_API CausalLM : public PretrainedModel {
   virtual LmHead lm_head() const = 0;
   /// Returns this model as a `torch::nn::Module`, for its parameters and for
   /// `get_peft_model`.
-  virtual torch::nn::Module& module() = 0;
+  virtual Module& module() = 0;
 };
 
 } // namespace torchlora::nn

@@ -1,10 +1,7 @@
 #pragma once
 
-#include <string>
-#include <vector>
-
 #include <c10/util/Exception.h>
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/export.h>
 

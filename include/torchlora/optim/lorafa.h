@@ -243,7 +243,7 @@ inline void collect_lorafa_pairs(
 /// its B would never learn. PEFT's `create_lorafa_optimizer` without `r` and
 /// `lora_alpha`: each layer knows its scaling.
 inline std::unique_ptr<LoraFA> create_lorafa_optimizer(
-    torch::nn::Module& model,
+    Module& model,
     const LoraFAOptions& options = {}) {
   std::vector<LoraFAPair> pairs;
   for (const auto& item : model.named_modules()) {

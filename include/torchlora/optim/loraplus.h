@@ -114,7 +114,7 @@ inline void place_adapters(const LoraLayer& layer, Places& places) {
 
 /// Returns whether `module` is a normalization layer, whose parameters have no
 /// weight decay.
-inline bool is_norm(const torch::nn::Module& module) {
+inline bool is_norm(const Module& module) {
   return module.as<torch::nn::LayerNorm>() ||
       module.as<torch::nn::GroupNorm>() ||
       module.as<torch::nn::BatchNorm1d>() ||
@@ -136,7 +136,7 @@ inline bool is_norm(const torch::nn::Module& module) {
 /// one point: it puts a bias or a norm that is trained as a whole into the fast
 /// group.
 inline std::vector<LoraPlusGroup> loraplus_param_groups(
-    const torch::nn::Module& model,
+    const Module& model,
     double lr,
     const LoraPlusOptions& options) {
   options.validate();
@@ -198,7 +198,7 @@ inline std::vector<LoraPlusGroup> loraplus_param_groups(
 ///             torchlora::LoraPlusOptions(16));
 template <class Optimizer, class OptimizerOptions>
 std::unique_ptr<Optimizer> create_loraplus_optimizer(
-    const torch::nn::Module& model,
+    const Module& model,
     const OptimizerOptions& optimizer_options,
     const LoraPlusOptions& options) {
   const auto groups =

@@ -26,9 +26,7 @@ class RiemannianPreconditioner {
   /// whose A and B are both trainable. Leaves embeddings and convolutions out,
   /// as PEFT does. `reg` damps the inverses. ValueError if there is no such
   /// pair, or if `reg` is negative or not finite.
-  explicit RiemannianPreconditioner(
-      const torch::nn::Module& model,
-      double reg = 1e-2)
+  explicit RiemannianPreconditioner(const Module& model, double reg = 1e-2)
       : reg_(reg) {
     TORCH_CHECK_VALUE(
         std::isfinite(reg) && reg >= 0,
@@ -130,7 +128,7 @@ class RiemannianOptimizer : public Optimizer {
 /// PEFT's `create_riemannian_optimizer`.
 template <class Optimizer, class OptimizerOptions>
 std::unique_ptr<RiemannianOptimizer<Optimizer>> create_riemannian_optimizer(
-    const torch::nn::Module& model,
+    const Module& model,
     const OptimizerOptions& optimizer_options,
     double reg = 1e-2) {
   return std::make_unique<RiemannianOptimizer<Optimizer>>(

@@ -15,7 +15,7 @@ namespace torchlora {
 /// ValueError if a targeted layer gets no input or an input that is not finite.
 /// PEFT's `preprocess_corda`.
 TORCHLORA_API InitStatistics preprocess_corda(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::function<void()>& run_model);
 
@@ -29,7 +29,7 @@ TORCHLORA_API InitStatistics preprocess_corda(
 /// ValueError if the model is adapted already or a targeted weight gets no
 /// gradient. PEFT's `preprocess_loraga`.
 TORCHLORA_API InitStatistics preprocess_loraga(
-    torch::nn::Module& model,
+    Module& model,
     const LoraConfig& config,
     const std::function<void()>& train_step);
 

@@ -1,11 +1,8 @@
 #pragma once
 
-#include <string>
-#include <vector>
-
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/log_sigmoid.h>
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/export.h>
 

@@ -1,10 +1,8 @@
 #pragma once
 
 #include <memory>
-#include <utility>
-#include <vector>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/train/arguments.h>
 
@@ -30,7 +28,7 @@ TORCHLORA_API std::unique_ptr<torch::optim::AdamW> make_adamw(
 /// Returns an AdamW for the trainable parameters of `model` in the parameter
 /// groups of LoRA+ (optim/loraplus.h), with the options in `args`.
 TORCHLORA_API std::unique_ptr<torch::optim::AdamW> make_loraplus_adamw(
-    const torch::nn::Module& model,
+    const Module& model,
     const TrainingArguments& args);
 
 /// Returns the learning rate of each parameter group of `optimizer`.

@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include <torchlora/tensor.h>
+#include <torchlora/types.h>
 
 #include <torchlora/tokenizer/chat_format.h>
 #include <torchlora/tokenizer/tokenizer.h>

@@ -2,7 +2,6 @@
 
 #include <concepts>
 #include <functional>
-#include <utility>
 
 #include <torchlora/nn/pretrained.h>
 #include <torchlora/train/logprobs.h>

@@ -55,7 +55,7 @@ class TORCHLORA_API Trainer {
     return state_;
   }
   /// Returns the module that `peft_model()` adapted.
-  torch::nn::Module& model() const {
+  Module& model() const {
     return peft_model_.base_model();
   }
   const PeftModel& peft_model() const {

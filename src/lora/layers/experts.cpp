@@ -9,7 +9,7 @@
 namespace torchlora {
 namespace {
 
-nn::StackedExperts& experts_of(torch::nn::Module& base_layer) {
+nn::StackedExperts& experts_of(Module& base_layer) {
   if (auto* layer = dynamic_cast<LoraExperts*>(&base_layer)) {
     return experts_of(*layer->base_layer());
   }
@@ -58,11 +58,11 @@ Tensor for_each_expert(const Tensor& rows, const Function& function) {
 } // namespace
 
 LoraExperts::LoraExperts(
-    const std::shared_ptr<torch::nn::Module>& base_layer,
+    const std::shared_ptr<Module>& base_layer,
     const std::string& parameter_name)
     : LoraLayer(
           base_layer,
-          [parameter_name](torch::nn::Module& module) {
+          [parameter_name](Module& module) {
             return parameter_weight(module, parameter_name);
           },
           kFactorNames,
@@ -70,7 +70,7 @@ LoraExperts::LoraExperts(
       parameter_name_(parameter_name) {}
 
 BaseWeight LoraExperts::parameter_weight(
-    torch::nn::Module& base_layer,
+    Module& base_layer,
     const std::string& parameter_name) {
   const auto& experts = experts_of(base_layer);
   auto weight = experts.expert_parameter(parameter_name);

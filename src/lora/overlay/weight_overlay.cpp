@@ -15,8 +15,8 @@ constexpr const char* kMarker = "unload_before_clone";
 
 /// A child that makes `clone()` of the module throw, which would be a copy of
 /// the base layer only.
-struct CloneMarker : torch::nn::Module {
-  CloneMarker() : torch::nn::Module("torchlora::Adapted") {}
+struct CloneMarker : Module {
+  CloneMarker() : Module("torchlora::Adapted") {}
   bool is_serializable() const override {
     return false;
   }
@@ -28,10 +28,10 @@ bool has_weight_overlay() {
   return overlay_is_registered();
 }
 
-WeightOverlay::WeightOverlay(torch::nn::Module& module, Tensor& member)
+WeightOverlay::WeightOverlay(Module& module, Tensor& member)
     : module_(module), member_(member), weight_(member) {}
 
-bool WeightOverlay::is_installed_on(const torch::nn::Module& module) {
+bool WeightOverlay::is_installed_on(const Module& module) {
   return module.named_children().contains(kMarker);
 }
 

@@ -15,7 +15,7 @@ class WeightOverlay : public LayerBinding,
                       public std::enable_shared_from_this<WeightOverlay> {
  public:
   /// `member` is a member of `module`.
-  WeightOverlay(torch::nn::Module& module, Tensor& member);
+  WeightOverlay(Module& module, Tensor& member);
 
   /// The raw weight at the last `bind`, also when the layer is gone.
   const Tensor& last_weight() const {
@@ -30,7 +30,7 @@ class WeightOverlay : public LayerBinding,
   }
 
   /// Whether a LoRA layer adapts the module through its weight member.
-  static bool is_installed_on(const torch::nn::Module& module);
+  static bool is_installed_on(const Module& module);
 
   void bind(LoraLayer& layer) override;
   void unbind(LoraLayer& layer) override;
@@ -57,7 +57,7 @@ class WeightOverlay : public LayerBinding,
   virtual bool has_adapters() const;
 
  private:
-  torch::nn::Module& module_;
+  Module& module_;
   Tensor& member_;
   Tensor weight_, shown_;
   LoraLayer* layer_ = nullptr;

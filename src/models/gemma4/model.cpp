@@ -11,8 +11,7 @@ Gemma4ForCausalLMImpl::Gemma4ForCausalLMImpl(
       name_or_path_(std::move(name_or_path)),
       unloaded_modules_(std::move(unloaded_modules)) {
   if (config_.is_conditional()) {
-    auto model =
-        register_module("model", std::make_shared<torch::nn::Module>("model"));
+    auto model = register_module("model", std::make_shared<Module>("model"));
     language_model_ = model->register_module(
         "language_model",
         TextModel(source["model"]["language_model"], config_));

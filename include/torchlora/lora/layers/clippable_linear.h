@@ -18,7 +18,7 @@ class TORCHLORA_API LoraClippableLinear : public LoraLinear {
   /// Makes a LoRA layer without adapters. `base_layer` is an
   /// `nn::ClippableLinear`.
   LoraClippableLinear(
-      const std::shared_ptr<torch::nn::Module>& base_layer,
+      const std::shared_ptr<Module>& base_layer,
       BaseWeightAccessor accessor)
       : LoraLinear(base_layer, std::move(accessor)),
         base_(base_layer->as<nn::ClippableLinearImpl>()) {

@@ -24,7 +24,7 @@ class TORCHLORA_API LoraConv : public LoraLayer {
  public:
   /// Makes a LoRA layer without adapters. `base_layer` is a convolution.
   LoraConv(
-      const std::shared_ptr<torch::nn::Module>& base_layer,
+      const std::shared_ptr<Module>& base_layer,
       BaseWeightAccessor accessor)
       : LoraLayer(base_layer, std::move(accessor)),
         base_(dynamic_cast<nn::Convolution*>(base_layer.get())),

@@ -25,7 +25,7 @@ class TORCHLORA_API LoraTable : public LoraLayer {
       /*are_modules=*/false};
 
   LoraTable(
-      const std::shared_ptr<torch::nn::Module>& base_layer,
+      const std::shared_ptr<Module>& base_layer,
       BaseWeightAccessor accessor)
       : LoraLayer(base_layer, std::move(accessor), kFactorNames) {}
   ~LoraTable() override;
@@ -67,7 +67,7 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
   /// Makes a LoRA layer without adapters. `base_layer` is a
   /// `torch::nn::Embedding`.
   LoraEmbedding(
-      const std::shared_ptr<torch::nn::Module>& base_layer,
+      const std::shared_ptr<Module>& base_layer,
       BaseWeightAccessor accessor)
       : LoraTable(base_layer, std::move(accessor)),
         base_(base_layer->as<torch::nn::EmbeddingImpl>()) {

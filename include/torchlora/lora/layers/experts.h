@@ -23,7 +23,7 @@ class TORCHLORA_API LoraExperts : public LoraLayer {
   /// `base_layer` is the `nn::StackedExperts`, or the LoRA layer of another of
   /// its parameters.
   LoraExperts(
-      const std::shared_ptr<torch::nn::Module>& base_layer,
+      const std::shared_ptr<Module>& base_layer,
       const std::string& parameter_name);
   ~LoraExperts() override;
 
@@ -33,7 +33,7 @@ class TORCHLORA_API LoraExperts : public LoraLayer {
   /// Returns the accessor of the parameter `parameter_name` of `base_layer`, an
   /// `nn::StackedExperts` or a LoRA layer around it.
   static BaseWeight parameter_weight(
-      torch::nn::Module& base_layer,
+      Module& base_layer,
       const std::string& parameter_name);
 
   Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)

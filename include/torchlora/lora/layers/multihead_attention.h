@@ -22,7 +22,7 @@ class TORCHLORA_API LoraMultiheadAttention : public LoraLinear {
   /// `torch::nn::MultiheadAttention` (or the `torchlora::nn` one) with equal
   /// query, key and value sizes.
   LoraMultiheadAttention(
-      const std::shared_ptr<torch::nn::Module>& base_layer,
+      const std::shared_ptr<Module>& base_layer,
       BaseWeightAccessor accessor)
       : LoraLinear(base_layer, std::move(accessor)),
         base_(dynamic_cast<nn::MultiheadAttentionImpl*>(base_layer.get())) {

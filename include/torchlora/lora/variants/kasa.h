@@ -1,13 +1,8 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include <ATen/Functions.h>
-#include <torch/nn/module.h>
 
 #include <torchlora/init/detail/decompose.h>
 #include <torchlora/lora/layer.h>
@@ -120,7 +115,7 @@ class TORCHLORA_API KasaVariant : public LoraVariant {
 /// layers in `model`. It penalizes large diagonals d and factors whose B
 /// columns and A rows are not orthonormal. Add it to the loss of your task.
 /// Undefined if no active adapter uses KaSA. PEFT's `_get_kasa_loss`.
-inline Tensor kasa_loss(const torch::nn::Module& model) {
+inline Tensor kasa_loss(const Module& model) {
   Tensor sum;
   for (const auto& module : model.modules()) {
     const auto* layer = dynamic_cast<const LoraLayer*>(module.get());

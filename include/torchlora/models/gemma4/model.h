@@ -12,8 +12,7 @@ namespace torchlora::gemma4 {
 /// the token embeddings. The module names are transformers': `model.layers` for
 /// a checkpoint of Gemma4ForCausalLM, `model.language_model.layers` for one of
 /// Gemma4ForConditionalGeneration.
-class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
-                                            public nn::CausalLM {
+class TORCHLORA_API Gemma4ForCausalLMImpl : public Module, public nn::CausalLM {
  public:
   /// Builds the model that `config` describes from the tensors of `source`,
   /// without a copy. Adapter files use `name_or_path` and `unloaded_modules`
@@ -34,7 +33,7 @@ class TORCHLORA_API Gemma4ForCausalLMImpl : public torch::nn::Module,
       const Tensor& input_ids,
       const Tensor& attention_mask = {}) override;
   nn::LmHead lm_head() const override;
-  torch::nn::Module& module() override {
+  Module& module() override {
     return *this;
   }
   std::string model_type() const override {

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <functional>
-#include <utility>
 
 #include <torch/nn/pimpl.h>
 
@@ -39,7 +38,7 @@ class TORCHLORA_API TensorSource {
 
 /// The norm y = x · (mean(x²) + eps)^-½ · w over the last dimension. It
 /// computes in fp32 (fp64 for fp64 inputs) and rounds once, at the end.
-class TORCHLORA_API RMSNormImpl : public torch::nn::Module {
+class TORCHLORA_API RMSNormImpl : public Module {
  public:
   /// Takes the tensor "weight" [size] from `source`. `eps` is the constant
   /// under the root.
@@ -78,7 +77,7 @@ struct AttentionInputs {
 };
 
 /// The attention of a decoder layer: transformers' `Gemma4TextAttention`.
-class TORCHLORA_API AttentionImpl : public torch::nn::Module {
+class TORCHLORA_API AttentionImpl : public Module {
  public:
   /// Takes the weights from `source`. `layer` has the sizes of this layer,
   /// `config` those that all layers share.
@@ -111,7 +110,7 @@ TORCH_MODULE(Attention);
 
 /// The MLP of a decoder layer: down(gelu_tanh(gate x) · up x), with three
 /// linear layers without bias.
-class TORCHLORA_API MLPImpl : public torch::nn::Module {
+class TORCHLORA_API MLPImpl : public Module {
  public:
   /// Takes the weights of the three linear layers from `source`.
   MLPImpl(
@@ -130,7 +129,7 @@ class TORCHLORA_API MLPImpl : public torch::nn::Module {
 TORCH_MODULE(MLP);
 
 /// One decoder layer: transformers' `Gemma4TextDecoderLayer`.
-class TORCHLORA_API DecoderLayerImpl : public torch::nn::Module {
+class TORCHLORA_API DecoderLayerImpl : public Module {
  public:
   /// Takes the weights from `source`. `layer` has the sizes of this layer,
   /// `config` those that all layers share.
@@ -169,7 +168,7 @@ TORCH_MODULE(DecoderLayer);
 
 /// Gemma 4's language model without the output head: transformers'
 /// `Gemma4TextModel` with its module names.
-class TORCHLORA_API TextModelImpl : public torch::nn::Module {
+class TORCHLORA_API TextModelImpl : public Module {
  public:
   /// Builds the model that `config` describes with the weights from `source`.
   TextModelImpl(const TensorSource& source, const Config& config);
