@@ -77,7 +77,9 @@ class TORCHLORA_API ModuleNames {
 ///     config.trainable_token_indices({{"embed_tokens", {1, 5, 9}}});
 class TORCHLORA_API TrainableTokenIndices {
  public:
+  /// Indices of rows.
   using Indices = std::vector<int64_t>;
+  /// Names of modules, each with the indices of its rows.
   using ByModule = std::vector<std::pair<std::string, Indices>>;
 
   /// Makes the value "nothing".

@@ -21,12 +21,15 @@ struct AdapterStates {
   /// base layer did before any merge.
   bool enabled = true;
 
+  /// @{
+  /// Returns whether the adapter is in `active`, or in `merged`.
   bool is_active(const std::string& adapter_name) const {
     return detail::contains(active, adapter_name);
   }
   bool is_merged(const std::string& adapter_name) const {
     return detail::contains(merged, adapter_name);
   }
+  /// @}
 };
 
 /// The adapters of one layer in the order in which they were added, with their
@@ -35,12 +38,16 @@ struct AdapterStates {
 template <class Adapter>
 class AdapterSet {
  public:
+  /// @{
+  /// Returns all adapters in the order in which they were added.
   const std::list<Adapter>& all() const {
     return adapters_;
   }
   std::list<Adapter>& all() {
     return adapters_;
   }
+  /// @}
+  /// Returns the names of all adapters in the order in which they were added.
   std::vector<std::string> names() const {
     std::vector<std::string> result;
     for (const auto& adapter : adapters_) {
@@ -95,6 +102,7 @@ class AdapterSet {
     states_.active = detail::each_once(
         adapter_names, [&](const auto& name) { return find(name); });
   }
+  /// Sets `AdapterStates::enabled`.
   void set_enabled(bool enabled) {
     states_.enabled = enabled;
   }

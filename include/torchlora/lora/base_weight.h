@@ -55,6 +55,7 @@ class TORCHLORA_API BaseWeight {
     return result;
   }
 
+  /// @{
   /// Returns the weight in the sizes in which the layer stores it. Shares the
   /// layer's memory.
   const Tensor& weight() const& {
@@ -63,6 +64,8 @@ class TORCHLORA_API BaseWeight {
   Tensor weight() && {
     return std::move(weight_);
   }
+  /// @}
+  /// @{
   /// Returns the base layer's bias [out_features]; undefined if the layer has
   /// none.
   const Tensor& bias() const& {
@@ -71,6 +74,7 @@ class TORCHLORA_API BaseWeight {
   Tensor bias() && {
     return std::move(bias_);
   }
+  /// @}
   /// Stores the address of the layer's weight member and returns this accessor.
   /// A layer that is not `nn::Redirectable` needs it: while the layer is
   /// adapted, this member is a tensor that computes with the adapters

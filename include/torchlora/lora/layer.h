@@ -19,8 +19,7 @@ class LayerBinding;
 ///
 /// Dropout acts on the input of an update. While adapters are merged, the base
 /// layer's own forward contains their updates. While adapters are disabled, the
-/// layer computes what the base layer does; it then subtracts merged updates in
-/// low-rank form.
+/// layer computes what the base layer does, less the merged updates.
 ///
 /// A layer type derives from it, overrides functions of `LayerFunction` and is
 /// added to the registry (`lora/registry.h`).
@@ -32,10 +31,9 @@ class TORCHLORA_API LoraLayer : public Module,
   /// The factor names. A layer type with other names declares its own.
   static constexpr FactorNames kFactorNames{};
 
-  /// Makes a LoRA layer without adapters; `bind` connects it. It redirects
-  /// `redirectable` (default: the base layer), or puts the weight overlay on a
-  /// base layer that is not `nn::Redirectable`. ValueError if it can do
-  /// neither.
+  /// Makes a LoRA layer without adapters; `bind` redirects `redirectable`
+  /// (default: the base layer) to it, or puts the weight overlay on a base
+  /// layer that is not `nn::Redirectable`. ValueError if neither is possible.
   LoraLayer(
       std::shared_ptr<Module> base_layer,
       BaseWeightAccessor accessor,
@@ -52,8 +50,7 @@ class TORCHLORA_API LoraLayer : public Module,
   /// ValueError with a mixed batch.
   Tensor adapted_weight() const;
   /// Returns scaling · B A of an adapter in the shape of
-  /// `base_weight().matrix()`, in the factors' dtype. PEFT's
-  /// `get_delta_weight`.
+  /// `base_weight().matrix()`, in the factors' dtype, as PEFT does.
   Tensor get_delta_weight(const std::string& adapter_name) const;
 
   const std::shared_ptr<Module>& base_layer() const {
@@ -74,10 +71,13 @@ class TORCHLORA_API LoraLayer : public Module,
       std::function<Tensor(Module&, const Tensor&)> base_forward) {
     base_forward_ = std::move(base_forward);
   }
+  /// @{
+  /// Moves or converts the layer. The weight overlay follows.
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false)
       override;
   void to(torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Device device, bool non_blocking = false) override;
+  /// @}
   /// Throws c10::Error, as an adapted layer cannot be cloned: unload first.
   std::shared_ptr<Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;
@@ -131,10 +131,9 @@ class TORCHLORA_API LoraLayer : public Module,
   /// Sets the dropout probability of all adapters.
   void set_lora_dropout(double probability);
   /// @{
-  /// `set_scale` sets an adapter's scaling to `scale` times its default.
-  /// `scale_layer` and `unscale_layer` multiply and divide the active adapters'
-  /// scalings; `unscale_layer()` resets them. ValueError while the adapter is
-  /// merged.
+  /// `set_scale` sets an adapter's scaling to `scale` times its default; the
+  /// others multiply or divide those of the active adapters (`unscale_layer()`
+  /// resets them). ValueError for a merged adapter.
   void set_scale(const std::string& adapter_name, double scale);
   void scale_layer(double scale);
   void unscale_layer(std::optional<double> scale = std::nullopt);
@@ -158,6 +157,7 @@ class TORCHLORA_API LoraLayer : public Module,
   void merge(const std::vector<std::string>& adapter_names = {}) override;
   void unmerge() override;
   void unload() override;
+  /// See `AdapterSet::not_merged`.
   std::vector<std::string> not_merged(
       const std::vector<std::string>& adapter_names) const {
     return adapters_.not_merged(adapter_names);
@@ -175,6 +175,7 @@ class TORCHLORA_API LoraLayer : public Module,
     observer_ = std::move(observer);
   }
 
+  /// Prints the name, rank and scaling of each adapter.
   void pretty_print(std::ostream& stream) const override;
 
  protected:

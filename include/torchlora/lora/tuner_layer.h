@@ -101,6 +101,8 @@ class TORCHLORA_API TunerLayer {
   /// which the caller sets.
   void fill(TunerLayerStatus& status) const;
 
+  /// @{
+  /// Returns a field of `states()`; `merged`: whether any adapter is.
   const std::vector<std::string>& active_adapters() const {
     return states().active;
   }
@@ -113,6 +115,7 @@ class TORCHLORA_API TunerLayer {
   bool adapters_enabled() const {
     return states().enabled;
   }
+  /// @}
 
  protected:
   /// Returns the names of all adapters of this object, in the order in which

@@ -24,6 +24,7 @@ class TORCHLORA_API LoraTable : public LoraLayer {
       "lora_embedding_B",
       /*are_modules=*/false};
 
+  /// `base_layer` looks up rows of the weight that `accessor` returns.
   LoraTable(
       const std::shared_ptr<Module>& base_layer,
       BaseWeightAccessor accessor)

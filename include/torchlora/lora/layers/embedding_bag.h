@@ -16,6 +16,7 @@ namespace torchlora {
 /// names. PEFT has no counterpart.
 class TORCHLORA_API LoraEmbeddingBag : public LoraTable {
  public:
+  /// `base_layer` is a `torch::nn::EmbeddingBag`.
   using LoraTable::LoraTable;
   ~LoraEmbeddingBag() override;
 
