@@ -90,9 +90,12 @@ class TORCHLORA_API PeftModel {
       const std::vector<double>& weights,
       const std::string& adapter_name,
       const CombinationOptions& options = {});
-  /// Disables all adapters until the returned guard is destroyed: the model
-  /// then computes what the base model does. PEFT's `with
-  /// model.disable_adapter():`.
+  /// Disables all adapters until the returned guard is destroyed. The forward
+  /// then computes the base model, also while adapters are merged: it takes
+  /// their updates out of its result, and the merged weights stay. If an
+  /// initializer changed the base weights (`init::Traits::modifies_base`), it
+  /// computes with the changed ones. PEFT's `with model.disable_adapter():`,
+  /// which unmerges.
   [[nodiscard]] DisableAdapterGuard disable_adapter() const;
   /// Sends each sample of a batch through its own adapter until the returned
   /// guard is destroyed. `adapter_names[i]` names the adapter of sample i,

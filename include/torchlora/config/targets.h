@@ -79,8 +79,9 @@ class TORCHLORA_API PatternTable {
   std::unique_ptr<const Impl> impl_;
 };
 
-/// Returns the modules that PEFT adapts by default in a model of this
-/// `model_type` (such as "llama"); empty if PEFT has no default.
+/// Returns the default `target_modules` for a model of this `model_type` (such
+/// as "llama"): PEFT's, and q_proj and v_proj for "gemma4_text", for which PEFT
+/// has none. Nothing for any other type.
 TORCHLORA_API ModuleNames default_target_modules(const std::string& model_type);
 
 } // namespace torchlora

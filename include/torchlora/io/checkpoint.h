@@ -44,14 +44,16 @@ class TORCHLORA_API Checkpoint {
 };
 
 /// Writes a Hugging Face folder with the parameters and buffers of `model` to
-/// `destination`. Takes everything else from the folder `source`: dtypes,
-/// shards, the tensors that `model` did not load, and other files (not
-/// folders). Merge and unload adapters before the call. Writes each file
-/// atomically and config.json last, so an interrupted save does not look like a
-/// checkpoint.
+/// `destination`. Takes the dtypes, the shards and the tensors that `model` did
+/// not load from the folder `source`. Copies the other files of that folder,
+/// but no folders and no weights in other formats (such as `.bin` or `.gguf`),
+/// which would contradict the new ones. Merge and unload adapters before the
+/// call. Writes each file atomically and config.json last, so an interrupted
+/// save does not look like a checkpoint.
 ///
 /// ValueError if a tensor of `model` has no counterpart of the same sizes in
-/// `source`, or if the destination is the source; c10::Error with the system's
+/// `source`, or if the destination is the source; DataError if `source` is not
+/// a checkpoint; c10::Error with the system's
 /// reason if a file cannot be written.
 TORCHLORA_API void save_pretrained(
     const Module& model,

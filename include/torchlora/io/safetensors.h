@@ -11,7 +11,8 @@
 namespace torchlora::io {
 
 /// One safetensors file that is mapped into memory. The constructor reads its
-/// header only. Every error is a DataError that names the file and the tensor.
+/// header only. Every error is a DataError that names the file and,
+/// if it concerns one tensor, that tensor.
 class TORCHLORA_API SafetensorsFile {
  public:
   /// Maps the file `path` into memory and reads its header.

@@ -22,8 +22,9 @@ struct TORCHLORA_API MergeOptions {
   TORCH_ARG(std::vector<std::string>, adapter_names);
 };
 
-/// The options of `PeftModel::from_pretrained` and `load_adapter`, with PEFT's
-/// names.
+/// The options of `PeftModel::from_pretrained` and `load_adapter`.
+/// `is_trainable` is PEFT's; `strict(false)` stands for PEFT's
+/// `ignore_mismatched_sizes=True`.
 struct TORCHLORA_API LoadOptions {
   LoadOptions() = default;
   /// Whether the loaded adapter is trainable. False: it is frozen, and

@@ -85,7 +85,8 @@ class TORCHLORA_API TrainableTokens : public Module, public TunerLayer {
   /// overwritten rows in `Adapter::original`.
   void merge(const std::vector<std::string>& adapter_names = {}) override;
   void unmerge() override;
-  /// Ends the redirection of all layers and removes this module from the layer.
+  /// Gives the forward back to the layer and to the layers tied to it, and
+  /// removes this module from the layer. Merged rows stay in the table.
   void unload() override;
 
   /// Returns the rows that the layer's forward must use now instead of rows of

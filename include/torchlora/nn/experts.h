@@ -154,8 +154,9 @@ class TORCHLORA_API StackedExperts {
  protected:
   /// Multiplies `rows` [T, in_features], sorted by expert, by the parameter
   /// `parameter_name` and its adapters; returns [T, out_features].
-  /// `rows_per_expert` has the number of rows of each expert. ValueError if the
-  /// numbers do not add up to T. The forward of the derived module calls it.
+  /// `rows_per_expert` has the number of rows of each expert. ValueError if
+  /// there is not one number per expert or they do not add up to T. The forward
+  /// of the derived module calls it.
   Tensor expert_linear(
       const std::string& parameter_name,
       const Tensor& rows,

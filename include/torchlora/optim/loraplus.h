@@ -112,8 +112,9 @@ inline void place_adapters(const LoraLayer& layer, Places& places) {
   }
 }
 
-/// Returns whether `module` is a normalization layer, whose parameters have no
-/// weight decay.
+/// Returns whether `module` is LibTorch's LayerNorm, GroupNorm or BatchNorm.
+/// Its parameters have no weight decay. `has_weight_decay` recognizes other
+/// norms by name.
 inline bool is_norm(const Module& module) {
   return module.as<torch::nn::LayerNorm>() ||
       module.as<torch::nn::GroupNorm>() ||

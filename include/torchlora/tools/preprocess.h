@@ -52,8 +52,12 @@ using PrepareLayerInputs =
 /// the data end first. A batch with fewer rows than round(r · rho), the number
 /// of components of a layer, does not count for that layer.
 ///
-/// ValueError if the initializer is not "eva", if the adapter is merged, or if
-/// a layer got no batch. PEFT's `initialize_lora_eva_weights`.
+/// The first batch must reach every layer. If a layer loses its adapter, the
+/// configuration lists the rest as `target_modules`.
+///
+/// ValueError if the initializer is not "eva", if an adapter is merged, if a
+/// layer got no batch, or if a layer would lose its adapter while `bias` is not
+/// "none". PEFT's `initialize_lora_eva_weights`.
 TORCHLORA_API void initialize_lora_eva_weights(
     PeftModel& peft,
     const std::function<bool()>& run_batch,

@@ -51,7 +51,7 @@ struct PreferenceStatistics {
   int64_t longest_row = 0;
   /// The number of pairs in which the end of the prompt becomes other tokens
   /// when a completion follows. The completion of such a pair begins before the
-  /// end of the prompt's text.
+  /// end of the prompt's text. Dropped pairs count.
   int64_t num_merged_prompts = 0;
 };
 

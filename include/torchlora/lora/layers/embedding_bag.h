@@ -16,7 +16,8 @@ namespace torchlora {
 /// names. PEFT has no counterpart.
 class TORCHLORA_API LoraEmbeddingBag : public LoraTable {
  public:
-  /// `base_layer` is a `torch::nn::EmbeddingBag`.
+  /// Makes a LoRA layer without adapters. `base_layer` must be a
+  /// `torch::nn::EmbeddingBag`.
   using LoraTable::LoraTable;
   ~LoraEmbeddingBag() override;
 
