@@ -70,9 +70,10 @@ class ConfigWriter {
   }
   /// PEFT raises on a name that it does not know.
   static Json json(const InitLoraWeights& value) {
-    return value.is_name() && !init::is_registered(value) ? Json(value.name())
-        : value.is_name()                                 ? Json(true)
-                                                          : Json(value.flag());
+    return value.is_name() && !init::is_unknown_to_peft(value)
+        ? Json(value.name())
+        : value.is_name() ? Json(true)
+                          : Json(value.flag());
   }
   static Json json(const ModuleNames& value) {
     return value.is_none() ? Json()

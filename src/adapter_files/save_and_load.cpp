@@ -149,7 +149,7 @@ void PeftModel::save_pretrained(
           "save it without path_initial_model_for_weight_conversion");
       convert_to_plain_lora(
           tensors, config, path_initial_model_for_weight_conversion);
-    } else if (init::is_registered(config.init_lora_weights())) {
+    } else if (init::is_unknown_to_peft(config.init_lora_weights())) {
       TORCH_CHECK_VALUE(
           !initializer.traits.modifies_base,
           "[save_pretrained] the initializer ",

@@ -39,7 +39,8 @@ struct Entry {
   bool ignores_case = false;
   /// Whether a number follows the name.
   bool has_number = false;
-  bool is_registered = false;
+  /// PEFT rejects a file that names it: the file says `true` then.
+  bool is_unknown_to_peft = false;
 
   bool matches(std::string name) const {
     if (ignores_case) {
@@ -159,7 +160,7 @@ void register_initializer(
     InitFunction function,
     const Traits& traits) {
   Entry entry{{name, std::move(function), traits}};
-  entry.is_registered = true;
+  entry.is_unknown_to_peft = true;
   TORCH_CHECK_VALUE(
       !name.empty() && table().add(std::move(entry)),
       "[register_initializer] the name of an initializer must be new and not "
@@ -186,9 +187,9 @@ const Initializer& find_initializer(const InitLoraWeights& value) {
           fmt::join(known, "\", \"")));
 }
 
-bool is_registered(const InitLoraWeights& value) {
+bool is_unknown_to_peft(const InitLoraWeights& value) {
   const auto* entry = table().find(value);
-  return entry && entry->is_registered;
+  return entry && entry->is_unknown_to_peft;
 }
 
 void check_own_config(const LoraConfig& config) {

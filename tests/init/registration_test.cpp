@@ -63,9 +63,9 @@ TEST(RegisteredInitializers, WorkByName) {
   EXPECT_TRUE(torch::equal(adapter->lora_B->weight, torch::zeros({5, 2})));
   EXPECT_TRUE(adapter->lora_B->weight.requires_grad());
   EXPECT_EQ(peft.peft_config().init_lora_weights().name(), "test_ones");
-  EXPECT_TRUE(init::is_registered("test_ones"));
-  EXPECT_FALSE(init::is_registered("pissa"));
-  EXPECT_FALSE(init::is_registered(true));
+  EXPECT_TRUE(init::is_unknown_to_peft("test_ones"));
+  EXPECT_FALSE(init::is_unknown_to_peft("pissa"));
+  EXPECT_FALSE(init::is_unknown_to_peft(true));
 }
 
 TEST(RegisteredInitializers, TheirTraitsCount) {

@@ -4,8 +4,9 @@
 
 namespace torchlora::test {
 
-/// The layer types of one matrix, which have all initializers, and others. A
-/// new one joins here.
+/// The layer types whose weight is one matrix; every initializer works for
+/// them. A new type joins here, or `LayerTypes` below if an initializer refuses
+/// it.
 template <class... Others>
 using MatrixLayersAnd = testing::Types<
     LinearType,

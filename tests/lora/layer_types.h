@@ -48,7 +48,7 @@ struct LayerType {
   }
 };
 
-/// One entry a layer type: how the suites make a layer and an input for it,
+/// One entry per layer type: how the suites make a layer and an input for it,
 /// and its function of a dense weight. In about half of its values a clipped
 /// layer clips.
 struct LinearType : LayerType {

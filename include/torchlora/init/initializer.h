@@ -136,9 +136,10 @@ TORCHLORA_API void register_initializer(
 /// unknown name; the message lists the known ones.
 TORCHLORA_API const Initializer& find_initializer(const InitLoraWeights& value);
 
-/// Returns whether `value` names an initializer that `register_initializer`
-/// added, not one of the library's.
-TORCHLORA_API bool is_registered(const InitLoraWeights& value);
+/// Returns whether `value` names an initializer that PEFT does not know, as
+/// every one that `register_initializer` added. An adapter's file says `true`
+/// then.
+TORCHLORA_API bool is_unknown_to_peft(const InitLoraWeights& value);
 
 /// Returns the traits of the initializer that `config.init_lora_weights()`
 /// selects.

@@ -13,8 +13,11 @@ namespace torchlora::nn {
 /// Without an adapter it computes what `Base` does, at the cost of one null
 /// check.
 ///
-/// A derived class that adds members passes itself as `Self` and has a
-/// constructor from `const Base&`; `clone()` then returns a `Self`.
+/// A derived class passes itself as `Self` and has a constructor from
+/// `const Base&`; `clone()` then makes a `Self` from a copy of `Base`. It does
+/// not know the members of `Self`: a class with members overrides `clone()`,
+/// calls `Adaptable::clone(device)` and copies them, as `nn::EmbeddingImpl`
+/// does.
 template <class Base, class Self = void>
 class Adaptable : public Base, public Redirectable {
  public:
