@@ -320,13 +320,14 @@ c10::DispatchKey take_key() {
   for (const auto key : kKeys) {
     try {
       // NOTE: for good, and not destroyed at exit: LibTorch may be gone then.
-      new Libraries(register_kernels(key));
-      auto* library = new torch::Library(
+      static auto* const libraries = new Libraries;
+      *libraries = register_kernels(key);
+      auto& library = libraries->emplace_back(std::make_unique<torch::Library>(
           torch::Library::FRAGMENT,
           "torchlora",
           std::nullopt,
           __FILE__,
-          __LINE__);
+          __LINE__));
       library->def((mark(key) + "() -> ()").c_str());
       stay_loaded();
       return key;
