@@ -15,7 +15,6 @@
 
 #include <cmath>
 #include <cstdio>
-#include <functional>
 
 namespace tl = torchlora;
 using torch::Tensor;
@@ -70,11 +69,7 @@ Photos photograph(Camera camera, int64_t count) {
   return {images.unsqueeze(1), directions};
 }
 
-void fit(
-    Net& net,
-    const std::vector<Tensor>& parameters,
-    Camera camera,
-    const std::function<void()>& after_step = [] {}) {
+void fit(Net& net, const std::vector<Tensor>& parameters, Camera camera) {
   torch::optim::AdamW optimizer(parameters, 0.01);
   net->train();
   for (int step = 0; step < 150; ++step) {
@@ -84,7 +79,6 @@ void fit(
     optimizer.zero_grad();
     loss.backward();
     optimizer.step();
-    after_step();
   }
   net->eval();
 }
@@ -116,7 +110,7 @@ int run(const std::string& output_dir) {
           .target_modules({"conv1", "conv2", "head"})
           .modules_to_save({"norm1", "norm2"}));
   peft.print_trainable_parameters();
-  fit(net, peft.trainable_parameters(), Camera::kNew, [&] {});
+  fit(net, peft.trainable_parameters(), Camera::kNew);
   const auto after = accuracy(net, new_photos);
   std::printf("new camera, with the adapter: %.3f\n", after);
 

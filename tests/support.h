@@ -8,6 +8,7 @@
 #include <torch/torch.h>
 
 #include <torchlora/io/safetensors.h>
+#include <torchlora/lora/layer.h>
 #include <torchlora/model.h>
 
 namespace torchlora {
@@ -18,14 +19,43 @@ inline double difference(const at::Tensor& a, const at::Tensor& b) {
   return (a - b).abs().max().item<double>();
 }
 
-/// What a ValueError says; empty without one.
-inline std::string refusal(const std::function<void()>& run) {
+/// What an error says; empty without one.
+template <class Error = c10::ValueError>
+std::string refusal(const std::function<void()>& run) {
   try {
     run();
-  } catch (const c10::ValueError& e) {
+  } catch (const Error& e) {
     return e.what_without_backtrace();
   }
   return "";
+}
+
+/// What a model says to a configuration.
+inline std::string refusal(torch::nn::Module& model, const LoraConfig& config) {
+  return refusal([&] { get_peft_model(model, config); });
+}
+
+/// Changes what is trained, as training would, and not the same every time.
+inline void disturb(const PeftModel& peft) {
+  torch::NoGradGuard no_grad;
+  for (auto& parameter : peft.trainable_parameters()) {
+    parameter.add_(torch::randn_like(parameter), 0.3);
+  }
+}
+
+/// Draws all tensors of an adapter, in the layers that have it.
+inline void randomize(
+    const PeftModel& peft,
+    const std::string& adapter = "default",
+    double std = 0.3) {
+  torch::NoGradGuard no_grad;
+  for (const auto& [name, layer] : peft.layers()) {
+    if (const auto* found = layer->find_adapter(adapter)) {
+      for (auto& [key, tensor] : found->tensors()) {
+        tensor.normal_(0, std);
+      }
+    }
+  }
 }
 
 /// Collects the warnings of its lifetime.

@@ -43,7 +43,7 @@ LoraConfig load_adapter_config(const fs::path& directory) {
           : "none");
 
   LoraConfig config;
-  ConfigReader reader(values, path.string());
+  ConfigReader reader(values, where);
   visit_fields(reader, config);
   config.unknown_keys(reader.unknown());
   for (const auto& [key, value] : config.unknown_keys()) {

@@ -6,8 +6,8 @@
 // field of `LoraConfig` behind it. A visitor (`ConfigReader`, `ConfigWriter`)
 // does the rest by the type of the field. Beside plain fields a visitor has
 //   number(key, field)       a double that is written as an integer if it is
-//   one list(key, field)         a list, for which a file may have one element
-//   alone nested(key, field, …)    an object, which PEFT has as a configuration
+//   list(key, field)         a list, for which a file may have one element
+//   nested(key, field, …)    an object, which PEFT has as a configuration
 //   unsupported(key, value)  a feature that torchlora lacks, and the value that
 //                            does not ask for it; reading refuses any other
 //   constant(key, value)     written always, ignored when read

@@ -19,8 +19,9 @@ class ConfigReader {
   /// Ordered, as the first pattern that matches wins.
   using Json = nlohmann::ordered_json;
 
-  ConfigReader(const Json& values, std::string file)
-      : values_(values), file_(std::move(file)) {}
+  /// `where` begins every message.
+  ConfigReader(const Json& values, std::string where)
+      : values_(values), where_(std::move(where)) {}
 
   void operator()(const char* key, bool& target) {
     read(key, "true or false", target);
@@ -140,17 +141,10 @@ class ConfigReader {
       return;
     }
     check(value->is_object(), key, "an object or null");
-    ConfigReader reader(*value, file_ + ": " + key);
+    ConfigReader reader(*value, where_ + key + ": ");
     visit(reader, target.emplace());
     for (const auto& [name, unknown] : reader.unknown()) {
-      TORCH_WARN(
-          "[load_adapter_config] ",
-          file_,
-          ": the key ",
-          key,
-          ".",
-          name,
-          " is not known");
+      TORCH_WARN(where_, "the key ", key, ".", name, " is not known");
     }
   }
 
@@ -158,9 +152,7 @@ class ConfigReader {
     const auto* value = find(key);
     TORCHLORA_CHECK_DATA(
         !value || *value == false,
-        "[load_adapter_config] ",
-        file_,
-        ": ",
+        where_,
         key,
         " = ",
         value ? value->dump() : "",
@@ -195,9 +187,7 @@ class ConfigReader {
   void check(bool is_right, const char* key, const char* expected) const {
     TORCHLORA_CHECK_DATA(
         is_right,
-        "[load_adapter_config] ",
-        file_,
-        ": ",
+        where_,
         key,
         " must be ",
         expected,
@@ -226,7 +216,7 @@ class ConfigReader {
   }
 
   const Json& values_;
-  std::string file_;
+  std::string where_;
   std::set<std::string> known_;
 };
 

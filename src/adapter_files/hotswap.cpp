@@ -75,7 +75,7 @@ void hotswap_adapter(
   const auto sites = lora_sites(*state.model);
   check_compatible(config, next);
   const auto demand = [&](Requirement requirement, const char* hint) {
-    require(requirement, "hotswap_adapter", state, adapter_name, hint);
+    require(requirement, "hotswap_adapter", state, sites, adapter_name, hint);
   };
   demand(Requirement::kNoOwnTensors, ", which cannot be swapped");
   demand(

@@ -12,11 +12,14 @@
 #include <torchlora/nn/pretrained.h>
 
 namespace torchlora {
+namespace {
 
 std::string file_key(const std::string& module, const std::string& tensor) {
   return kFilePrefix + module + "." + tensor;
 }
 
+/// Returns names, as in files, and sizes of the tensors of an adapter in a
+/// layer.
 std::vector<AdapterTensorSpec>
 specs_of(const TargetSite& site, int64_t r, const LoraConfig& config) {
   return adapter_tensor_specs(
@@ -25,8 +28,6 @@ specs_of(const TargetSite& site, int64_t r, const LoraConfig& config) {
       r,
       config);
 }
-
-namespace {
 
 bool is_table(Module& model, const TargetSite& site) {
   const auto& module = site.layer ? site.layer->base_layer() : site.module;

@@ -8,13 +8,6 @@ namespace torchlora {
 /// The prefix of module names in PEFT's files.
 constexpr auto kFilePrefix = "base_model.model.";
 
-std::string file_key(const std::string& module, const std::string& tensor);
-
-/// Returns names, as in files, and sizes of the tensors of an adapter in a
-/// layer.
-std::vector<AdapterTensorSpec>
-specs_of(const TargetSite& site, int64_t r, const LoraConfig& config);
-
 /// Returns the tensors of a file for a plan: per layer in the order of
 /// `LoraAdapter::tensors`, then the trained rows of tables. Values of saved
 /// modules go into the plan, except tables that equal the base model's

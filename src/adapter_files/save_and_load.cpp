@@ -32,7 +32,7 @@ InjectionPlan inject_from_folder(
     const fs::path& directory,
     const std::string& adapter_name,
     const InjectOptions& options,
-    bool strict) {
+    const LoadOptions& load_options) {
   auto config = load_adapter_config(directory);
   const auto& initializer = init::find_initializer(config.init_lora_weights());
   TORCHLORA_CHECK_DATA(
@@ -59,7 +59,9 @@ InjectionPlan inject_from_folder(
   auto plan = plan_injection(model, config, adapter_name, options);
   check_is_base(versions, plan);
   plan.is_loaded = true;
-  const auto tensors = match_tensors(file, versions, plan, strict);
+  plan.config.inference_mode(!load_options.is_trainable());
+  const auto tensors =
+      match_tensors(file, versions, plan, load_options.strict());
   const auto layers = inject(plan, adapter_name);
   std::vector<Tensor> targets;
   for (const auto& layer : layers) {
@@ -194,8 +196,7 @@ void PeftModel::load_adapter(
       directory,
       adapter_name,
       InjectOptions().autocast_adapter_dtype(state_->autocast_adapter_dtype),
-      options.strict());
-  plan.config.inference_mode(!options.is_trainable());
+      options);
   state_->saved->add(adapter_name, plan.saved);
   state_->adapters.add({adapter_name, std::move(plan.config)});
 }
@@ -212,11 +213,8 @@ PeftModel PeftModel::from_pretrained(
         directory,
         adapter_name,
         InjectOptions(),
-        options.strict());
+        options);
   });
-  const bool is_frozen = !options.is_trainable();
-  peft.state_->adapters.all().back().config.inference_mode(is_frozen);
-  peft.set_adapter({adapter_name}, /*inference_mode=*/is_frozen);
   model.train(options.is_trainable());
   return peft;
 }

@@ -52,7 +52,7 @@ void GradientDump::on_pre_optimizer_step(train::Trainer& trainer) {
   if (trainer.state().global_step + 1 != step_) {
     return;
   }
-  std::vector<std::pair<std::string, Tensor>> gradients;
+  NamedTensors gradients;
   for (const auto& item : trainer.peft_model().state_dict()) {
     if (item.value().grad().defined()) { // MiCA's B has none
       gradients.emplace_back(item.key(), item.value().grad());

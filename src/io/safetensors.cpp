@@ -99,7 +99,7 @@ Tensor SafetensorsFile::tensor(const std::string& key) const {
 
 void save_safetensors(
     const fs::path& path,
-    const std::vector<std::pair<std::string, Tensor>>& tensors,
+    const NamedTensors& tensors,
     const std::map<std::string, std::string>& metadata) {
   std::vector<LazyTensor> lazy;
   for (const auto& item : tensors) {

@@ -24,9 +24,6 @@ class LayerBinding {
   virtual BaseWeight with_raw_weight(BaseWeight base) const {
     return base;
   }
-  virtual bool is_redirected() const {
-    return false;
-  }
   /// ValueError if the adapter acts on nothing any more.
   virtual void check_in_place() const {}
 
@@ -48,9 +45,6 @@ class RedirectBinding : public LayerBinding {
     if (redirectable_.redirect_target() == &layer) {
       redirectable_.redirect_to(nullptr);
     }
-  }
-  bool is_redirected() const override {
-    return true;
   }
   Tensor forward(LoraLayer& layer, const Tensor& input) override {
     return layer.run(input, /*operation=*/nullptr);

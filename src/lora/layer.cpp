@@ -77,10 +77,6 @@ BaseWeight LoraLayer::base_weight() const {
   return binding_->with_raw_weight(accessor_(*base_layer_));
 }
 
-bool LoraLayer::is_unmodified() const {
-  return !binding_->is_redirected();
-}
-
 void LoraLayer::bind() {
   binding_->bind(*this);
 }
@@ -120,8 +116,7 @@ Tensor LoraLayer::forward(const Tensor& input) {
 }
 
 Tensor LoraLayer::run(const Tensor& input, const WeightOperation* operation) {
-  const LayerCall call{
-      input, operation ? operation->bias : base_weight().bias(), operation};
+  LayerCall call{input, operation ? operation->bias : Tensor(), operation};
   auto updates = active_updates();
   TORCH_CHECK_VALUE(
       !mixed_batch_ || updates.empty() || input.size(0) == mixed_batch_->size,
@@ -138,12 +133,17 @@ Tensor LoraLayer::run(const Tensor& input, const WeightOperation* operation) {
   if (is_base(updates)) {
     return binding_->base_forward(call);
   }
+  if (!operation) {
+    call.bias = base_weight().bias();
+  }
+  const auto* reason =
+      operation && operation->rows >= 0 ? why_not_dense(updates) : "";
   TORCH_CHECK_VALUE(
-      !operation || operation->rows < 0 || !*why_not_dense(),
+      !*reason,
       "[LoraLayer] a ",
       base_layer_->name(),
       " uses its weight in parts, which cannot have ",
-      why_not_dense(),
+      reason,
       "; use the layer of the same name in torchlora::nn");
   if (at::isIntegralType(input.scalar_type(), /*includeBool=*/true)) {
     for (auto& update : updates) { // indices are not dropped
@@ -176,8 +176,8 @@ std::vector<ActiveUpdate> LoraLayer::active_updates() const {
       const auto& adapter = adapters_.at(name);
       auto& update = add(adapter, 1);
       update.dropout = is_training() ? adapter.lora_dropout : 0;
-      update.compresses =
-          is_training() && adapter.variant && adapter.variant->compresses();
+      update.compresses = is_training() && at::GradMode::is_enabled() &&
+          adapter.variant && adapter.variant->compresses();
     }
   } else if (!enabled) {
     for (auto name = merged_names.rbegin(); name != merged_names.rend();
@@ -248,9 +248,9 @@ Tensor LoraLayer::adapted_forward(
   return output.to(dtype);
 }
 
-/// Why no dense weight can stand for the layer now, "" if one can.
-const char* LoraLayer::why_not_dense() const {
-  for (const auto& update : active_updates()) {
+/// Why no dense weight can stand for the updates, "" if one can.
+const char* LoraLayer::why_not_dense(ActiveUpdates updates) {
+  for (const auto& update : updates) {
     if (update.rows.defined()) {
       return "a mixed batch";
     }

@@ -96,7 +96,14 @@ void LoraLayer::prepare_adapter(
   const auto& initializer = init::find_initializer(config.init_lora_weights());
   const auto* variant = find_variant(config);
   if (variant) {
-    variant->check(*this, config);
+    TORCH_CHECK_VALUE(
+        !variant->is_linear_only || is_linear(),
+        "[update_layer] ",
+        variant->name,
+        " is supported for linear layers, not for ",
+        base_layer_->name(),
+        "; leave it out by exclude_modules");
+    variant->check(config);
   }
   check_base_may_change(config);
   for (const auto& other : adapters()) {

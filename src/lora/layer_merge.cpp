@@ -8,12 +8,12 @@
 namespace torchlora {
 namespace {
 
-/// A copy in which sums are not rounded to half precision.
-Tensor wide_copy(const Tensor& matrix) {
+/// The matrix in a dtype in which sums are not rounded to half precision.
+Tensor widened(const Tensor& matrix, bool copy = false) {
   return matrix.to(
       c10::promoteTypes(matrix.scalar_type(), at::kFloat),
       /*non_blocking=*/false,
-      /*copy=*/true);
+      copy);
 }
 
 } // namespace
@@ -37,7 +37,7 @@ Tensor LoraLayer::get_delta_weight(const std::string& adapter_name) const {
 Tensor LoraLayer::unmerged_matrix() const {
   auto matrix = base_weight().matrix();
   if (merged()) {
-    matrix = wide_copy(matrix);
+    matrix = widened(matrix, /*copy=*/true);
   }
   const auto& names = merged_adapters();
   for (auto name = names.rbegin(); name != names.rend(); ++name) {
@@ -96,7 +96,7 @@ void LoraLayer::merge(const std::vector<std::string>& adapter_names) {
       base.add_(delta(adapter));
     } else {
       auto applied = adapter.variant->apply(
-          adapter, wide_copy(base.matrix()), unmerged_matrix(), delta(adapter));
+          adapter, widened(base.matrix()), unmerged_matrix(), delta(adapter));
       TORCH_INTERNAL_ASSERT(applied.memory.defined());
       base.copy_(applied.weight);
       adapter.memory = std::move(applied.memory);
@@ -117,7 +117,7 @@ void LoraLayer::unmerge() {
       base.add_(delta(adapter), -1);
     } else {
       base.copy_(adapter.variant->undo(
-          wide_copy(base.matrix()),
+          widened(base.matrix()),
           delta(adapter),
           std::exchange(adapter.memory, Tensor())));
     }

@@ -67,13 +67,6 @@ at::ScalarType accumulation_dtype(
   return dtype;
 }
 
-std::vector<LowRankTerm> without_variants(std::vector<LowRankTerm> terms) {
-  for (auto& term : terms) {
-    term.variant = nullptr;
-  }
-  return terms;
-}
-
 struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
   static Tensor forward(
       AutogradContext* ctx,
@@ -229,7 +222,7 @@ Tensor low_rank_linear(
   return LowRankLinear::apply(
       at::TensorList(tensors),
       bias.defined() ? std::make_optional(bias) : std::nullopt,
-      at::GradMode::is_enabled() ? terms : without_variants(terms));
+      terms);
 }
 
 } // namespace torchlora::detail

@@ -1,7 +1,5 @@
 #include <algorithm>
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <torch/types.h>
 
 #include "model/requirements.h"
@@ -11,6 +9,7 @@ namespace {
 
 void check_sources(
     PeftState& state,
+    const std::vector<TargetSite>& sites,
     const std::vector<std::string>& adapters,
     const std::vector<double>& weights,
     const std::string& adapter_name) {
@@ -28,7 +27,7 @@ void check_sources(
       "' already exists.");
   for (const auto& name : adapters) {
     const auto demand = [&](Requirement requirement, const char* hint) {
-      require(requirement, "add_weighted_adapter", state, name, hint);
+      require(requirement, "add_weighted_adapter", state, sites, name, hint);
     };
     demand(Requirement::kSum, "; merge it instead");
     demand(Requirement::kNoOwnTensors, ", for which there is no combination");
@@ -124,7 +123,8 @@ void PeftModel::add_weighted_adapter(
     const std::vector<double>& weights,
     const std::string& adapter_name,
     const CombinationOptions& given) {
-  check_sources(*state_, adapters, weights, adapter_name);
+  const auto all_sites = lora_sites(*state_->model);
+  check_sources(*state_, all_sites, adapters, weights, adapter_name);
   // For one adapter everything else would be an approximation of it.
   auto options = given;
   if (adapters.size() == 1) {
@@ -146,12 +146,12 @@ void PeftModel::add_weighted_adapter(
   std::vector<TargetSite> sites;
   std::vector<std::string> targets;
   bool has_bias = false;
-  for (auto& site : lora_sites(*state_->model)) {
+  for (const auto& site : all_sites) {
     if (check_layer(site, adapters, options, has_bias)) {
       if (site.kind != TargetSite::kPart) {
         targets.push_back(site.peft_name);
       }
-      sites.push_back(std::move(site));
+      sites.push_back(site);
     }
   }
   auto config = state_->adapters.at(adapters[0]).config;
@@ -170,10 +170,7 @@ void PeftModel::add_weighted_adapter(
       .layers_to_transform({})
       .layers_pattern({});
   // NOTE: draws, as peft does, before DARE does.
-  add_adapter(
-      adapter_name,
-      config,
-      InjectOptions().autocast_adapter_dtype(state_->autocast_adapter_dtype));
+  add_adapter(adapter_name, config);
   try {
     for (const auto& site : sites) {
       combine_layer(

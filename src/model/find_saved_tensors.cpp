@@ -1,8 +1,6 @@
 #include <algorithm>
 #include <unordered_set>
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <torch/types.h>
 
 #include <torchlora/config/targets.h>
@@ -10,6 +8,7 @@
 #include <torchlora/detail/names.h>
 
 #include "model/saved_modules.h"
+#include "model/targets.h"
 #include "model/ties.h"
 #include "model/token_rows.h"
 
@@ -163,11 +162,7 @@ std::vector<SavedTensor> find_saved_tensors(
       unmatched.push_back(entry);
     }
   }
-  if (!unmatched.empty()) {
-    TORCH_WARN(fmt::format(
-        "The following modules_to_save are no modules of the model: ['{}']",
-        fmt::join(unmatched, "', '")));
-  }
+  warn_unused("modules_to_save", unmatched, "are no modules of the model");
   if (config.bias() != "none") {
     add_biases(model, config, adapted, tensors);
   }

@@ -6,7 +6,6 @@
 #include <torch/types.h>
 
 #include "model/requirements.h"
-#include "model/token_rows.h"
 
 namespace torchlora {
 namespace {
@@ -16,20 +15,31 @@ constexpr auto kBase = "__base__";
 /// The elements of a batch by the name of their adapter.
 using Rows = std::map<std::string, std::vector<int64_t>>;
 
-/// The module of LibTorch's with inputs [length, batch, features] that a module
-/// is in; nullptr if it is in none.
-Module* transformer_above(Module& model, const std::string& name) {
+/// LibTorch's modules with inputs [length, batch, features], by what the names
+/// of those inside begin with.
+using Transformers = std::vector<std::pair<std::string, Module*>>;
+
+Transformers transformers_of(Module& model) {
+  Transformers result;
   for (const auto& item : model.named_modules("", /*include_self=*/true)) {
     auto* module = item.value().get();
-    const bool is_above =
-        item.key().empty() || name.starts_with(item.key() + ".");
-    if (is_above &&
-        (module->as<torch::nn::TransformerEncoderLayerImpl>() ||
-         module->as<torch::nn::TransformerDecoderLayerImpl>())) {
-      return module;
+    if (module->as<torch::nn::TransformerEncoderLayerImpl>() ||
+        module->as<torch::nn::TransformerDecoderLayerImpl>()) {
+      result.emplace_back(item.key().empty() ? "" : item.key() + ".", module);
     }
   }
-  return nullptr;
+  return result;
+}
+
+/// The one that a module is in; nullptr if it is in none.
+Module* transformer_above(
+    const Transformers& transformers,
+    const std::string& name) {
+  const auto found =
+      std::ranges::find_if(transformers, [&](const auto& transformer) {
+        return name.starts_with(transformer.first);
+      });
+  return found == transformers.end() ? nullptr : found->second;
 }
 
 void check_mixed_batch(
@@ -46,12 +56,14 @@ void check_mixed_batch(
         Requirement::kSum,
         "mixed_batch",
         state,
+        sites,
         name,
         ": Cannot pass `adapter_names` when DoRA is enabled");
     require(
         Requirement::kNoOwnTensors,
         "mixed_batch",
         state,
+        sites,
         name,
         ", which the elements of one batch cannot differ in");
   }
@@ -60,6 +72,7 @@ void check_mixed_batch(
       fmt::format(
           "[mixed_batch] Trying to infer with non-existing adapter(s): {}",
           fmt::join(unknown, ", ")));
+  const auto transformers = transformers_of(*state.model);
   for (const auto& site : sites) {
     TORCH_CHECK_VALUE(
         !site.layer->is_training(),
@@ -81,7 +94,7 @@ void check_mixed_batch(
         "\", are not supported: the first dimension of their input is not the "
         "batch");
     const auto* transformer =
-        has_one ? transformer_above(*state.model, site.name) : nullptr;
+        has_one ? transformer_above(transformers, site.name) : nullptr;
     TORCH_CHECK_VALUE(
         !transformer,
         "[mixed_batch] the batch of the ",
@@ -135,18 +148,18 @@ MixedBatchGuard::MixedBatchGuard(
       rows[adapter_names[i]].push_back(static_cast<int64_t>(i));
     }
   }
-  check_mixed_batch(*state_, rows, lora_sites(*state_->model));
+  const auto sites = lora_sites(*state_->model);
+  check_mixed_batch(*state_, rows, sites);
   auto batch = std::make_shared<MixedBatch>();
   batch->size = static_cast<int64_t>(adapter_names.size());
   for (const auto& [name, indices] : rows) {
     batch->rows.emplace_back(name, torch::tensor(indices, at::kLong));
   }
-  for (const auto& site : state_->tuner_layers()) {
-    if (auto layer = std::dynamic_pointer_cast<LoraLayer>(site.layer)) {
-      layers_.push_back(std::move(layer));
-    } else {
-      switch_off(site.layer, saved_);
-    }
+  for (const auto& site : sites) {
+    layers_.push_back(site.layer);
+  }
+  for (const auto& site : state_->own_layers()) {
+    switch_off(site.layer, saved_);
   }
   for (const auto& layer : layers_) {
     layer->set_mixed_batch(batch);

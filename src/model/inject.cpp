@@ -1,8 +1,5 @@
 #include <algorithm>
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <torchlora/config/targets.h>
 #include <torchlora/lora/variant.h>
 

@@ -171,13 +171,13 @@ void PeftModel::merge_and_unload(const MergeOptions& options) {
 }
 
 void PeftModel::unload() {
-  warn_of_residual(
-      lora_sites(*state_->model), [](const auto&) { return true; }, "unload");
-  for (const auto& site : state_->tuner_layers()) {
-    site.layer->unload();
-  }
-  for (const auto& site : lora_sites(*state_->model)) { // nested ones too
+  const auto sites = lora_sites(*state_->model);
+  warn_of_residual(sites, [](const auto&) { return true; }, "unload");
+  for (const auto& site : sites) {
     remove_layer(site);
+  }
+  for (const auto& site : state_->own_layers()) {
+    site.layer->unload();
   }
   state_->adapters = {};
 }

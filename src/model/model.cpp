@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <iostream>
-#include <locale>
 #include <set>
 
 #include <fmt/format.h>

@@ -1,21 +1,20 @@
 #include "model/requirements.h"
 
-#include <torchlora/lora/variant.h>
-
 namespace torchlora {
 namespace {
 
 /// Why the adapter is not as required; "" if it is.
 const char* why_not(
     Requirement requirement,
-    PeftState& state,
+    const PeftState& state,
+    const std::vector<TargetSite>& sites,
     const std::string& adapter_name) {
   if (requirement == Requirement::kNoOwnTensors) {
     return state.has_own(adapter_name)
         ? "has modules_to_save, biases or rows of tables of its own"
         : "";
   }
-  for (const auto& site : lora_sites(*state.model)) {
+  for (const auto& site : sites) {
     if (requirement == Requirement::kNothingMerged && site.layer->merged()) {
       return "cannot be used while adapters are merged";
     }
@@ -23,9 +22,7 @@ const char* why_not(
     if (!adapter) {
       continue;
     }
-    const auto& variant = adapter->variant;
-    if (requirement == Requirement::kSum && variant &&
-        !variant->is_additive()) {
+    if (requirement == Requirement::kSum && !adapter->is_additive()) {
       return "is a DoRA, whose update is not a sum";
     }
     if (requirement == Requirement::kUnchangedBase && adapter->changed_base) {
@@ -49,10 +46,11 @@ void require(
     Requirement requirement,
     const char* function,
     PeftState& state,
+    const std::vector<TargetSite>& sites,
     const std::string& adapter_name,
     const char* hint) {
   state.adapters.at(adapter_name);
-  const auto* reason = why_not(requirement, state, adapter_name);
+  const auto* reason = why_not(requirement, state, sites, adapter_name);
   TORCH_CHECK_VALUE(
       !*reason, "[", function, "] adapter ", adapter_name, " ", reason, hint);
 }

@@ -21,10 +21,12 @@ enum class Requirement {
 };
 
 /// ValueError "[function] adapter NAME …, hint" if the adapter is not so.
+/// `sites` are the model's `lora_sites`.
 void require(
     Requirement requirement,
     const char* function,
     PeftState& state,
+    const std::vector<TargetSite>& sites,
     const std::string& adapter_name,
     const char* hint);
 

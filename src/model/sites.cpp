@@ -116,6 +116,14 @@ std::vector<TunerSite> tuner_layers(Module& model) {
   for (const auto& site : lora_sites(model)) {
     result.push_back({site.name, site.peft_name, site.layer});
   }
+  for (auto& site : token_sites(model)) {
+    result.push_back(std::move(site));
+  }
+  return result;
+}
+
+std::vector<TunerSite> token_sites(Module& model) {
+  std::vector<TunerSite> result;
   for (const auto& [name, tokens] : token_adapters(model)) {
     result.push_back({name + "." + TrainableTokens::kName, name, tokens});
   }

@@ -71,6 +71,8 @@ struct TunerSite {
 
 /// Returns the LoRA layers, then the token rows.
 std::vector<TunerSite> tuner_layers(Module& model);
+/// Returns the token rows.
+std::vector<TunerSite> token_sites(Module& model);
 
 /// Appends the sites of the parameters of `nn::StackedExperts` behind `site`,
 /// that of their module. `module` is the child in the tree, which may be a LoRA

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include <torch/types.h>
-
 namespace torchlora {
 
 std::vector<TunerSite> PeftState::tuner_layers() const {
@@ -12,10 +10,15 @@ std::vector<TunerSite> PeftState::tuner_layers() const {
   return sites;
 }
 
+std::vector<TunerSite> PeftState::own_layers() const {
+  auto sites = token_sites(*model);
+  sites.push_back({"", "", saved});
+  return sites;
+}
+
 bool PeftState::has_own(const std::string& adapter_name) const {
-  return std::ranges::any_of(tuner_layers(), [&](const auto& site) {
-    return !dynamic_cast<LoraLayer*>(site.layer.get()) &&
-        site.layer->has(adapter_name);
+  return std::ranges::any_of(own_layers(), [&](const auto& site) {
+    return site.layer->has(adapter_name);
   });
 }
 

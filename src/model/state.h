@@ -24,6 +24,8 @@ struct PeftState {
 
   /// Returns all that has adapters: LoRA layers, token rows, the saved modules.
   std::vector<TunerSite> tuner_layers() const;
+  /// Returns those that are no LoRA layers.
+  std::vector<TunerSite> own_layers() const;
   /// Whether an adapter has tensors or rows of the base model of its own.
   bool has_own(const std::string& adapter_name) const;
 };

@@ -1,9 +1,6 @@
 #include <algorithm>
 #include <set>
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <torchlora/config/targets.h>
 #include <torchlora/lora/layers/experts.h>
 
@@ -72,19 +69,6 @@ void refuse_others(
 }
 
 } // namespace
-
-void warn_unused(
-    const char* field,
-    const std::vector<std::string>& entries,
-    const char* what) {
-  if (!entries.empty()) {
-    TORCH_WARN(fmt::format(
-        "The following {} {}: ['{}']",
-        field,
-        what,
-        fmt::join(entries, "', '")));
-  }
-}
 
 void visit_parameters(
     const TargetSite& site,

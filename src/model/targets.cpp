@@ -106,6 +106,19 @@ ModuleNames resolve_targets(
   return defaults;
 }
 
+void warn_unused(
+    const char* field,
+    const std::vector<std::string>& entries,
+    const char* what) {
+  if (!entries.empty()) {
+    TORCH_WARN(fmt::format(
+        "The following {} {}: ['{}']",
+        field,
+        what,
+        fmt::join(entries, "', '")));
+  }
+}
+
 void refuse_no_match(
     const Module& model,
     const LoraConfig& config,

@@ -1,8 +1,6 @@
-
 #include <torch/optim/serialize.h>
 #include <torch/serialize/archive.h>
 
-#include <torchlora/detail/damped_inverse.h>
 #include <torchlora/optim/lorafa.h>
 
 // The optimizers are headers with their code. Key functions, archives and the

@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include <fmt/format.h>
 #include <torch/types.h>
 
 #include <torchlora/init/eva.h>
@@ -59,8 +58,7 @@ class Eva {
   Eva(PeftModel& peft,
       const std::string& adapter_name,
       const PrepareLayerInputs& prepare_layer_inputs)
-      : adapter_name_(adapter_name),
-        prepare_layer_inputs_(prepare_layer_inputs),
+      : prepare_layer_inputs_(prepare_layer_inputs),
         config_(
             peft.peft_config(adapter_name).eva_config().value_or(EvaConfig())) {
     for (auto& site : lora_sites(peft.base_model())) {
@@ -239,7 +237,6 @@ class Eva {
     is_ranked_ = true;
   }
 
-  std::string adapter_name_;
   PrepareLayerInputs prepare_layer_inputs_;
   EvaConfig config_;
   std::vector<Layer> layers_;
@@ -278,6 +275,7 @@ void initialize_lora_eva_weights(
       Requirement::kNothingMerged,
       "initialize_lora_eva_weights",
       StateAccess::of(peft),
+      lora_sites(peft.base_model()),
       adapter_name,
       "; call unmerge_adapter first");
   Eva eva(peft, adapter_name, prepare_layer_inputs);

@@ -13,12 +13,14 @@ namespace {
 
 void check_adapter(
     PeftState& state,
+    const std::vector<TargetSite>& sites,
     const std::string& adapter_name,
     int64_t top_k) {
   TORCH_CHECK_VALUE(
       top_k > 0, "[intruder_dimensions] top_k must be positive, found ", top_k);
   const auto demand = [&](Requirement requirement, const char* hint) {
-    require(requirement, "intruder_dimensions", state, adapter_name, hint);
+    require(
+        requirement, "intruder_dimensions", state, sites, adapter_name, hint);
   };
   demand(Requirement::kSum, "; convert or merge it instead");
   demand(Requirement::kNoOwnTensors, ", which would not follow");
@@ -124,7 +126,7 @@ std::vector<LayerIntruders> intruder_dimensions(
     int64_t top_k,
     double threshold_epsilon) {
   const auto sites = lora_sites(peft.base_model());
-  check_adapter(StateAccess::of(peft), adapter_name, top_k);
+  check_adapter(StateAccess::of(peft), sites, adapter_name, top_k);
   torch::NoGradGuard no_grad;
   std::vector<LayerIntruders> report;
   for (const auto& site : sites) {
@@ -146,7 +148,7 @@ std::vector<LayerIntruders> reduce_intruder_dimension(
     double threshold_epsilon,
     double mitigation_lambda) {
   const auto sites = lora_sites(peft.base_model());
-  check_adapter(StateAccess::of(peft), old_adapter_name, top_k);
+  check_adapter(StateAccess::of(peft), sites, old_adapter_name, top_k);
   auto config = peft.peft_config(old_adapter_name);
   // NOTE: the factors are overwritten below. An initializer would change the
   // base or freeze B.

@@ -13,8 +13,8 @@ using nlohmann::json;
 
 namespace {
 
-/// Columns of rows and keys of messages that are not implemented and cannot be
-/// ignored, because they change the text.
+/// Columns of rows and keys of messages that torchlora does not support and
+/// that cannot be ignored, because they change the text.
 constexpr const char* kRefusedColumns[] = {
     "tools",
     "chat_template_kwargs",

@@ -257,13 +257,11 @@ void DpoTrainer::set_up_reference() {
         : "base";
   }
   auto peft = peft_model();
-  const auto* changed = find_active(
-      peft, [](const LoraAdapter& adapter) { return adapter.changed_base; });
   const auto* lone = find_active(peft, [](const LoraAdapter& adapter) {
     return adapter.variant && adapter.variant->excludes_others();
   });
   TORCH_CHECK_VALUE(
-      !lone || (reference_ == "base" && !changed),
+      !lone,
       "[DpoTrainer] adapter ",
       lone->name,
       " has ",
@@ -271,6 +269,8 @@ void DpoTrainer::set_up_reference() {
       ", which allows no other adapter in its layers: there cannot be a copy "
       "of it as reference");
   if (reference_ == "base") {
+    const auto* changed = find_active(
+        peft, [](const LoraAdapter& adapter) { return adapter.changed_base; });
     TORCH_CHECK_VALUE(
         !changed,
         "[DpoTrainer] the base cannot be the reference, as the initializer or "

@@ -327,7 +327,7 @@ TokenScores score_logits(const Tensor& logits, const Tensor& labels) {
   return {
       logps,
       values.mean(1),
-      (log_p.exp() * log_p).sum(1).neg(),
+      log_p.exp().mul_(log_p).sum(1).neg_(),
       values.argmax(1).eq(labels)};
 }
 

@@ -20,13 +20,6 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-/// Returns a number of steps; below 1, `steps` is a share of `max_steps`.
-int64_t whole_steps(double steps, int64_t max_steps) {
-  return static_cast<int64_t>(
-      steps < 1 ? std::ceil(static_cast<double>(max_steps) * steps)
-                : std::floor(steps));
-}
-
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
       .count();
@@ -107,7 +100,7 @@ void Trainer::start(Run& run) {
   run.peak_learning_rates = learning_rates(*run.optimizer);
   run.schedule = make_lr_schedule(
       args_.lr_scheduler_type,
-      resolve_warmup_steps(args_.warmup_steps, state_.max_steps),
+      whole_steps(args_.warmup_steps, state_.max_steps),
       state_.max_steps);
 }
 

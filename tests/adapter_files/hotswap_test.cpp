@@ -23,10 +23,7 @@ class Hotswap : public LayerSuite<Type> {
   /// Saves a disturbed adapter of another model; its output on `x_`.
   Tensor save_other(const LoraConfig& config) {
     auto peft = get_peft_model(*this->model_, config);
-    torch::NoGradGuard no_grad;
-    for (auto& parameter : peft.trainable_parameters()) {
-      parameter.add_(torch::randn_like(parameter), 0.3);
-    }
+    disturb(peft);
     fs::remove_all(folder_);
     peft.save_pretrained(folder_);
     auto output = this->run();

@@ -61,10 +61,7 @@ class InitializerFiles : public testing::Test {
         "default",
         InjectOptions().init_statistics(statistics));
     peft.save_pretrained(folder_ / "initial");
-    torch::NoGradGuard no_grad;
-    for (auto& parameter : peft.trainable_parameters()) {
-      parameter.add_(torch::randn_like(parameter), 0.3);
-    }
+    disturb(peft);
     return peft;
   }
   at::Tensor run(NetImpl& model) {
@@ -204,12 +201,7 @@ TEST_F(InitializerFiles, RegisteredInitializersAreSavedAsTrue) {
   }
   fs::create_directories(folder_ / "first");
   io::save_safetensors(folder_ / "first/adapter_model.safetensors", initial);
-  {
-    torch::NoGradGuard no_grad;
-    for (auto& parameter : peft.trainable_parameters()) {
-      parameter.add_(torch::randn_like(parameter), 0.3);
-    }
-  }
+  disturb(peft);
   peft.save_pretrained(folder_ / "plain", {}, folder_ / "first");
   const auto loaded = PeftModel::from_pretrained(*original_, folder_ / "plain");
   EXPECT_TRUE(loaded.peft_config().init_lora_weights().flag());

@@ -6,6 +6,8 @@
 #include <torchlora/model.h>
 #include <torchlora/nn/linear.h>
 
+#include "support.h"
+
 namespace torchlora {
 namespace {
 
@@ -58,15 +60,6 @@ std::vector<std::string> module_names(const torch::nn::Module& model) {
   return names;
 }
 
-std::string message(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const c10::ValueError& e) {
-    return e.what_without_backtrace();
-  }
-  return "";
-}
-
 class Injection : public testing::Test {
  protected:
   Injection() {
@@ -87,7 +80,7 @@ class Injection : public testing::Test {
 TEST_F(Injection, AnErrorLeavesTheModelAsItWas) {
   const auto names = module_names(*model_);
   const auto before = run();
-  const auto text = message([&] {
+  const auto text = refusal([&] {
     get_peft_model(*model_, LoraConfig(2).target_modules({"first", "norm"}));
   });
   EXPECT_NE(text.find("\"norm\""), std::string::npos) << text;
@@ -107,7 +100,7 @@ TEST_F(Injection, ATargetThatIsAParameterIsSaidToBeOne) {
     block->register_parameter("bare", torch::ones({3, 3}));
     auto model = std::make_shared<torch::nn::Module>("Model");
     model->register_module("block", block);
-    const auto text = message(
+    const auto text = refusal(
         [&] { get_peft_model(*model, LoraConfig(2).target_modules({name})); });
     EXPECT_PRED_FORMAT2(
         testing::IsSubstring, "a parameter, \"block.bare\"", text);
@@ -160,7 +153,7 @@ TEST_F(Injection, ATiedWeightIsNotMerged) {
   model_->plain->weight = model_->last->weight;
   auto peft = get_peft_model(*model_, LoraConfig(2).target_modules({"last"}));
   const auto weight = model_->last->weight.clone();
-  const auto text = message([&] { peft.merge_adapter(); });
+  const auto text = refusal([&] { peft.merge_adapter(); });
   EXPECT_NE(text.find("\"last\""), std::string::npos) << text;
   EXPECT_NE(text.find("\"plain.weight\""), std::string::npos) << text;
   EXPECT_TRUE(torch::equal(model_->last->weight, weight));

@@ -76,17 +76,6 @@ LoraConfig config() {
       .layer_replication(kRanges);
 }
 
-void randomize(const PeftModel& peft, const std::string& name = "default") {
-  torch::NoGradGuard no_grad;
-  for (const auto& [module, layer] : peft.layers()) {
-    if (const auto* adapter = layer->find_adapter(name)) {
-      for (auto& [key, tensor] : adapter->tensors()) {
-        tensor.normal_(0, 0.4);
-      }
-    }
-  }
-}
-
 class LayerReplication : public testing::Test {
  protected:
   Tensor run() {
@@ -151,7 +140,7 @@ TEST_F(LayerReplication, StacksLayersOverTheSameWeightsWithTheirOwnAdapters) {
   EXPECT_EQ(trainable, 6 * 2 * 2 * (6 + 8));
   EXPECT_EQ(total - trainable, all);
 
-  randomize(peft);
+  randomize(peft, "default", 0.4);
   const auto adapted = run();
   EXPECT_GT(difference(adapted, expected), 1e-2);
   {
@@ -169,7 +158,7 @@ TEST_F(LayerReplication, StacksLayersOverTheSameWeightsWithTheirOwnAdapters) {
 
 TEST_F(LayerReplication, RefusesAMerge) {
   auto peft = get_peft_model(*model_, config());
-  randomize(peft);
+  randomize(peft, "default", 0.4);
   const auto adapted = run();
   for (const auto& merge : std::vector<std::function<void()>>{
            [&] { peft.merge_adapter(); }, [&] { peft.merge_and_unload(); }}) {
@@ -188,10 +177,10 @@ TEST_F(LayerReplication, IsInTheFileOfEveryAdapterAndComesBeforeItIsLoaded) {
   auto peft = get_peft_model(*model_, config());
   peft.add_adapter("second", LoraConfig(3).target_modules({"down"}));
   EXPECT_EQ(model_->model->layers->size(), 6U);
-  randomize(peft);
+  randomize(peft, "default", 0.4);
   const auto first = run();
   peft.set_adapter("second");
-  randomize(peft, "second");
+  randomize(peft, "second", 0.4);
   const auto second = run();
   peft.save_pretrained(folder_);
   EXPECT_EQ(

@@ -52,13 +52,6 @@ class SavedModulesTest : public testing::Test {
     torch::NoGradGuard no_grad;
     return model_->forward(ids_);
   }
-  /// As training would, and not the same for every adapter.
-  void disturb(PeftModel& peft) {
-    torch::NoGradGuard no_grad;
-    for (auto& parameter : peft.trainable_parameters()) {
-      parameter.add_(torch::randn_like(parameter), 0.3);
-    }
-  }
   LoraConfig config() {
     return LoraConfig(2).target_modules({"up"});
   }

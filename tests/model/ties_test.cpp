@@ -32,14 +32,9 @@ struct HeadImpl : torch::nn::Module {
 };
 
 struct NetImpl : torch::nn::Module {
-  explicit NetImpl(TieKind kind, bool is_tied = true) {
+  explicit NetImpl(TieKind kind) {
     if (kind == TieKind::kRegistered) {
-      same = register_module(
-          "same",
-          std::make_shared<HeadImpl>(
-              is_tied ? table->weight : table->weight.detach().clone()));
-    } else if (!is_tied) {
-      return;
+      same = register_module("same", std::make_shared<HeadImpl>(table->weight));
     } else if (kind == TieKind::kAssigned) {
       head->weight = table->weight;
     } else if (kind == TieKind::kMemory) {
@@ -62,15 +57,6 @@ struct NetImpl : torch::nn::Module {
       nn::Linear(torch::nn::LinearOptions(8, 9).bias(false)));
   std::shared_ptr<HeadImpl> same;
 };
-
-void randomize(const PeftModel& peft) {
-  torch::NoGradGuard no_grad;
-  for (const auto& [name, layer] : peft.layers()) {
-    for (auto& [key, tensor] : layer->find_adapter("default")->tensors()) {
-      tensor.normal_(0, 0.3);
-    }
-  }
-}
 
 LoraConfig config(std::vector<std::string> targets) {
   return LoraConfig(2).target_modules(std::move(targets));

@@ -64,13 +64,6 @@ class Tokens : public testing::Test {
     torch::NoGradGuard no_grad;
     return model.forward(ids_);
   }
-  /// As training would, and not the same for every adapter.
-  static void disturb(PeftModel& peft) {
-    torch::NoGradGuard no_grad;
-    for (auto& parameter : peft.trainable_parameters()) {
-      parameter.add_(torch::randn_like(parameter), 0.3);
-    }
-  }
   static LoraConfig config(const TrainableTokenIndices& indices) {
     return LoraConfig(2).target_modules({"up"}).trainable_token_indices(
         indices);

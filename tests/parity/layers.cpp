@@ -138,8 +138,16 @@ void load(
   torch::NoGradGuard no_grad;
   auto peft = torchlora::PeftModel::from_pretrained(*net, adapter);
   const auto unmerged = net(ids);
-  if (peft.peft_config().layer_replication().empty()) { // else refused
+  if (peft.peft_config().layer_replication().empty()) {
     peft.merge_and_unload();
+  } else {
+    bool is_refused = false;
+    try {
+      peft.merge_and_unload();
+    } catch (const c10::ValueError&) {
+      is_refused = true;
+    }
+    TORCH_CHECK(is_refused, "a model with replicated layers was merged");
   }
   torchlora::io::save_safetensors(
       output, {{"output", unmerged}, {"merged", net(ids)}});

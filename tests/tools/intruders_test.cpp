@@ -78,13 +78,7 @@ class IntruderSuite : public LayerSuite<Type> {
   IntruderSuite() : LayerSuite<Type>(21) {}
   PeftModel adapt_strongly(const LoraConfig& config) {
     auto peft = this->adapt(config);
-    torch::NoGradGuard no_grad;
-    for (auto& item : peft.layers()) {
-      const auto* adapter = item.second->find_adapter("default");
-      for (auto& [key, tensor] : adapter->tensors()) {
-        tensor.normal_();
-      }
-    }
+    randomize(peft, "default", 1);
     return peft;
   }
 };

@@ -48,6 +48,23 @@ struct GoldenRun {
     config.logging_steps = 1;
     config.reference = "base";
   }
+  PeftModel adapt() {
+    return PeftModel::from_pretrained(
+        *model,
+        folder / "init_adapter",
+        "default",
+        LoadOptions().is_trainable(true));
+  }
+  DpoTrainer trainer(PeftModel& peft) {
+    return DpoTrainer(
+        *model,
+        peft,
+        tokenizer,
+        config,
+        load_preference_dataset(folder / "pairs.jsonl"),
+        {},
+        &chat_format);
+  }
   fs::path folder;
   nlohmann::json golden;
   DpoConfig config;
@@ -60,19 +77,8 @@ class DpoGolden : public testing::TestWithParam<const char*> {};
 
 TEST_P(DpoGolden, EveryStepEqualsTrl) {
   GoldenRun run(GetParam());
-  auto peft = PeftModel::from_pretrained(
-      *run.model,
-      run.folder / "init_adapter",
-      "default",
-      LoadOptions().is_trainable(true));
-  DpoTrainer trainer(
-      *run.model,
-      peft,
-      run.tokenizer,
-      run.config,
-      load_preference_dataset(run.folder / "pairs.jsonl"),
-      {},
-      &run.chat_format);
+  auto peft = run.adapt();
+  auto trainer = run.trainer(peft);
   const auto first = std::make_shared<FirstGradients>();
   trainer.add_callback(first);
 
@@ -137,19 +143,8 @@ TEST(DpoReference, AnAdapterThatChangesTheModelIsComparedWithItself) {
   GoldenRun run("nonzero_b");
   run.config.reference = "auto";
   run.config.max_steps = 2;
-  auto peft = PeftModel::from_pretrained(
-      *run.model,
-      run.folder / "init_adapter",
-      "default",
-      LoadOptions().is_trainable(true));
-  DpoTrainer trainer(
-      *run.model,
-      peft,
-      run.tokenizer,
-      run.config,
-      load_preference_dataset(run.folder / "pairs.jsonl"),
-      {},
-      &run.chat_format);
+  auto peft = run.adapt();
+  auto trainer = run.trainer(peft);
   EXPECT_EQ(trainer.reference(), "initial_adapter");
   EXPECT_EQ(peft.adapter_names(), (std::vector<std::string>{"default", "ref"}));
   const auto reference =

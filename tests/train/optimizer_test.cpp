@@ -96,9 +96,9 @@ TEST(LrScheduleTest, UnknownNamesListTheKnown) {
 }
 
 TEST(LrScheduleTest, WarmupIsANumberOfStepsOrAShareRoundedUp) {
-  EXPECT_EQ(resolve_warmup_steps(3, 25), 3);
-  EXPECT_EQ(resolve_warmup_steps(0.1, 25), 3);
-  EXPECT_EQ(resolve_warmup_steps(0, 25), 0);
+  EXPECT_EQ(whole_steps(3, 25), 3);
+  EXPECT_EQ(whole_steps(0.1, 25), 3);
+  EXPECT_EQ(whole_steps(0, 25), 0);
 }
 
 } // namespace

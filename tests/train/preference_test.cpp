@@ -9,6 +9,8 @@
 #include <torchlora/error.h>
 #include <torchlora/models/gemma4/chat_format.h>
 
+#include "support.h"
+
 namespace torchlora::train {
 namespace {
 namespace fs = std::filesystem;
@@ -75,19 +77,12 @@ const std::vector<PreferenceExample> kConversations = {
      "pairs.jsonl:2"}};
 
 TEST(TokenizePreferences, ConversationsNeedAChatFormat) {
-  try {
-    tokenize_preferences(kConversations, tokenizer());
-    ADD_FAILURE();
-  } catch (const c10::ValueError& error) {
-    EXPECT_PRED_FORMAT2(
-        testing::IsSubstring,
-        "pairs.jsonl:2 is a conversation",
-        error.what_without_backtrace());
-    EXPECT_PRED_FORMAT2(
-        testing::IsSubstring,
-        "pass the model's ChatFormat",
-        error.what_without_backtrace());
-  }
+  const auto text =
+      refusal([] { tokenize_preferences(kConversations, tokenizer()); });
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "pairs.jsonl:2 is a conversation", text);
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "pass the model's ChatFormat", text);
 }
 
 TEST(TokenizePreferences, ATokenizerWithoutTheTurnTokensIsRefusedByName) {
@@ -106,15 +101,12 @@ TEST(TokenizePreferences, ATokenizerWithoutTheTurnTokensIsRefusedByName) {
   std::ofstream(folder / "tokenizer.json") << file.dump();
   const auto other = Tokenizer::from_pretrained(folder);
   const gemma4::ChatFormat chat_format;
-  try {
-    tokenize_preferences(kConversations, other, {}, &chat_format);
-    ADD_FAILURE();
-  } catch (const DataError& error) {
-    EXPECT_PRED_FORMAT2(
-        testing::IsSubstring,
-        "the chat format gemma4 needs the token <|turn>",
-        error.what_without_backtrace());
-  }
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring,
+      "the chat format gemma4 needs the token <|turn>",
+      refusal<DataError>([&] {
+        tokenize_preferences(kConversations, other, {}, &chat_format);
+      }));
 }
 
 std::vector<int64_t> values(const at::Tensor& tensor) {

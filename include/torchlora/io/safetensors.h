@@ -50,7 +50,7 @@ class TORCHLORA_API SafetensorsFile {
 /// not at all (`io/atomic_file.h`).
 TORCHLORA_API void save_safetensors(
     const std::filesystem::path& path,
-    const std::vector<std::pair<std::string, Tensor>>& tensors,
+    const NamedTensors& tensors,
     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 } // namespace torchlora::io

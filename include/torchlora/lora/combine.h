@@ -40,7 +40,7 @@ struct TORCHLORA_API CombinationOptions {
   /// of the new A and B. Default: no clamping.
   TORCH_ARG(std::optional<double>, svd_clamp);
   /// Share of the values, in (0, 1], that the pruning types do not set to zero.
-  /// Those types require it (`prunes()`).
+  /// The types for which `prunes()` holds require it.
   TORCH_ARG(std::optional<double>, density);
   /// How the "ties" types choose the sign of each value: "total" takes the sign
   /// of the sum, "frequency" the more frequent sign.

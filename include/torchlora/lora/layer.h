@@ -179,9 +179,6 @@ class TORCHLORA_API LoraLayer : public Module,
   void pretty_print(std::ostream& stream) const override;
 
  protected:
-  /// Returns whether the base layer's type does not know torchlora, so that the
-  /// weight overlay adapts it.
-  bool is_unmodified() const;
   /// Computes the forward for `updates`, with biases, dropout and variants.
   /// `updates` is empty only if `base_forward_writes()`.
   virtual Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates);
@@ -198,7 +195,7 @@ class TORCHLORA_API LoraLayer : public Module,
   virtual Tensor run(const Tensor& input, const WeightOperation* operation);
   std::vector<ActiveUpdate> active_updates() const;
   bool is_base(ActiveUpdates updates) const;
-  const char* why_not_dense() const;
+  static const char* why_not_dense(ActiveUpdates updates);
   Tensor mixed_forward(const LayerCall& call, ActiveUpdates updates) const;
   void register_variants();
   void reset_variant(const LoraAdapter& adapter);

@@ -57,7 +57,7 @@ class TORCHLORA_API LayerFunction {
   }
   /// Returns whether `product` computes its updates by
   /// `detail::low_rank_linear`. Only such a layer supports a variant that
-  /// `compresses` and KaSA. Default: false.
+  /// `is_linear_only`. Default: false.
   virtual bool is_linear() const {
     return false;
   }

@@ -163,9 +163,8 @@ struct LoraVariantType {
   const char* name;
   /// Returns whether `config` asks for this variant.
   bool (*matches)(const LoraConfig& config);
-  /// Throws ValueError if the variant does not support the layer or the
-  /// configuration.
-  void (*check)(const LoraLayer& layer, const LoraConfig& config);
+  /// Throws ValueError if the variant does not support the configuration.
+  void (*check)(const LoraConfig& config);
   /// Returns names and sizes of the tensors that the variant will have
   /// (`LoraVariant::tensors`), without creating it. The file reader needs them.
   std::vector<AdapterTensorSpec> (
@@ -175,6 +174,8 @@ struct LoraVariantType {
   /// with it afterwards.
   std::shared_ptr<LoraVariant> (
       *create)(const VariantArguments& arguments, Tensor& base_weight);
+  /// Whether only layers with `LayerFunction::is_linear` support the variant.
+  bool is_linear_only = false;
   /// Whether `create` sets `base_weight`, that is, the variant changes the base
   /// weight.
   bool modifies_base = false;

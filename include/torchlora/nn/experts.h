@@ -20,6 +20,24 @@
 
 namespace torchlora::nn {
 
+/// Returns `function(e, x)` of the rows x of each expert e that has rows, one
+/// below the other; if there are no rows, `function(0, rows)`. `rows` [T, *] is
+/// sorted by expert and `rows_per_expert` has the number of rows of each.
+template <class Function>
+Tensor for_each_expert(
+    const Tensor& rows,
+    at::IntArrayRef rows_per_expert,
+    const Function& function) {
+  const auto inputs = rows.split_with_sizes(rows_per_expert);
+  std::vector<Tensor> outputs;
+  for (size_t e = 0; e < inputs.size(); ++e) {
+    if (inputs[e].size(0) > 0) {
+      outputs.push_back(function(e, inputs[e]));
+    }
+  }
+  return outputs.empty() ? function(0, rows) : at::cat(outputs);
+}
+
 /// Computes x W_eᵀ for the rows x of each expert e: `rows` [T, in], sorted by
 /// expert, and `weight` [experts, out, in] → [T, out]. `rows_per_expert` has
 /// the number of rows of each expert; the numbers add up to T. Calls
@@ -28,16 +46,9 @@ inline Tensor grouped_linear(
     const Tensor& rows,
     const Tensor& weight,
     at::IntArrayRef rows_per_expert) {
-  const auto inputs = rows.split_with_sizes(rows_per_expert);
-  std::vector<Tensor> outputs;
-  for (size_t e = 0; e < inputs.size(); ++e) {
-    if (inputs[e].size(0) > 0) {
-      outputs.push_back(
-          nn::linear(inputs[e], weight.select(0, static_cast<int64_t>(e))));
-    }
-  }
-  return outputs.empty() ? nn::linear(rows, weight.select(0, 0))
-                         : at::cat(outputs);
+  return for_each_expert(rows, rows_per_expert, [&](size_t e, const Tensor& x) {
+    return nn::linear(x, weight.select(0, static_cast<int64_t>(e)));
+  });
 }
 
 /// An order of N rows in which the rows of each expert are adjacent.

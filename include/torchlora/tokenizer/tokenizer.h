@@ -18,7 +18,7 @@ class TORCHLORA_API Tokenizer {
   /// Reads `tokenizer.json` in `directory` and, if it exists, the special
   /// tokens in `tokenizer_config.json` beside it. `directory` may also be the
   /// path of a tokenizer.json file. DataError if tokenizer.json is missing,
-  /// broken or has a component that is not implemented, or if
+  /// broken or has a component that torchlora does not support, or if
   /// tokenizer_config.json names a token that tokenizer.json does not have.
   static Tokenizer from_pretrained(const std::filesystem::path& directory);
 

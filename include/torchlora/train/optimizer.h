@@ -2,21 +2,14 @@
 
 #include <memory>
 
+#include <torchlora/train/arguments.h>
 #include <torchlora/types.h>
 
-#include <torchlora/train/arguments.h>
-
-namespace torch::nn {
-class Module;
-} // namespace torch::nn
 namespace torch::optim {
 class AdamW;
 } // namespace torch::optim
 
 namespace torchlora::train {
-
-/// A list of tensors, each with its name.
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 /// Returns an AdamW for `parameters`, with the options in `args`. Biases and
 /// norms, which have no weight decay (optim/weight_decay.h), form a parameter

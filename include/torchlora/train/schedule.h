@@ -27,15 +27,12 @@ TORCHLORA_API LrSchedule make_lr_schedule(
 /// Returns the names of all schedules that `make_lr_schedule` makes.
 TORCHLORA_API std::vector<std::string> lr_scheduler_types();
 
-/// Returns `TrainingArguments::warmup_steps` as a number of steps. A value
-/// below 1 is a share of `num_training_steps`, rounded up.
-inline int64_t resolve_warmup_steps(
-    double warmup_steps,
-    int64_t num_training_steps) {
+/// Returns an option of `TrainingArguments` such as `warmup_steps` as a number
+/// of steps. A value below 1 is a share of `num_training_steps`, rounded up.
+inline int64_t whole_steps(double steps, int64_t num_training_steps) {
   return static_cast<int64_t>(
-      warmup_steps >= 1
-          ? warmup_steps
-          : std::ceil(static_cast<double>(num_training_steps) * warmup_steps));
+      steps >= 1 ? steps
+                 : std::ceil(static_cast<double>(num_training_steps) * steps));
 }
 
 /// Returns the learning-rate factor 1 − p of the schedule "linear", where p in

@@ -63,8 +63,7 @@ class TORCHLORA_API Trainer {
   }
   /// Returns the parameters that the trainer trains, each with its name in the
   /// module tree (`….q_proj.lora_A.default.weight`).
-  const std::vector<std::pair<std::string, Tensor>>& trainable_parameters()
-      const {
+  const NamedTensors& trainable_parameters() const {
     return parameters_;
   }
   int64_t num_train_examples() const {
@@ -119,7 +118,7 @@ class TORCHLORA_API Trainer {
   PeftModel peft_model_;
   TrainingArguments args_;
   TrainerState state_;
-  std::vector<std::pair<std::string, Tensor>> parameters_;
+  NamedTensors parameters_;
   std::vector<std::shared_ptr<TrainerCallback>> callbacks_;
   int64_t num_train_examples_ = 0, num_eval_examples_ = 0;
   /// The run in progress, or nullptr outside of `train`.

@@ -41,18 +41,11 @@ struct ByExpert {
   const BaseWeight& base;
 };
 
-/// `function(e, x)` of the rows of each expert that has some, or of none.
+/// `nn::for_each_expert` with the counts of the running `expert_linear`.
 template <class Function>
 Tensor for_each_expert(const Tensor& rows, const Function& function) {
-  const auto inputs =
-      rows.split_with_sizes(nn::StackedExperts::rows_per_expert());
-  std::vector<Tensor> outputs;
-  for (size_t e = 0; e < inputs.size(); ++e) {
-    if (inputs[e].size(0) > 0) {
-      outputs.push_back(function(e, inputs[e]));
-    }
-  }
-  return outputs.empty() ? function(0, rows) : at::cat(outputs);
+  return nn::for_each_expert(
+      rows, nn::StackedExperts::rows_per_expert(), function);
 }
 
 } // namespace

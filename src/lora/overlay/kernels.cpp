@@ -25,10 +25,10 @@ c10::DispatchKey overlay_key = c10::DispatchKey::Undefined;
 
 namespace {
 
-/// Those of DeferredInit and TESTING_ONLY_GenericWrapper that this LibTorch has
-/// (cmake/TorchloraOverlay.cmake). NOTE: PyTorch has no dispatch key to give to
-/// libraries. The first was torchdistx's, which is archived, the second is for
-/// LibTorch's own tests; both lie above autograd and autocast.
+/// DeferredInit and TESTING_ONLY_GenericWrapper, as far as this LibTorch has
+/// them (cmake/TorchloraOverlay.cmake). NOTE: PyTorch has no dispatch key to
+/// give to libraries. The first was torchdistx's, which is archived, the second
+/// is for LibTorch's own tests; both lie above autograd and autocast.
 constexpr std::array kKeys{TORCHLORA_OVERLAY_KEYS};
 
 Tensor plain(

@@ -101,7 +101,7 @@ Tensor WeightOverlay::adapted_weight() const {
 }
 
 const char* WeightOverlay::why_not_dense() const {
-  return layer_ ? layer_->why_not_dense() : "";
+  return layer_ ? LoraLayer::why_not_dense(layer_->active_updates()) : "";
 }
 
 bool WeightOverlay::has_dropout() const {

@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <torchlora/lora/layer.h>
+#include <torchlora/lora/overlay.h>
 #include <torchlora/model.h>
 
 #include "support.h"
@@ -35,6 +36,11 @@ class EmbeddingBagTest : public testing::Test {
  protected:
   EmbeddingBagTest() {
     torch::manual_seed(2);
+  }
+  void SetUp() override {
+    if (!has_weight_overlay()) {
+      GTEST_SKIP() << "no weight overlay";
+    }
   }
   /// Two bags of three and two indices, and an empty one.
   Tensor indices_ = torch::tensor({1, 5, 1, 7, 2}, at::kLong);

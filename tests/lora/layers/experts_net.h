@@ -60,19 +60,4 @@ inline LoraConfig config(std::vector<std::string> parameters = kBoth) {
   return LoraConfig(2).lora_alpha(3).target_parameters(std::move(parameters));
 }
 
-inline void randomize(
-    const PeftModel& peft,
-    const std::string& adapter = "default") {
-  torch::NoGradGuard no_grad;
-  for (const auto& [name, layer] : peft.layers()) {
-    for (auto& [key, tensor] : layer->find_adapter(adapter)->tensors()) {
-      tensor.normal_(0, 0.4);
-    }
-  }
-}
-
-inline std::string refusal(torch::nn::Module& model, const LoraConfig& config) {
-  return torchlora::refusal([&] { get_peft_model(model, config); });
-}
-
 } // namespace torchlora::experts_test

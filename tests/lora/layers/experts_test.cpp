@@ -86,8 +86,8 @@ TEST_P(StackedLayout, TwoAdaptersHaveTheGradientsOfTheDenseFormula) {
   net->to(torch::kDouble);
   auto peft = get_peft_model(*net, config());
   peft.add_adapter("second", config().r(3));
-  randomize(peft);
-  randomize(peft, "second");
+  randomize(peft, "default", 0.4);
+  randomize(peft, "second", 0.4);
   peft.set_adapter({"default", "second"});
   const auto x = torch::randn({9, 6}, torch::kDouble).requires_grad_();
   const auto weight = torch::randn({9, 7}, torch::kDouble);
@@ -149,7 +149,7 @@ TEST_P(StackedLayout, InitializersAndFiles) {
   const auto A = peft.layers()[0].second->find_adapter("default")->lora_A;
   EXPECT_GT(A->weight.abs().min().item<double>(), 0);
   EXPECT_THROW(peft.save_pretrained(folder, {}, folder), c10::ValueError);
-  randomize(peft);
+  randomize(peft, "default", 0.4);
   const auto adapted = net->layer(x, kIds);
   peft.save_pretrained(folder);
   peft.unload();

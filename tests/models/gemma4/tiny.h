@@ -19,8 +19,6 @@ namespace torchlora::gemma4 {
 inline const std::filesystem::path kTestData = TORCHLORA_TEST_DATA;
 inline const std::filesystem::path kTiny = kTestData / "tiny";
 
-using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
-
 inline nlohmann::json read_json(const std::filesystem::path& path) {
   nlohmann::json json;
   std::ifstream(path) >> json;

@@ -28,7 +28,8 @@ class TORCHLORA_API LoraConv : public LoraLayer {
       BaseWeightAccessor accessor)
       : LoraLayer(base_layer, std::move(accessor)),
         base_(dynamic_cast<nn::Convolution*>(base_layer.get())),
-        spatial_dims_(base_weight().weight().dim() - 2) {}
+        spatial_dims_(base_weight().weight().dim() - 2),
+        group_channels_(base_weight().in_features()) {}
   ~LoraConv() override;
 
   Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)
@@ -91,13 +92,15 @@ class TORCHLORA_API LoraConv : public LoraLayer {
   /// Returns the number of groups, with a batch or without.
   int64_t groups_of(const LayerCall& call) const {
     const auto& x = call.input;
-    return x.size(x.dim() - 1 - spatial_dims_) / base_weight().in_features();
+    return x.size(x.dim() - 1 - spatial_dims_) / group_channels_;
   }
 
   /// The base layer if it is a `torchlora::nn` convolution; nullptr for a
   /// `torch::nn` one, which the weight overlay adapts.
   nn::Convolution* base_;
   int64_t spatial_dims_;
+  /// The number of input channels of one group.
+  int64_t group_channels_;
 };
 
 } // namespace torchlora

@@ -79,13 +79,13 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
   Tensor operate(const LayerCall& call, const Tensor& table, const Tensor& bias)
       const override {
     const auto& options = base_->options;
-    return is_unmodified() ? LoraLayer::operate(call, table, bias)
-                           : at::embedding(
-                                 table,
-                                 call.input,
-                                 options.padding_idx().value_or(-1),
-                                 options.scale_grad_by_freq(),
-                                 options.sparse());
+    return call.operation ? LoraLayer::operate(call, table, bias)
+                          : at::embedding(
+                                table,
+                                call.input,
+                                options.padding_idx().value_or(-1),
+                                options.scale_grad_by_freq(),
+                                options.sparse());
   }
   /// Returns the indices of the call as one-hot rows [n, num_embeddings].
   /// ValueError if the table has more than 2^14 rows.

@@ -31,16 +31,17 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
   /// Returns the entry of DoRA in the table of variants.
   static LoraVariantType type() {
     return {
-        "use_dora",
-        [](const LoraConfig& config) { return config.use_dora(); },
-        [](const LoraLayer& /*layer*/, const LoraConfig& /*config*/) {},
-        [](const BaseWeight& base,
-           int64_t /*r*/,
-           const LoraConfig& /*config*/) -> std::vector<AdapterTensorSpec> {
+        .name = "use_dora",
+        .matches = [](const LoraConfig& config) { return config.use_dora(); },
+        .check = [](const LoraConfig& /*config*/) {},
+        .specs =
+            [](const BaseWeight& base,
+               int64_t /*r*/,
+               const LoraConfig& /*config*/) -> std::vector<AdapterTensorSpec> {
           return {{"lora_magnitude_vector", base.magnitude_sizes()}};
         },
-        [](const VariantArguments& arguments,
-           Tensor& /*base_weight*/) -> std::shared_ptr<LoraVariant> {
+        .create = [](const VariantArguments& arguments,
+                     Tensor& /*base_weight*/) -> std::shared_ptr<LoraVariant> {
           const auto& base = arguments.base;
           return std::make_shared<DoraVariant>(at::empty(
               base.magnitude_sizes(),

@@ -30,29 +30,28 @@ class TORCHLORA_API KasaVariant : public LoraVariant {
   /// Returns the entry of KaSA in the table of variants.
   static LoraVariantType type() {
     return {
-        "kasa_config",
-        [](const LoraConfig& config) {
-          return config.kasa_config().has_value();
-        },
-        [](const LoraLayer& layer, const LoraConfig& config) {
-          TORCH_CHECK_VALUE(
-              layer.is_linear(),
-              "[update_layer] kasa_config is supported for linear layers, not "
-              "for ",
-              layer.base_layer()->name(),
-              "; leave it out by exclude_modules");
-          const auto& traits = init::traits_of(config);
-          TORCH_CHECK_VALUE(
-              !config.use_dora() && !config.velora_config() &&
-                  !traits.modifies_base && traits.trains_B,
-              "[update_layer] kasa_config is not supported with use_dora, "
-              "velora_config or an initializer that changes the base weight or "
-              "freezes B");
-        },
-        [](const BaseWeight& /*base*/, int64_t r, const LoraConfig& /*config*/)
+        .name = "kasa_config",
+        .matches =
+            [](const LoraConfig& config) {
+              return config.kasa_config().has_value();
+            },
+        .check =
+            [](const LoraConfig& config) {
+              const auto& traits = init::traits_of(config);
+              TORCH_CHECK_VALUE(
+                  !config.use_dora() && !config.velora_config() &&
+                      !traits.modifies_base && traits.trains_B,
+                  "[update_layer] kasa_config is not supported with use_dora, "
+                  "velora_config or an initializer that changes the base "
+                  "weight or "
+                  "freezes B");
+            },
+        .specs = [](const BaseWeight& /*base*/,
+                    int64_t r,
+                    const LoraConfig& /*config*/)
             -> std::vector<AdapterTensorSpec> { return {{"lora_diag", {r}}}; },
-        [](const VariantArguments& arguments,
-           Tensor& base_weight) -> std::shared_ptr<LoraVariant> {
+        .create = [](const VariantArguments& arguments,
+                     Tensor& base_weight) -> std::shared_ptr<LoraVariant> {
           const auto r = arguments.adapter.r;
           base_weight = truncate(arguments.base.matrix(), r);
           return std::make_shared<KasaVariant>(
@@ -60,8 +59,9 @@ class TORCHLORA_API KasaVariant : public LoraVariant {
               arguments.as_parameter(
                   arguments.is_loaded ? at::zeros({r}) : at::randn({r})));
         },
-        /*modifies_base=*/true,
-        /*is_convertible=*/false};
+        .is_linear_only = true,
+        .modifies_base = true,
+        .is_convertible = false};
   }
 
   std::vector<VariantTensor> tensors() const override {

@@ -28,34 +28,31 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
   /// Returns the entry of VeLoRA in the table of variants.
   static LoraVariantType type() {
     return {
-        "velora_config",
-        [](const LoraConfig& config) {
-          return config.velora_config().has_value();
-        },
-        [](const LoraLayer& layer, const LoraConfig& config) {
-          TORCH_CHECK_VALUE(
-              layer.is_linear(),
-              "[update_layer] velora_config is supported for linear layers, "
-              "not for ",
-              layer.base_layer()->name(),
-              "; leave it out by exclude_modules");
-          const auto& initializer =
-              init::find_initializer(config.init_lora_weights());
-          TORCH_CHECK_VALUE(
-              !config.use_dora() && initializer.traits.supports_velora,
-              "[update_layer] velora_config is not supported with ",
-              config.use_dora() ? "use_dora"
-                                : "init_lora_weights=" + initializer.name);
-        },
-        [](const BaseWeight& base,
-           int64_t /*r*/,
-           const LoraConfig& config) -> std::vector<AdapterTensorSpec> {
+        .name = "velora_config",
+        .matches =
+            [](const LoraConfig& config) {
+              return config.velora_config().has_value();
+            },
+        .check =
+            [](const LoraConfig& config) {
+              const auto& initializer =
+                  init::find_initializer(config.init_lora_weights());
+              TORCH_CHECK_VALUE(
+                  !config.use_dora() && initializer.traits.supports_velora,
+                  "[update_layer] velora_config is not supported with ",
+                  config.use_dora() ? "use_dora"
+                                    : "init_lora_weights=" + initializer.name);
+            },
+        .specs =
+            [](const BaseWeight& base,
+               int64_t /*r*/,
+               const LoraConfig& config) -> std::vector<AdapterTensorSpec> {
           return {
               {"lora_velora_embed",
                {group_size(base.in_features(), *config.velora_config())}}};
         },
-        [](const VariantArguments& arguments,
-           Tensor& /*base_weight*/) -> std::shared_ptr<LoraVariant> {
+        .create = [](const VariantArguments& arguments,
+                     Tensor& /*base_weight*/) -> std::shared_ptr<LoraVariant> {
           const auto& base = arguments.base;
           const auto& config = *arguments.config.velora_config();
           return std::make_shared<VeloraVariant>(
@@ -65,9 +62,8 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
                   config,
                   base.weight().options().requires_grad(false))));
         },
-        /*modifies_base=*/false,
-        /*is_convertible=*/true,
-        /*is_swappable=*/false};
+        .is_linear_only = true,
+        .is_swappable = false};
   }
 
   std::vector<VariantTensor> tensors() const override {
@@ -81,8 +77,9 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
   /// in_features] and the vector v [group size] used for them. Depending on
   /// `init_type` it recomputes v from `x`.
   std::vector<Tensor> compress(const Tensor& x) override {
-    const auto v = next_embed(x);
-    return {at::matmul(groups_of(x), v.to(x.scalar_type())), v};
+    const auto groups = groups_of(x);
+    const auto v = next_embed(groups);
+    return {at::matmul(groups, v.to(x.scalar_type())), v};
   }
   /// Returns the approximate gradient of A [r, in_features]: `grad_Ax`ᵀ p per
   /// group, times scale · v. It never rebuilds the input x in full size.
@@ -133,9 +130,9 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
     return (padding > 0 ? at::constant_pad_nd(x, {0, padding}) : x)
         .reshape({x.size(0), config_.num_groups(), size});
   }
-  Tensor next_embed(const Tensor& x) {
+  Tensor next_embed(const Tensor& groups) {
     const auto& type = config_.init_type();
-    if (type == "random" || x.size(0) == 0) {
+    if (type == "random" || groups.size(0) == 0) {
       return embed_;
     }
     if (type == "batch_average_once") {
@@ -146,7 +143,7 @@ class TORCHLORA_API VeloraVariant : public LoraVariant {
       }
     }
     // NOTE: backward needs the vector of its own forward, not the next one's.
-    auto embed = normalized(groups_of(x).mean({0, 1})).to(embed_.scalar_type());
+    auto embed = normalized(groups.mean({0, 1})).to(embed_.scalar_type());
     embed_.copy_(embed);
     is_initialized_ = true;
     return embed;
