@@ -34,13 +34,14 @@ TEST(WithoutOverlay, OurLayersAreAdapted) {
   const auto net = std::make_shared<torch::nn::Module>("Net");
   nn::Linear layer(6, 4);
   net->register_module("fc", layer);
+  net->to(torch::kFloat64);
   auto peft = get_peft_model(*net, LoraConfig(2).target_modules({"fc"}));
   torch::NoGradGuard no_grad;
   net->named_parameters()["fc.lora_B.default.weight"].normal_();
-  const auto x = torch::randn({5, 6});
+  const auto x = torch::randn({5, 6}, torch::kFloat64);
   const auto adapted = layer(x);
   peft.merge_and_unload();
-  EXPECT_LT(difference(layer(x), adapted), 1e-6);
+  EXPECT_LT(difference(layer(x), adapted), 1e-12);
 }
 
 } // namespace
