@@ -63,7 +63,7 @@ asan: configure-asan
 	@ctest --preset asan
 
 headers: configure-dev
-	@cmake --build --preset dev --target all_verify_interface_header_sets
+	@cmake --build --preset dev --target torchlora_headers
 
 minimum-cmake: bootstrap
 	@scripts/minimum_cmake.sh $(CMAKE_FLAGS)

@@ -59,21 +59,24 @@ function(torchlora_library component)
   torchlora_target(${name})
 endfunction()
 
-# torchlora_precompile_torch(NAME): <torch/torch.h>, which tests, examples and
-# benchmarks include, precompiled once for all of them, and GoogleTest's header
-# where it is known. It belongs to an object library without code: a program of
-# which others reuse it would have to be linked before they compile.
-function(torchlora_precompile_torch name)
+# torchlora_quick_to_compile(NAME): for tests and examples. <torch/torch.h> is
+# precompiled once for all of them, and GoogleTest's header where it is known. It
+# belongs to an object library without code: a program of which others reuse it
+# would have to be linked before they compile. Their own code is not optimized,
+# which would be two thirds of the time: it waits for the libraries, which are.
+function(torchlora_quick_to_compile name)
   if(NOT TARGET torchlora_torch_header)
     file(CONFIGURE OUTPUT torch_header.cpp CONTENT "")
     add_library(torchlora_torch_header OBJECT ${CMAKE_CURRENT_BINARY_DIR}/torch_header.cpp)
     target_link_libraries(torchlora_torch_header PRIVATE torch)
     torchlora_target(torchlora_torch_header)
+    target_compile_options(torchlora_torch_header PRIVATE -O0)
     target_precompile_headers(torchlora_torch_header PRIVATE <torch/torch.h>)
     if(TARGET GTest::gtest)
       target_link_libraries(torchlora_torch_header PRIVATE GTest::gtest)
       target_precompile_headers(torchlora_torch_header PRIVATE <gtest/gtest.h>)
     endif()
   endif()
+  target_compile_options(${name} PRIVATE -O0)
   target_precompile_headers(${name} REUSE_FROM torchlora_torch_header)
 endfunction()

@@ -2,12 +2,16 @@
 """Fails for a source that breaks a rule of docs/style.md that a script can see:
 no file is longer than 400 lines, src/ has folders and its CMakeLists.txt only,
 and a public header has neither an inline variable nor a static or thread_local
-variable in a function, as each shared library would have a copy of it."""
+variable in a function, as each shared library would have a copy of it. Nor does
+a public header use LibTorch without including it: the check that each compiles
+alone precompiles LibTorch, and would not see it."""
 import pathlib
 import re
 import sys
 
 MAX_LINES = 400
+INCLUDE = pathlib.Path("include")
+TORCH = re.compile(r"\b(Tensor|Module|(torch|at)::\w+)\b")
 # Not code: comments, strings and characters, directives with their continuations.
 NOISE = re.compile(
     r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|^[ \t]*#(?:\\\n|[^\n])*', re.S | re.M
@@ -53,6 +57,14 @@ def copied_variables(text):
         start = match.end()
 
 
+def includes_torch(path):
+    """Whether a public header includes LibTorch, by itself or by ours."""
+    names = re.findall(r"^#include <(.+)>", path.read_text(), re.M)
+    return any(name.startswith(("torch/", "ATen/")) for name in names) or any(
+        includes_torch(INCLUDE / name) for name in names if name.startswith("torchlora/")
+    )
+
+
 def main():
     errors = [
         f"{path}: only folders and CMakeLists.txt belong at the top of src/"
@@ -70,6 +82,9 @@ def main():
             if lines > MAX_LINES:
                 errors.append(f"{path}: {lines} lines, more than {MAX_LINES}: split it by idea")
             if root == "include":
+                used = TORCH.search(without_noise(text))
+                if used and not includes_torch(path):
+                    errors.append(f"{path}: uses {used[0]} without a header that has it (torchlora/types.h)")
                 errors += [f"{path}:{line}: {what} in a public header" for line, what in copied_variables(text)]
     if errors:
         sys.exit("\n".join(errors))
