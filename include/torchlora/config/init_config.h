@@ -70,10 +70,10 @@ struct TORCHLORA_API LoraGAConfig {
   /// and B).
   TORCH_ARG(std::string, direction) = "ArB2r";
   /// How the factors are scaled. "stable" multiplies B by out_features^¼ /
-  /// √stable_gamma. "weight_svd" multiplies B by the ratio of the largest
-  /// singular value of the base weight to the gradient's singular value of B's
-  /// first column. "gd_scale" divides A and B by `scaling`. "unit" leaves both
-  /// as they are.
+  /// √stable_gamma and leaves A. "weight_svd" multiplies B by the largest
+  /// singular value of the base weight, divided by that singular value of the
+  /// gradient whose left vector is B's first column. "gd_scale" divides A and B
+  /// by `scaling`. "unit" leaves both as they are.
   TORCH_ARG(std::string, scale) = "stable";
   /// The number stable_gamma by whose square root the scale "stable" divides B.
   /// Other scales ignore it.

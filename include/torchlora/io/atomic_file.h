@@ -17,8 +17,9 @@ TORCHLORA_API void write_file_atomic(
     std::string_view content);
 
 /// Replaces the file `path` by content that comes in pieces, or creates it.
-/// Calls `write` once; `write` calls `append` for each piece. If anything
+/// Calls `write` once; `write` calls `append` for each piece. If writing
 /// fails, the old file stays as it is and c10::Error gives the system's reason.
+/// It stays, too, if `write` throws, and the exception goes to the caller.
 TORCHLORA_API void write_file_atomic(
     const std::filesystem::path& path,
     const std::function<
