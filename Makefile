@@ -48,6 +48,9 @@ parity: configure-dev
 bench: build
 	@build/dev/bench/linear_bench
 	@build/dev/bench/overlay_bench
+	@build/dev/bench/dpo_bench float32
+	@build/dev/bench/dpo_bench bfloat16
+	@TORCHLORA_COMPUTE_ROUTE=upcast build/dev/bench/dpo_bench bfloat16
 	@scripts/python_env.sh tests/parity/requirements.txt
 	@build/venv/bin/python bench/initializers.py build/dev/bench/init_bench
 

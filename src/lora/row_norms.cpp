@@ -17,7 +17,7 @@ Tensor row_norms(
   const auto a = A.to(dtype), b = B.to(dtype);
   const auto norm = at::linalg_vector_norm(weight, 2, {1}, false, dtype);
   // w Aᵀ, [out, r]
-  const auto cross = nn::linear(a, weight).t();
+  const auto cross = nn::linear_in_fp32(a, weight).t();
   const auto inner = cross.mul(2 * scaling)
                          .add_(at::mm(b, at::mm(a, a.t())), scaling * scaling)
                          .mul_(b)

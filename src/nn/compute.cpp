@@ -8,6 +8,10 @@
 #include <torch/autograd.h>
 #include <torch/types.h>
 
+// The native route rounds an fp32 input to the weight's dtype, multiplies and
+// returns fp32, as autocast does, but what is then added to the product keeps
+// its digits.
+//
 // The upcast route. A block of kBlockRows rows of the weight is copied to an
 // fp32 buffer and multiplied while it is in the cache; forward writes a block
 // of output columns, backward adds a block's share of the input's gradient. The
@@ -113,11 +117,27 @@ bool is_half(at::ScalarType dtype) {
   return dtype == at::kBFloat16 || dtype == at::kHalf;
 }
 
-bool takes_upcast(const Tensor& input, const Tensor& weight) {
+enum class Product {
+  /// LibTorch's, of two tensors of one dtype or under autocast.
+  kPlain,
+  /// LibTorch's in the weight's dtype, between fp32 tensors.
+  kRounded,
+  /// In fp32, a block of the weight at a time.
+  kUpcast,
+};
+
+Product product_of(const Tensor& rows, const Tensor& weight) {
   const auto dtype = weight.scalar_type();
-  return is_half(dtype) && weight.is_cpu() &&
-      (input.scalar_type() != dtype ||
-       compute_route(dtype) == ComputeRoute::kUpcast);
+  if (!is_half(dtype)) {
+    return Product::kPlain;
+  }
+  const bool is_rounded = rows.scalar_type() == at::kFloat;
+  if (weight.is_cpu() &&
+      (compute_route(dtype) == ComputeRoute::kUpcast ||
+       (rows.scalar_type() != dtype && !is_rounded))) {
+    return Product::kUpcast;
+  }
+  return is_rounded ? Product::kRounded : Product::kPlain;
 }
 
 struct UpcastLinear : torch::autograd::Function<UpcastLinear> {
@@ -186,22 +206,46 @@ void set_compute_route(std::optional<ComputeRoute> route) {
 Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias) {
   const auto optional_bias =
       bias.defined() ? std::make_optional(bias) : std::nullopt;
-  return takes_upcast(input, weight)
-      ? UpcastLinear::apply(input, weight, optional_bias)
-      : at::linear(input, weight, optional_bias);
+  switch (product_of(input, weight)) {
+    case Product::kUpcast:
+      return UpcastLinear::apply(input, weight, optional_bias);
+    case Product::kRounded: {
+      const auto product =
+          at::linear(input.to(weight.scalar_type()), weight).to(at::kFloat);
+      return optional_bias ? product + *optional_bias : product;
+    }
+    default:
+      return at::linear(input, weight, optional_bias);
+  }
+}
+
+Tensor linear_in_fp32(const Tensor& input, const Tensor& weight) {
+  const torch::NoGradGuard no_grad;
+  if (!is_half(weight.scalar_type()) || !weight.is_cpu()) {
+    return at::linear(input, weight.to(input.scalar_type()));
+  }
+  return with_last_size(
+      upcast_product(rows_of(input), weight).to(input.scalar_type()),
+      input,
+      weight.size(0));
 }
 
 Tensor linear_backward_input(const Tensor& grad_output, const Tensor& weight) {
-  if (!takes_upcast(grad_output, weight)) {
-    // The dtypes differ under autocast, which does not keep its cast of the
-    // weight.
-    return at::matmul(grad_output, weight.to(grad_output.scalar_type()));
+  switch (product_of(grad_output, weight)) {
+    case Product::kUpcast:
+      return with_last_size(
+          upcast_product_transposed(rows_of(grad_output), weight)
+              .to(grad_output.scalar_type()),
+          grad_output,
+          weight.size(1));
+    case Product::kRounded:
+      return at::matmul(grad_output.to(weight.scalar_type()), weight)
+          .to(at::kFloat);
+    default:
+      // The dtypes differ under autocast, which does not keep its cast of the
+      // weight.
+      return at::matmul(grad_output, weight.to(grad_output.scalar_type()));
   }
-  return with_last_size(
-      upcast_product_transposed(rows_of(grad_output), weight)
-          .to(grad_output.scalar_type()),
-      grad_output,
-      weight.size(1));
 }
 
 } // namespace torchlora::nn

@@ -57,7 +57,7 @@ Tensor forward_with_rows(
     const auto own = result.detach();
     result = result + own * (detail::max_norm_scale(own, options) - 1);
   }
-  return layer.embed_scale == 1 ? result : result * layer.embed_scale;
+  return layer.scaled(result);
 }
 
 Tensor forward_with_rows(

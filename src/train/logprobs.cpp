@@ -27,8 +27,11 @@ at::ScalarType statistics_dtype(const Tensor& hidden) {
 /// Computes the soft-capped logits of a tile, [tokens, words], in the dtype of
 /// the statistics.
 Tensor tile_logits(const Tensor& hidden, const Tensor& weight, double softcap) {
-  auto logits = nn::linear(hidden.to(weight.scalar_type()), weight)
-                    .to(statistics_dtype(hidden));
+  const auto dtype = statistics_dtype(hidden);
+  auto logits =
+      nn::linear(
+          hidden.to(c10::promoteTypes(dtype, weight.scalar_type())), weight)
+          .to(dtype);
   if (softcap > 0) {
     logits.div_(softcap).tanh_().mul_(softcap);
   }
@@ -232,8 +235,7 @@ struct ScoreTokens : torch::autograd::Function<ScoreTokens> {
                       grad_logits * logits, logits, -1 / (softcap * softcap));
                 }
                 grad_hidden.narrow(0, t, tokens)
-                    .add_(nn::linear_backward_input(
-                        grad_logits.to(weight.scalar_type()), tile_weight));
+                    .add_(nn::linear_backward_input(grad_logits, tile_weight));
                 if (const auto rows = words_of.replaced(v, words); rows.any()) {
                   grad_values.slice(0, rows.first, rows.last)
                       .addmm_(

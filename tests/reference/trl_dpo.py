@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reference run of TRL's DPOTrainer with PEFT's LoRA on the CPU in float32.
+"""Reference run of TRL's DPOTrainer with PEFT's LoRA on the CPU, in float32 unless told otherwise.
 
 Writes under --out:
   model/                    the tiny base checkpoint, unless --model is given
@@ -41,6 +41,8 @@ def arguments(argv=None):
     parser.add_argument("--max_grad_norm", type=float, default=1.0)
     parser.add_argument("--max_length", type=int, default=256)
     parser.add_argument("--beta", type=float, default=0.1)
+    parser.add_argument("--dtype", default="float32", help="of the frozen weights")
+    parser.add_argument("--bf16", action="store_true", help="bf16 autocast")
     parser.add_argument("--order", default="sequential", choices=["sequential", "random"])
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--lora_r", type=int, default=8)
@@ -116,14 +118,14 @@ def run(args):
         gradient_accumulation_steps=args.grad_accum, max_steps=args.steps, learning_rate=args.lr,
         lr_scheduler_type=args.lr_scheduler_type, warmup_steps=args.warmup_steps, weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm, beta=args.beta, max_length=args.max_length, seed=args.seed,
-        train_sampling_strategy=args.order, bf16=False, use_cpu=True, gradient_checkpointing=False,
+        train_sampling_strategy=args.order, bf16=args.bf16, use_cpu=True, gradient_checkpointing=False,
         logging_steps=1, report_to="none", save_strategy="no", dataloader_pin_memory=False, disable_tqdm=True,
         **evaluation,
     )  # fmt: skip
     # As TRL does: one entry is passed on as a string, which PEFT takes for a regular expression.
     targets = args.lora_target_modules[0] if len(args.lora_target_modules) == 1 else args.lora_target_modules
     trainer = common.dumping_gradients(DPOTrainer, args.out, steps=[1])(
-        model=create_model_from_path(str(model_dir), dtype="float32", attn_implementation="eager", device_map=None),
+        model=create_model_from_path(str(model_dir), dtype=args.dtype, attn_implementation="eager", device_map=None),
         args=config,
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(eval_rows) if eval_rows else None,

@@ -9,6 +9,7 @@
 #include <torchlora/lora/layer.h>
 #include <torchlora/models/gemma4/chat_format.h>
 #include <torchlora/models/gemma4/model.h>
+#include <torchlora/nn/compute.h>
 #include <torchlora/train/dpo.h>
 
 namespace torchlora::train {
@@ -162,6 +163,77 @@ TEST(DpoReference, AnAdapterThatChangesTheModelIsComparedWithItself) {
   EXPECT_EQ(peft.active_adapters(), std::vector<std::string>{"default"});
   for (const auto& item : peft.state_dict("ref")) {
     EXPECT_FALSE(item.value().requires_grad());
+  }
+}
+
+/// Trains a fresh adapter by the same eight pairs in every step and returns the
+/// loss of each.
+std::vector<double> losses_of(
+    const fs::path& checkpoint,
+    const gemma4::LoadOptions& options) {
+  GoldenRun run("nonzero_b");
+  run.model = gemma4::from_pretrained(checkpoint, options);
+  run.config.max_steps = 8;
+  run.config.per_device_train_batch_size = 8;
+  run.config.learning_rate = 1e-4;
+  run.config.lr_scheduler_type = "constant";
+  auto pairs = load_preference_dataset(run.folder / "pairs.jsonl");
+  pairs.resize(8);
+  torch::manual_seed(0);
+  auto peft = get_peft_model(
+      *run.model,
+      LoraConfig(8).lora_alpha(16).target_modules(
+          {"q_proj",
+           "k_proj",
+           "v_proj",
+           "o_proj",
+           "gate_proj",
+           "up_proj",
+           "down_proj"}));
+  DpoTrainer trainer(
+      *run.model, peft, run.tokenizer, run.config, pairs, {}, &run.chat_format);
+  trainer.train();
+  std::vector<double> losses;
+  for (const auto& record : trainer.state().log_history) {
+    if (record.find("loss")) {
+      losses.push_back(record.at("loss"));
+    }
+  }
+  return losses;
+}
+
+// Each step changes the outputs by less than the rounding of bf16.
+TEST(DpoBf16Checkpoint, LearnsAsItDoesInFp32OnEitherRoute) {
+  const auto folder =
+      fs::path(testing::TempDir()) / "torchlora" / "bf16_checkpoint";
+  fs::create_directories(folder);
+  fs::copy_file(
+      kData / "model" / "config.json",
+      folder / "config.json",
+      fs::copy_options::overwrite_existing);
+  const io::SafetensorsFile file(kData / "model" / "model.safetensors");
+  NamedTensors tensors;
+  for (const auto& key : file.keys()) {
+    tensors.emplace_back(key, file.tensor(key).to(at::kBFloat16));
+  }
+  io::save_safetensors(folder / "model.safetensors", tensors);
+
+  const auto exact = losses_of(folder, {at::kFloat});
+  ASSERT_EQ(exact.size(), 8U);
+  EXPECT_GE(std::log(2.0) - exact.back(), 0.1);
+  for (const auto route :
+       {nn::ComputeRoute::kNative, nn::ComputeRoute::kUpcast}) {
+    nn::set_compute_route(route);
+    const auto losses = losses_of(folder, {});
+    nn::set_compute_route(std::nullopt);
+    ASSERT_EQ(losses.size(), exact.size());
+    EXPECT_NEAR(losses[0], std::log(2.0), 1e-6);
+    for (size_t i = 1; i < losses.size(); ++i) {
+      const double fall = std::log(2.0) - exact[i];
+      EXPECT_NEAR(losses[i], exact[i], (i < 7 ? 0.1 : 0.05) * fall)
+          << (route == nn::ComputeRoute::kNative ? "native" : "upcast")
+          << ", step " << i + 1;
+    }
   }
 }
 

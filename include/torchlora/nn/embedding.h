@@ -9,7 +9,8 @@ namespace torchlora::nn {
 
 /// A `torch::nn::Embedding` whose forward a LoRA layer can take over. Maps
 /// indices [*] to vectors [*, embedding_dim] and multiplies these by
-/// `embed_scale`, as Gemma does.
+/// `embed_scale`, as Gemma does. The vectors have the table's dtype, or fp32
+/// (`gives_fp32`).
 class TORCHLORA_API EmbeddingImpl
     : public Adaptable<torch::nn::EmbeddingImpl, EmbeddingImpl> {
  public:
@@ -37,8 +38,7 @@ class TORCHLORA_API EmbeddingImpl
   }
 
   Tensor base_forward(const Tensor& input) override {
-    const auto rows = torch::nn::EmbeddingImpl::forward(input);
-    return embed_scale == 1 ? rows : rows * embed_scale;
+    return scaled(torch::nn::EmbeddingImpl::forward(input));
   }
 
   /// Returns a copy with its own table and the same `embed_scale`, on `device`
@@ -50,12 +50,29 @@ class TORCHLORA_API EmbeddingImpl
     auto copy =
         std::dynamic_pointer_cast<EmbeddingImpl>(Adaptable::clone(device));
     copy->embed_scale = embed_scale;
+    copy->gives_fp32 = gives_fp32;
     return copy;
+  }
+
+  /// Returns what the layer makes of `rows` of its table, [*, embedding_dim]:
+  /// they are scaled, and fp32 if `gives_fp32`.
+  Tensor scaled(const Tensor& rows) const {
+    const auto wide = widened(rows);
+    return embed_scale == 1 ? wide : wide * embed_scale;
+  }
+  /// Returns `rows` of the table in the dtype of the output.
+  Tensor widened(const Tensor& rows) const {
+    return gives_fp32 && at::isReducedFloatingType(rows.scalar_type())
+        ? rows.to(at::kFloat)
+        : rows;
   }
 
   /// The layer multiplies its output by this factor. With 1 it computes what
   /// `torch::nn::Embedding` does.
   double embed_scale = 1;
+  /// Whether a bf16 or fp16 table gives fp32 vectors. What an adapter adds to
+  /// them keeps its digits then.
+  bool gives_fp32 = false;
 };
 TORCH_MODULE(Embedding);
 

@@ -8,8 +8,6 @@
 #include <torch/autograd.h>
 #include <torch/types.h>
 
-#include <torchlora/nn/compute.h>
-
 namespace torchlora::gemma4 {
 
 namespace {
@@ -123,27 +121,20 @@ Tensor attention(
     const Tensor& query,
     const KeyValue& key_value,
     const AttentionInputs& inputs) {
-  const bool upcast = query.is_cpu() &&
-      nn::compute_route(query.scalar_type()) == nn::ComputeRoute::kUpcast;
-  const auto in = [&](const Tensor& t) {
-    return upcast && t.defined() ? t.to(at::kFloat) : t;
-  };
-  const auto q = in(query);
-  const auto k = in(key_value.first);
-  const auto v = in(key_value.second);
-  const auto mask = in(inputs.mask);
-  const auto batch = q.size(0), heads = k.size(1);
-  const auto groups = q.size(1) / heads;
+  const auto& [k, v] = key_value;
+  const auto& mask = inputs.mask;
+  const auto batch = query.size(0), heads = k.size(1);
+  const auto groups = query.size(1) / heads;
   if (inputs.has_padding) {
     // NOTE: a padding row without any visible key is the mean over all keys
     // here, as in transformers; the fused kernels' backward is not right for
     // such a row.
     const auto scores =
-        at::matmul(q, k.repeat_interleave(groups, 1).transpose(-1, -2)) + mask;
+        at::matmul(query, k.repeat_interleave(groups, 1).transpose(-1, -2)) +
+        mask;
     const auto probabilities =
-        at::softmax(scores, -1, compute_dtype(q)).to(v.scalar_type());
-    return at::matmul(probabilities, v.repeat_interleave(groups, 1))
-        .to(query.scalar_type());
+        at::softmax(scores, -1, compute_dtype(query)).to(v.scalar_type());
+    return at::matmul(probabilities, v.repeat_interleave(groups, 1));
   }
   // The key-value heads become part of the batch dimension, so the queries of a
   // group share their head as an expanded view: nothing is copied, and the
@@ -152,7 +143,8 @@ Tensor attention(
     return t.flatten(0, 1).unsqueeze(1).expand({-1, groups, -1, -1});
   };
   return at::scaled_dot_product_attention(
-             q.reshape({batch * heads, groups, q.size(2), q.size(3)}),
+             query.reshape(
+                 {batch * heads, groups, query.size(2), query.size(3)}),
              shared(k),
              shared(v),
              mask.defined() ? std::make_optional(mask) : std::nullopt,
@@ -160,8 +152,7 @@ Tensor attention(
              /*is_causal=*/!mask.defined(),
              /*scale=*/1.0)
       .unflatten(0, {batch, heads})
-      .flatten(1, 2)
-      .to(query.scalar_type());
+      .flatten(1, 2);
 }
 
 } // namespace torchlora::gemma4

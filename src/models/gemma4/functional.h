@@ -30,8 +30,7 @@ Tensor causal_mask(
     const at::TensorOptions& options);
 
 /// Computes softmax(q kᵀ + mask) v with scale 1. q is [B, heads, T, H], k and v
-/// are [B, key-value heads, T, H]. Computes in fp32 on the upcast route
-/// (`nn/compute.h`).
+/// are [B, key-value heads, T, H].
 Tensor attention(
     const Tensor& query,
     const KeyValue& key_value,

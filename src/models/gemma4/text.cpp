@@ -28,7 +28,9 @@ double rounded(double value, at::ScalarType dtype) {
 }
 
 /// Makes an embedding whose output is multiplied by a scale in the dtype of the
-/// weight: transformers' `Gemma4TextScaledWordEmbedding`.
+/// weight: transformers' `Gemma4TextScaledWordEmbedding`. Its output is fp32 if
+/// the weight is bf16 or fp16, and with it all that the model computes, as each
+/// layer keeps the dtype of its input.
 nn::Embedding scaled_word_embedding(
     const TensorSource& source,
     int64_t num_embeddings,
@@ -39,6 +41,7 @@ nn::Embedding scaled_word_embedding(
       source("weight", {num_embeddings, embedding_dim}));
   layer->options.padding_idx(padding_idx);
   layer->embed_scale = rounded(embed_scale, layer->weight.scalar_type());
+  layer->gives_fp32 = true;
   return nn::Embedding(layer);
 }
 

@@ -129,8 +129,11 @@ TEST_P(Gemma4Text, Bf16ErrorIsThatOfTransformers) {
     RecordProperty(
         route == nn::ComputeRoute::kNative ? "native" : "upcast",
         std::to_string(ours / theirs));
-    EXPECT_GT(ours, 0);
-    EXPECT_LE(ours, 1.5 * theirs);
+    // The weights are bf16 values, so that the upcast route computes what fp32
+    // does, but for the scale of the embeddings.
+    const bool is_upcast = route == nn::ComputeRoute::kUpcast;
+    EXPECT_TRUE(ours > 0 || is_upcast);
+    EXPECT_LE(ours, (is_upcast ? 0.2 : 1.5) * theirs);
   }
 }
 
@@ -381,8 +384,7 @@ TEST(ScaledWordEmbedding, ACloneKeepsTheScale) {
   // sqrt(96) = 9.79796 is 9.8125 in bf16.
   EXPECT_TRUE(torch::equal(
       original->forward(ids),
-      (original->weight.slice(0, 0, 8).to(at::kFloat) * 9.8125)
-          .to(at::kBFloat16)));
+      original->weight.slice(0, 0, 8).to(at::kFloat) * 9.8125));
 }
 
 } // namespace

@@ -33,7 +33,7 @@ class TORCHLORA_API LoraTable : public LoraLayer {
 
   Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)
       const override {
-    return at::matmul(operate(call, A.t(), {}), B.t());
+    return at::matmul(operate(call, A.t(), {}).to(B.scalar_type()), B.t());
   }
 
  protected:
@@ -71,21 +71,25 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
       const std::shared_ptr<Module>& base_layer,
       BaseWeightAccessor accessor)
       : LoraTable(base_layer, std::move(accessor)),
-        base_(base_layer->as<torch::nn::EmbeddingImpl>()) {
+        base_(base_layer->as<torch::nn::EmbeddingImpl>()),
+        own_(dynamic_cast<const nn::EmbeddingImpl*>(base_)) {
     TORCH_INTERNAL_ASSERT(base_);
   }
   ~LoraEmbedding() override;
 
   Tensor operate(const LayerCall& call, const Tensor& table, const Tensor& bias)
       const override {
+    if (call.operation) {
+      return LoraLayer::operate(call, table, bias);
+    }
     const auto& options = base_->options;
-    return call.operation ? LoraLayer::operate(call, table, bias)
-                          : at::embedding(
-                                table,
-                                call.input,
-                                options.padding_idx().value_or(-1),
-                                options.scale_grad_by_freq(),
-                                options.sparse());
+    const auto rows = at::embedding(
+        table,
+        call.input,
+        options.padding_idx().value_or(-1),
+        options.scale_grad_by_freq(),
+        options.sparse());
+    return own_ ? own_->widened(rows) : rows;
   }
   /// Returns the indices of the call as one-hot rows [n, num_embeddings].
   /// ValueError if the table has more than 2^14 rows.
@@ -117,13 +121,13 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
     if (base_->options.max_norm()) {
       rows = rows * detail::max_norm_scale(rows, base_->options);
     }
-    const auto* scaled = dynamic_cast<const nn::EmbeddingImpl*>(base_);
-    return scaled && scaled->embed_scale != 1 ? rows * scaled->embed_scale
-                                              : rows;
+    return own_ ? own_->scaled(rows) : rows;
   }
 
  private:
   torch::nn::EmbeddingImpl* base_;
+  /// The same layer if it is one of torchlora's own.
+  const nn::EmbeddingImpl* own_;
 };
 
 } // namespace torchlora

@@ -23,10 +23,10 @@ class TORCHLORA_API Gemma4ForCausalLMImpl : public Module, public nn::CausalLM {
       std::string name_or_path = "",
       std::vector<std::string> unloaded_modules = {});
 
-  /// Returns the logits [B, T, vocab_size], in the model's dtype, of
-  /// `input_ids` [B, T] (int64): B rows of T tokens. `attention_mask` [B, T] is
-  /// 1 for real tokens and 0 for padding; undefined means that all tokens are
-  /// real. Positions are 0..T-1, padding included.
+  /// Returns the logits [B, T, vocab_size], in fp32 (fp64 for an fp64 model),
+  /// of `input_ids` [B, T] (int64): B rows of T tokens. `attention_mask` [B, T]
+  /// is 1 for real tokens and 0 for padding; undefined means that all tokens
+  /// are real. Positions are 0..T-1, padding included.
   Tensor forward(const Tensor& input_ids, const Tensor& attention_mask = {});
 
   Tensor hidden_states(

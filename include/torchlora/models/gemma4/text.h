@@ -167,18 +167,21 @@ class TORCHLORA_API DecoderLayerImpl : public Module {
 TORCH_MODULE(DecoderLayer);
 
 /// Gemma 4's language model without the output head: transformers'
-/// `Gemma4TextModel` with its module names.
+/// `Gemma4TextModel` with its module names. A model in bf16 or fp16 keeps its
+/// weights so and passes fp32 from layer to layer, as autocast does for the
+/// residual stream and the norms; matrix products go by `nn::linear`.
 class TORCHLORA_API TextModelImpl : public Module {
  public:
   /// Builds the model that `config` describes with the weights from `source`.
   TextModelImpl(const TensorSource& source, const Config& config);
 
-  /// Returns the hidden states [B, T, hidden_size] after the last norm for
-  /// `input_ids` [B, T] (int64): B rows of T tokens. `attention_mask` [B, T] is
-  /// 1 for real tokens and 0 for padding; undefined means that all tokens are
-  /// real. Rows that are padded on the right need no mask: the states of their
-  /// real tokens are exact without one. Appends the output of each layer to
-  /// `layer_outputs` if given. ValueError for other shapes.
+  /// Returns the hidden states [B, T, hidden_size] after the last norm, in fp32
+  /// (fp64 for an fp64 model), for `input_ids` [B, T] (int64): B rows of T
+  /// tokens. `attention_mask` [B, T] is 1 for real tokens and 0 for padding;
+  /// undefined means that all tokens are real. Rows that are padded on the
+  /// right need no mask: the states of their real tokens are exact without one.
+  /// Appends the output of each layer to `layer_outputs` if given. ValueError
+  /// for other shapes.
   Tensor forward(
       const Tensor& input_ids,
       const Tensor& attention_mask = {},
