@@ -11,6 +11,8 @@
 #include <torchlora/error.h>
 #include <torchlora/nn/pretrained.h>
 
+#include "nn/weight_member.h"
+
 namespace torchlora {
 namespace {
 
@@ -27,6 +29,15 @@ specs_of(const TargetSite& site, int64_t r, const LoraConfig& config) {
       site.base_weight(),
       r,
       config);
+}
+
+/// Whether a tensor of the file can be taken for one of the model: integers are
+/// no factors, and a complex number is no real one.
+bool is_of_kind(at::ScalarType found, at::ScalarType expected) {
+  return at::isComplexType(expected)
+      ? at::isComplexType(found) || at::isFloatingType(found)
+      : !at::isComplexType(found) &&
+          at::isFloatingType(found) == at::isFloatingType(expected);
 }
 
 bool is_table(Module& model, const TargetSite& site) {
@@ -62,7 +73,9 @@ void match_tables(
          {"base_layer.weight", "token_adapter.base_layer.weight", "weight"}) {
       const auto key = file_key(site.peft_name, name);
       if (!unexpected.contains(key) ||
-          file.tensors.at(key).sizes() != weight.sizes()) {
+          file.tensors.at(key).sizes() != weight.sizes() ||
+          !is_of_kind(
+              file.tensors.at(key).scalar_type(), weight.scalar_type())) {
         continue;
       }
       unexpected.erase(key);
@@ -86,42 +99,60 @@ std::vector<Tensor> match_tensors(
     InjectionPlan& plan,
     bool strict) {
   std::vector<Tensor> tensors;
-  std::vector<std::string> missing, misshaped;
+  std::vector<std::string> missing, misshaped, mistyped;
   std::set<std::string> unexpected;
   for (const auto& item : file.tensors) {
     unexpected.insert(item.first);
   }
-  const auto take = [&](const std::string& key, at::IntArrayRef sizes) {
-    const auto found = file.tensors.find(key);
-    if (found == file.tensors.end()) {
-      missing.push_back(key);
-      return Tensor();
-    }
-    unexpected.erase(key);
-    if (found->second.sizes() != sizes) {
-      misshaped.push_back(fmt::format(
-          "{} is [{}], expected [{}]",
-          key,
-          fmt::join(found->second.sizes(), ", "),
-          fmt::join(sizes, ", ")));
-      return Tensor();
-    }
-    return found->second;
-  };
+  const auto take =
+      [&](const std::string& key, at::IntArrayRef sizes, at::ScalarType dtype) {
+        const auto found = file.tensors.find(key);
+        if (found == file.tensors.end()) {
+          missing.push_back(key);
+          return Tensor();
+        }
+        unexpected.erase(key);
+        if (found->second.sizes() != sizes) {
+          misshaped.push_back(fmt::format(
+              "{} is [{}], expected [{}]",
+              key,
+              fmt::join(found->second.sizes(), ", "),
+              fmt::join(sizes, ", ")));
+          return Tensor();
+        }
+        if (const auto found_dtype = found->second.scalar_type();
+            !is_of_kind(found_dtype, dtype)) {
+          mistyped.push_back(fmt::format(
+              "{} is {}, expected {}",
+              key,
+              c10::toString(found_dtype),
+              c10::toString(dtype)));
+          return Tensor();
+        }
+        return found->second;
+      };
   for (const auto& target : plan.targets) {
     const auto& site = target.site;
+    const auto dtype = site.base_weight().weight().scalar_type();
     for (const auto& [name, sizes] : specs_of(site, target.r, plan.config)) {
       const auto other = file_key(site.name, name);
       tensors.push_back(take(
           file.tensors.contains(other) ? other : file_key(site.peft_name, name),
-          sizes));
+          sizes,
+          dtype));
     }
   }
   for (const auto& target : plan.tokens) {
-    tensors.push_back(take(kFilePrefix + target.key(), target.sizes()));
+    tensors.push_back(take(
+        kFilePrefix + target.key(),
+        target.sizes(),
+        nn::weight_member(*target.layer)->scalar_type()));
   }
   for (auto& saved : plan.saved) {
-    saved.value = take(kFilePrefix + saved.key, saved.tensor.sizes());
+    saved.value = take(
+        kFilePrefix + saved.key,
+        saved.tensor.sizes(),
+        saved.tensor.scalar_type());
   }
   if (plan.config.bias() == "all") {
     // NOTE: PEFT's files have the biases of modules_to_save three times.
@@ -147,7 +178,8 @@ std::vector<Tensor> match_tensors(
                               keys.size() > shown.size() ? ", …" : "");
   };
   const auto complaint = list(missing, "missing") +
-      list(unexpected, "unexpected") + list(misshaped, "of other sizes");
+      list(unexpected, "unexpected") + list(misshaped, "of other sizes") +
+      list(mistyped, "of another kind of number");
   const auto message = "[load_adapter] " + file.path.string() +
       " does not fit this model and its adapter_config.json:" + complaint;
   TORCHLORA_CHECK_DATA(complaint.empty() || !strict, message);

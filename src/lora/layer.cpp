@@ -191,7 +191,7 @@ std::vector<ActiveUpdate> LoraLayer::active_updates() const {
 
 /// Whether the base layer's forward is the layer's now.
 bool LoraLayer::is_base(ActiveUpdates updates) const {
-  return updates.empty() && !(merged() && base_forward_writes());
+  return updates.empty() && !base_forward_writes();
 }
 
 /// Computes one product for the whole batch and one update per adapter.

@@ -11,6 +11,7 @@
 #include <torchlora/lora/variant.h>
 
 #include "lora/check_config.h"
+#include "lora/dtypes.h"
 
 namespace torchlora {
 namespace {
@@ -92,6 +93,15 @@ void LoraLayer::prepare_adapter(
       "[update_layer] adapter with name '",
       adapter_name,
       "' already exists");
+  const auto base = base_weight();
+  TORCH_CHECK_VALUE(
+      is_trainable_dtype(base.weight().scalar_type()),
+      "[update_layer] the weight of a ",
+      base_layer_->name(),
+      " must be Double, Float, BFloat16, Half, ComplexDouble or ComplexFloat, "
+      "found ",
+      base.weight().scalar_type(),
+      "; convert it, or leave the layer out by exclude_modules");
   check_config(config);
   const auto& initializer = init::find_initializer(config.init_lora_weights());
   const auto* variant = find_variant(config);
@@ -103,6 +113,13 @@ void LoraLayer::prepare_adapter(
         " is supported for linear layers, not for ",
         base_layer_->name(),
         "; leave it out by exclude_modules");
+    TORCH_CHECK_VALUE(
+        !base.weight().is_complex(),
+        "[update_layer] ",
+        variant->name,
+        " is not supported for a complex weight, found ",
+        base.weight().scalar_type(),
+        "; leave the layer out by exclude_modules");
     variant->check(config);
   }
   check_base_may_change(config);
@@ -124,7 +141,6 @@ void LoraLayer::prepare_adapter(
   adapter.lora_dropout = config.lora_dropout();
 
   torch::NoGradGuard no_grad;
-  const auto base = base_weight();
   auto factors =
       is_loaded ? zero_factors(base, config, r) : construct_factors(config, r);
   init_function(initializer)(

@@ -5,6 +5,9 @@
 #include <torch/nn/init.h>
 #include <torch/types.h>
 
+#include <torchlora/detail/dropout.h>
+#include <torchlora/init/default.h>
+
 namespace torchlora {
 
 LayerFunction::~LayerFunction() = default;
@@ -19,9 +22,17 @@ Tensor LayerFunction::operate(
 
 Tensor LayerFunction::product(const LayerCall& call, ActiveUpdates updates)
     const {
-  // With the bias, as the base layer does: a fresh adapter changes no bit.
-  auto output = operate(call, base_weight().weight(), call.bias);
+  const auto weight = base_weight().weight();
+  // With the bias, as the base layer does: a fresh adapter changes no bit. An
+  // operation takes a bias of the weight's dtype only; that of an fp32 adapter
+  // over a half-precision weight is added to the output.
+  const bool is_fused =
+      !call.bias.defined() || call.bias.scalar_type() == weight.scalar_type();
+  auto output = operate(call, weight, is_fused ? call.bias : Tensor());
   const auto dtype = output.scalar_type();
+  if (!is_fused) {
+    output = output + per_channel(call, call.bias);
+  }
   for (const auto& active : updates) {
     output = output + update(call, active);
   }
@@ -34,8 +45,7 @@ Tensor LayerFunction::update(const LayerCall& call, const ActiveUpdate& update)
   const bool is_index = at::isIntegralType(x.scalar_type(), true);
   const auto dropped = is_index
       ? x
-      : at::dropout(
-            x.to(update.A.scalar_type()), update.dropout, /*train=*/true);
+      : detail::dropout(x.to(update.A.scalar_type()), update.dropout);
   return low_rank(call.on(dropped), update.A, update.B) * update.scaling;
 }
 
@@ -54,8 +64,8 @@ init::Factors LayerFunction::construct_factors(
   init::Factors factors{
       at::empty({r, matrix.size(1)}, at::kFloat),
       at::empty({matrix.size(0), r}, at::kFloat)};
-  torch::nn::init::kaiming_uniform_(factors.A, std::sqrt(5.0));
-  torch::nn::init::kaiming_uniform_(factors.B, std::sqrt(5.0));
+  init::draw_as_linear(factors.A);
+  init::draw_as_linear(factors.B);
   if (config.lora_bias()) {
     const double bound = 1 / std::sqrt(static_cast<double>(r));
     factors.bias = at::empty({matrix.size(0)}, at::kFloat);

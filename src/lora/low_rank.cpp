@@ -7,6 +7,7 @@
 #include <torch/autograd.h>
 #include <torch/types.h>
 
+#include <torchlora/detail/rows.h>
 #include <torchlora/lora/variant.h>
 #include <torchlora/nn/compute.h>
 
@@ -41,20 +42,19 @@ Tensor drop(const Tensor& mask, const Tensor& input) {
   return mask.defined() ? input * mask : input;
 }
 
-/// The dropout mask of a term, 0 or 1/(1-p), the same for the same seed.
+/// The dropout mask of a term, 0 or 1/(1-p), real and the same for the same
+/// seed.
 Tensor dropout_mask(int64_t tokens, const Tensor& A, double p, int64_t seed) {
   if (p == 0) {
     return {};
   }
   auto generator = at::globalContext().defaultGenerator(A.device()).clone();
   generator.set_current_seed(static_cast<uint64_t>(seed));
-  return at::empty({tokens, A.size(1)}, A.options().requires_grad(false))
+  const auto dtype = c10::toRealValueType(A.scalar_type());
+  return at::empty(
+             {tokens, A.size(1)}, A.options().dtype(dtype).requires_grad(false))
       .bernoulli_(1 - p, generator)
       .div_(1 - p);
-}
-
-Tensor rows(const Tensor& tensor) {
-  return tensor.reshape({-1, tensor.size(-1)});
 }
 
 at::ScalarType accumulation_dtype(
@@ -77,10 +77,16 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     const auto& weight = tensors[kWeight];
     const auto factors = tensors.slice(kFactors);
 
-    auto output = nn::linear(input, weight, bias.value_or(Tensor()));
+    // LibTorch's products take a bias of the weight's dtype only; that of an
+    // fp32 adapter over a half-precision weight is added to the sum.
+    const bool is_fused = bias && bias->scalar_type() == weight.scalar_type();
+    auto output = nn::linear(input, weight, is_fused ? *bias : Tensor());
     const auto dtype = accumulation_dtype(output, factors);
-    auto sum = rows(output).to(dtype);
-    const auto x = rows(input);
+    auto sum = as_rows(output).to(dtype);
+    if (bias && !is_fused) {
+      sum.add_(*bias);
+    }
+    const auto x = as_rows(input);
     bool keeps_input = weight.requires_grad();
     variable_list saved{input, weight};
     std::vector<int64_t> seeds;
@@ -111,7 +117,8 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
       saved[kInput] = Tensor();
     }
     ctx->save_for_backward(std::move(saved));
-    ctx->saved_data["has_bias"] = bias.has_value();
+    ctx->saved_data["bias_dtype"] = static_cast<int64_t>(
+        bias ? bias->scalar_type() : at::ScalarType::Undefined);
     ctx->saved_data["scalings"] = scalings;
     ctx->saved_data["dropouts"] = dropouts;
     ctx->saved_data["seeds"] = seeds;
@@ -123,7 +130,8 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    // The graph does not know that A x depends on A and x.
+    // The conjugates are for complex tensors; those of real ones are
+    // themselves. The graph does not know that A x depends on A and x.
     TORCH_CHECK(
         !at::GradMode::is_enabled(),
         "[LoraLinear] second derivatives are not supported: call backward "
@@ -144,18 +152,23 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     // terms.
     const auto bias_edge = kFactors + 2 * terms;
     variable_list result(bias_edge + 2);
-    const auto x = input.defined() ? rows(input) : Tensor();
-    const auto grad = rows(grads[0]);
+    const auto x = input.defined() ? as_rows(input) : Tensor();
+    const auto grad = as_rows(grads[0]);
     Tensor grad_x;
     if (ctx->needs_input_grad(kInput)) {
       grad_x = nn::linear_backward_input(grad, weight);
     }
     if (ctx->needs_input_grad(kWeight)) {
-      result[kWeight] = at::mm(grad.t(), x.to(grad.scalar_type()));
+      result[kWeight] = at::mm(grad.t(), x.to(grad.scalar_type()).conj());
     }
-    if (ctx->saved_data["has_bias"].toBool() &&
+    const auto bias_dtype =
+        static_cast<at::ScalarType>(ctx->saved_data["bias_dtype"].toInt());
+    if (bias_dtype != at::ScalarType::Undefined &&
         ctx->needs_input_grad(bias_edge)) {
-      result[bias_edge] = grad.sum(0);
+      result[bias_edge] = grad.sum(
+          0,
+          /*keepdim=*/false,
+          c10::promoteTypes(bias_dtype, grad.scalar_type()));
     }
     auto of_term = saved.begin() + kFactors;
     for (size_t i = 0; i < terms;
@@ -167,12 +180,12 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
       const auto edge = kFactors + 2 * i;
       if (ctx->needs_input_grad(edge + 1)) {
         result[edge + 1] =
-            at::mm(g.t(), h.to(g.scalar_type())).mul_(scalings[i]);
+            at::mm(g.t(), h.to(g.scalar_type()).conj()).mul_(scalings[i]);
       }
       if (!ctx->needs_input_grad(edge) && !grad_x.defined()) {
         continue;
       }
-      const auto grad_h = at::mm(g, B).mul_(scalings[i]);
+      const auto grad_h = at::mm(g, B.conj()).mul_(scalings[i]);
       const bool is_compressed = compressed_counts[i] > 0;
       const bool needs_mask = grad_x.defined() || !is_compressed;
       const auto mask = needs_mask
@@ -185,16 +198,17 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
                   {of_term + kCompressed,
                    of_term + kCompressed + compressed_counts[i]},
                   A.size(1))
-            : at::mm(grad_h.t(), drop(mask, x.to(A.scalar_type())));
+            : at::mm(grad_h.t(), drop(mask, x.to(A.scalar_type())).conj());
       }
       if (grad_x.defined()) {
         grad_x =
             grad_x.to(c10::promoteTypes(grad_x.scalar_type(), A.scalar_type()));
         if (mask.defined()) {
-          grad_x.add_(at::mm(grad_h, A).mul_(mask));
+          grad_x.add_(at::mm(grad_h, A.conj()).mul_(mask));
         } else {
           grad_x.addmm_(
-              grad_h.to(grad_x.scalar_type()), A.to(grad_x.scalar_type()));
+              grad_h.to(grad_x.scalar_type()),
+              A.conj().to(grad_x.scalar_type()));
         }
       }
     }

@@ -7,6 +7,7 @@
 
 #include <torchlora/detail/names.h>
 
+#include "lora/dtypes.h"
 #include "model/saved_modules.h"
 #include "model/targets.h"
 #include "model/ties.h"
@@ -29,6 +30,13 @@ class Collector {
   explicit Collector(Module& model) : model_(model) {}
 
   void add(const std::string& key, const Tensor& tensor, bool trains = true) {
+    TORCH_CHECK_VALUE(
+        !trains || is_trainable_dtype(tensor.scalar_type()),
+        "[get_peft_model] \"",
+        key,
+        "\" cannot be trained, as it is ",
+        tensor.scalar_type(),
+        "; take its module out of modules_to_save");
     if (seen_.insert(tensor.unsafeGetTensorImpl()).second) {
       result_.push_back({key, tensor, {}, trains});
     }

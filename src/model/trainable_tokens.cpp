@@ -9,6 +9,7 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
+#include "lora/dtypes.h"
 #include "nn/weight_member.h"
 
 namespace torchlora {
@@ -126,6 +127,13 @@ void TrainableTokens::add_adapter(
       rows,
       ", found ",
       *bad);
+  const auto dtype = weight().scalar_type();
+  TORCH_CHECK_VALUE(
+      is_trainable_dtype(dtype),
+      "[trainable_token_indices] the rows of \"",
+      layer_name_,
+      "\" cannot be trained, as its weight is ",
+      dtype);
   const auto twice = std::ranges::adjacent_find(sorted);
   TORCH_CHECK_VALUE(
       twice == sorted.end(),

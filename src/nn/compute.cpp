@@ -8,6 +8,8 @@
 #include <torch/autograd.h>
 #include <torch/types.h>
 
+#include <torchlora/detail/rows.h>
+
 // The native route rounds an fp32 input to the weight's dtype, multiplies and
 // returns fp32, as autocast does, but what is then added to the product keeps
 // its digits.
@@ -20,6 +22,8 @@
 
 namespace torchlora::nn {
 namespace {
+
+using detail::as_rows;
 
 /// Rows of the weight that are upcast at a time.
 constexpr int64_t kBlockRows = 512;
@@ -68,9 +72,9 @@ Tensor scratch_of(int64_t size) {
 /// receives W[begin : begin + n] in fp32.
 template <class Visit>
 void for_each_block(const Tensor& weight, const Visit& visit) {
-  const auto rows = weight.size(0);
-  const auto scratch = scratch_of(std::min(rows, kBlockRows) * weight.size(1))
-                           .view({-1, weight.size(1)});
+  const auto rows = weight.size(0), block_rows = std::min(rows, kBlockRows);
+  const auto scratch = scratch_of(block_rows * weight.size(1))
+                           .view({block_rows, weight.size(1)});
   for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
     const auto n = std::min(kBlockRows, rows - begin);
     auto block = scratch.narrow(0, 0, n);
@@ -94,15 +98,14 @@ Tensor upcast_product(const Tensor& x, const Tensor& weight) {
 Tensor upcast_product_transposed(const Tensor& g, const Tensor& weight) {
   const auto g32 = g.to(at::kFloat);
   auto out = at::empty({g.size(0), weight.size(1)}, g32.options());
+  if (weight.size(0) == 0) {
+    return out.zero_();
+  }
   for_each_block(weight, [&](int64_t begin, const Tensor& block) {
     out.addmm_(
         g32.narrow(1, begin, block.size(0)), block, begin == 0 ? 0.0 : 1.0);
   });
   return out;
-}
-
-Tensor rows_of(const Tensor& tensor) {
-  return tensor.reshape({-1, tensor.size(-1)});
 }
 
 // NOTE: the result must not be a view, as the user may change what a function
@@ -149,7 +152,7 @@ struct UpcastLinear : torch::autograd::Function<UpcastLinear> {
     // Only the gradient of the weight needs the input, and the weight is
     // usually frozen.
     ctx->save_for_backward({weight.requires_grad() ? input : Tensor(), weight});
-    auto out = upcast_product(rows_of(input), weight);
+    auto out = upcast_product(as_rows(input), weight);
     if (bias) {
       out.add_(*bias);
     }
@@ -162,7 +165,7 @@ struct UpcastLinear : torch::autograd::Function<UpcastLinear> {
       torch::autograd::variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const auto& weight = saved[1];
-    const auto g = rows_of(grads[0]);
+    const auto g = as_rows(grads[0]);
     Tensor grad_input, grad_weight, grad_bias;
     if (ctx->needs_input_grad(0)) {
       grad_input = with_last_size(
@@ -172,7 +175,7 @@ struct UpcastLinear : torch::autograd::Function<UpcastLinear> {
     }
     if (ctx->needs_input_grad(1)) {
       grad_weight =
-          at::mm(g.to(at::kFloat).t(), rows_of(saved[0]).to(at::kFloat))
+          at::mm(g.to(at::kFloat).t(), as_rows(saved[0]).to(at::kFloat))
               .to(weight.scalar_type());
     }
     if (ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2)) {
@@ -225,7 +228,7 @@ Tensor linear_in_fp32(const Tensor& input, const Tensor& weight) {
     return at::linear(input, weight.to(input.scalar_type()));
   }
   return with_last_size(
-      upcast_product(rows_of(input), weight).to(input.scalar_type()),
+      upcast_product(as_rows(input), weight).to(input.scalar_type()),
       input,
       weight.size(0));
 }
@@ -234,7 +237,7 @@ Tensor linear_backward_input(const Tensor& grad_output, const Tensor& weight) {
   switch (product_of(grad_output, weight)) {
     case Product::kUpcast:
       return with_last_size(
-          upcast_product_transposed(rows_of(grad_output), weight)
+          upcast_product_transposed(as_rows(grad_output), weight)
               .to(grad_output.scalar_type()),
           grad_output,
           weight.size(1));
@@ -244,7 +247,8 @@ Tensor linear_backward_input(const Tensor& grad_output, const Tensor& weight) {
     default:
       // The dtypes differ under autocast, which does not keep its cast of the
       // weight.
-      return at::matmul(grad_output, weight.to(grad_output.scalar_type()));
+      return at::matmul(
+          grad_output, weight.conj().to(grad_output.scalar_type()));
   }
 }
 

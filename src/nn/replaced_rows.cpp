@@ -55,7 +55,8 @@ Tensor forward_with_rows(
   if (options.max_norm()) {
     // NOTE: the scale has no gradient, as at::embedding_renorm_ has none.
     const auto own = result.detach();
-    result = result + own * (detail::max_norm_scale(own, options) - 1);
+    const auto change = own * (detail::max_norm_scale(own, options) - 1);
+    result = result + change.to(result.scalar_type());
   }
   return layer.scaled(result);
 }

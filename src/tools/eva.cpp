@@ -109,9 +109,11 @@ class Eva {
         layer.n_components);
     const auto& pca = layer.group->pca;
     const auto components = pca.components().narrow(0, 0, layer.rank);
-    return config_.whiten() ? components /
-            pca.singular_values().narrow(0, 0, layer.rank).sqrt().unsqueeze(1)
-                            : components;
+    const auto S = pca.singular_values().narrow(0, 0, layer.rank);
+    // An input of fewer dimensions than components has values of 0.
+    return config_.whiten()
+        ? components / at::where(S > 0, S, 1).sqrt().unsqueeze(1)
+        : components;
   }
 
  private:
@@ -124,6 +126,17 @@ class Eva {
     const auto rows = prepare_layer_inputs_
         ? prepare_layer_inputs_(input, layer.site.name)
         : input;
+    if (rows.numel() == 0) {
+      return; // Inputs without rows are not the same input.
+    }
+    TORCH_CHECK_VALUE(
+        !rows.is_complex(),
+        "[initialize_lora_eva_weights] the input of ",
+        layer.site.name,
+        " is ",
+        rows.scalar_type(),
+        ", whose components are not supported; leave it out by "
+        "exclude_modules");
     if (!group) {
       if (!is_first_batch_) {
         return; // It will not get components, which `A` reports.

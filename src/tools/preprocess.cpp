@@ -82,6 +82,9 @@ struct Covariance {
   int64_t count = 0;
 
   void add(const Tensor& rows) {
+    if (rows.numel() == 0) {
+      return; // It says nothing of the module's input.
+    }
     auto x = rows.to(c10::promoteTypes(rows.scalar_type(), at::kFloat));
     x = x / x.max().abs();
     if (!sum.defined()) {

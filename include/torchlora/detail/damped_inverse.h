@@ -10,7 +10,7 @@ namespace torchlora::detail {
 TORCHLORA_API Tensor damped_inverse(const Tensor& factor, double damping);
 
 /// ValueError if the update of an adapter is not the product of its own A and
-/// B, which the optimizers assume.
+/// B, or if these are complex, which the optimizers do not support.
 inline void check_plain_factors(
     const LoraAdapter& adapter,
     const char* function) {
@@ -21,6 +21,13 @@ inline void check_plain_factors(
       "] the update of adapter ",
       adapter.name,
       " has more factors than A and B (kasa_config); use another optimizer");
+  TORCH_CHECK_VALUE(
+      !adapter.lora_A->weight.is_complex(),
+      "[",
+      function,
+      "] the factors of adapter ",
+      adapter.name,
+      " are complex; use another optimizer");
 }
 
 } // namespace torchlora::detail

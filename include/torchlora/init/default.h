@@ -8,6 +8,14 @@
 
 namespace torchlora::init {
 
+/// Draws a factor [*, n] as `torch::nn::Linear` draws its weight. Does nothing
+/// for a factor without elements, whose bound would be infinite.
+inline void draw_as_linear(Tensor& factor) {
+  if (factor.numel() > 0) {
+    torch::nn::init::kaiming_uniform_(factor, std::sqrt(5.0));
+  }
+}
+
 /// The initializer for `init_lora_weights` true. Draws A as `torch::nn::Linear`
 /// draws its weight (uniform in ±1/√in_features) and sets B to zero, so that
 /// the adapted layer starts as the base layer. Hu et al. 2021,
@@ -16,7 +24,7 @@ inline void default_init(Factors& factors, const Arguments& arguments) {
   if (arguments.is_loaded) {
     return;
   }
-  torch::nn::init::kaiming_uniform_(factors.A, std::sqrt(5.0));
+  draw_as_linear(factors.A);
   torch::nn::init::zeros_(factors.B);
   if (factors.bias.defined()) {
     torch::nn::init::zeros_(factors.bias);

@@ -2,6 +2,7 @@
 
 #include <functional>
 
+#include <c10/util/accumulate.h>
 #include <torchlora/types.h>
 
 #include <torchlora/export.h>
@@ -117,8 +118,9 @@ class TORCHLORA_API BaseWeight {
   /// elements.
   int64_t out_features() const {
     const auto dim = first_dim() + (layout_ == WeightLayout::kInOut);
-    return experts_ || dim == 0 ? weight_.size(dim)
-                                : weight_.numel() / weight_.size(0);
+    return experts_ || dim == 0
+        ? weight_.size(dim)
+        : c10::multiply_integers(weight_.sizes().slice(1));
   }
 
   /// Returns the weight as a matrix [out_features, in_features · kernel
@@ -146,7 +148,8 @@ class TORCHLORA_API BaseWeight {
   /// the layer stores its weight.
   Tensor from_matrix(const Tensor& matrix) const {
     if (experts_) {
-      const auto stack = matrix.view({experts_, -1, matrix.size(1)});
+      const auto stack =
+          matrix.view({experts_, out_features(), matrix.size(1)});
       return layout_ == WeightLayout::kInOut ? stack.transpose(1, 2) : stack;
     }
     return (layout_ == WeightLayout::kInOut ? matrix.t() : matrix)
@@ -163,10 +166,11 @@ class TORCHLORA_API BaseWeight {
   /// matrix per expert: A as [experts, r, in_features], B as [experts,
   /// out_features, r]. The arguments have the sizes `A_sizes` and `B_sizes`.
   Tensor A_by_expert(const Tensor& A) const {
-    return A.view({experts_, -1, A.size(1)});
+    return A.view({experts_, A.size(0) / experts_, A.size(1)});
   }
   Tensor B_by_expert(const Tensor& B) const {
-    return B.view({B.size(0), -1, experts_}).permute({2, 0, 1});
+    return B.view({B.size(0), B.size(1) / experts_, experts_})
+        .permute({2, 0, 1});
   }
   /// @}
 

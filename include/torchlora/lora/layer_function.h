@@ -79,8 +79,8 @@ class TORCHLORA_API LayerFunction {
   /// all.
   virtual void check_config(const LoraConfig& /*config*/) const {}
   /// Returns whether the base layer's own forward writes to its weight, as an
-  /// embedding with `max_norm` does. `LoraLayer` then does not call it while an
-  /// update is merged. Default: false.
+  /// embedding with `max_norm` does. `LoraLayer` then computes it by `product`
+  /// without updates, as adapters depend on the weight. Default: false.
   virtual bool base_forward_writes() const {
     return false;
   }

@@ -62,11 +62,11 @@ linear(const Tensor& input, const Tensor& weight, const Tensor& bias = {});
 /// result [*, out] has the input's dtype. Not differentiable.
 TORCHLORA_API Tensor linear_in_fp32(const Tensor& input, const Tensor& weight);
 
-/// Computes g W, the gradient of `linear` with respect to its input:
-/// `grad_output` g [*, out], `weight` W [out, in]. The result [*, in] has the
-/// dtype of `grad_output`; an fp32 `grad_output` meets a bf16 or fp16 weight as
-/// the input of `linear` does. The backward of a custom autograd function calls
-/// it. Not differentiable itself.
+/// Computes g W (g conj(W) for a complex W), the gradient of `linear` with
+/// respect to its input: `grad_output` g [*, out], `weight` W [out, in]. The
+/// result [*, in] has the dtype of `grad_output`; an fp32 `grad_output` meets a
+/// bf16 or fp16 weight as the input of `linear` does. The backward of a custom
+/// autograd function calls it. Not differentiable itself.
 TORCHLORA_API Tensor
 linear_backward_input(const Tensor& grad_output, const Tensor& weight);
 

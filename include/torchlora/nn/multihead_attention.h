@@ -135,7 +135,7 @@ class TORCHLORA_API MultiheadAttentionImpl
               : std::nullopt,
           p);
     }
-    output = output.permute({2, 0, 1, 3}).reshape({query.size(0), N, -1});
+    output = output.permute({2, 0, 1, 3}).flatten(2);
     return {projection().forward(output), weights};
   }
 

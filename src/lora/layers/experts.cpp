@@ -1,10 +1,7 @@
 #include <torchlora/lora/layers/experts.h>
 
-#include <cmath>
-
-#include <torch/nn/init.h>
-
 #include <torchlora/detail/low_rank.h>
+#include <torchlora/init/default.h>
 
 namespace torchlora {
 namespace {
@@ -79,8 +76,8 @@ init::Factors LoraExperts::construct_factors(
   init::Factors factors{
       at::empty(base.A_sizes(r), at::kFloat),
       at::empty(base.B_sizes(r), at::kFloat)};
-  torch::nn::init::kaiming_uniform_(factors.A, std::sqrt(5.0));
-  torch::nn::init::kaiming_uniform_(factors.B, std::sqrt(5.0));
+  init::draw_as_linear(factors.A);
+  init::draw_as_linear(factors.B);
   return factors;
 }
 

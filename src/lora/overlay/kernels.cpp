@@ -207,6 +207,10 @@ Tensor& embedding_renorm_(
 template <WeightUse kUse, int kInput, int kWeight, int kBias>
 void operation(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   constexpr bool kTwoInputs = kUse == WeightUse::kBilinear;
+  // Whether the weight's gradient is sparse, which no factor's can be.
+  constexpr int kSparse = kUse == WeightUse::kEmbedding ? 4
+      : kUse == WeightUse::kEmbeddingBag                ? 5
+                                                        : -1;
   const auto count = op.schema().arguments().size();
   torch::jit::Stack arguments(stack->end() - count, stack->end());
   const auto tensor = [&](int i) {
@@ -238,6 +242,9 @@ void operation(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     }
     if (kBias >= 0) {
       values[kBias] = b.defined() ? c10::IValue(b) : c10::IValue();
+    }
+    if (kSparse >= 0 && !w.is_same(impl->overlay->last_weight())) {
+      values[kSparse] = false;
     }
     op.callBoxed(values);
     other_outputs.assign(values.begin() + 1, values.end());

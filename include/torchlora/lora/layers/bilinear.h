@@ -2,6 +2,7 @@
 
 #include <ATen/Functions.h>
 
+#include <torchlora/detail/rows.h>
 #include <torchlora/lora/layer.h>
 
 namespace torchlora {
@@ -28,7 +29,7 @@ class TORCHLORA_API LoraBilinear : public LoraLayer {
   }
   Tensor weight_inputs(const LayerCall& call) const override {
     const auto weight = base_weight().weight();
-    const auto x = call.input.reshape({-1, call.input.size(-1)});
+    const auto x = detail::as_rows(call.input);
     return (x.narrow(1, 0, weight.size(1)).unsqueeze(2) *
             x.narrow(1, weight.size(1), weight.size(2)).unsqueeze(1))
         .flatten(1);

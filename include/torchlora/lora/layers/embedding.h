@@ -55,14 +55,19 @@ class TORCHLORA_API LoraTable : public LoraLayer {
         !config.lora_bias(),
         "[update_layer] lora_bias is not supported for embeddings, which have "
         "no bias");
+    TORCH_CHECK_VALUE(
+        !base_weight().weight().is_complex(),
+        "[update_layer] a complex table cannot be adapted, as LibTorch has no "
+        "gradient of its rows; leave it out by exclude_modules");
   }
 };
 
 /// The LoRA layer for `nn::Embedding` and `torch::nn::Embedding`. A lookup
 /// returns a row of the adapted table times `embed_scale`. With `max_norm` the
 /// layer limits the norm of the adapted row, so that a merged layer computes
-/// the same (PEFT limits the rows of W and of A). The forward does not write to
-/// W. PEFT's `lora.Embedding`.
+/// the same (PEFT limits the rows of W and of A). No forward writes to W, also
+/// not with disabled adapters. With `sparse` only a gradient of W is sparse,
+/// that of A is dense. PEFT's `lora.Embedding`.
 class TORCHLORA_API LoraEmbedding : public LoraTable {
  public:
   /// Makes a LoRA layer without adapters. `base_layer` is a
@@ -88,7 +93,7 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
         call.input,
         options.padding_idx().value_or(-1),
         options.scale_grad_by_freq(),
-        options.sparse());
+        options.sparse() && table.is_same(base_->weight));
     return own_ ? own_->widened(rows) : rows;
   }
   /// Returns the indices of the call as one-hot rows [n, num_embeddings].
@@ -119,7 +124,8 @@ class TORCHLORA_API LoraEmbedding : public LoraTable {
       override {
     auto rows = LoraLayer::adapted_forward(call, updates);
     if (base_->options.max_norm()) {
-      rows = rows * detail::max_norm_scale(rows, base_->options);
+      rows = (rows * detail::max_norm_scale(rows, base_->options))
+                 .to(rows.scalar_type());
     }
     return own_ ? own_->scaled(rows) : rows;
   }

@@ -3,6 +3,7 @@
 #include <ATen/Functions.h>
 
 #include <torchlora/detail/low_rank.h>
+#include <torchlora/detail/rows.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/nn/compute.h>
 
@@ -27,6 +28,13 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
   Tensor low_rank(const LayerCall& call, const Tensor& A, const Tensor& B)
       const override {
     return at::linear(at::linear(call.input, A), rows(call, B));
+  }
+  Tensor operate(
+      const LayerCall& call,
+      const Tensor& weight,
+      const Tensor& bias) const override {
+    const auto matrix = base_weight().with_weight(weight).matrix();
+    return nn::linear(call.input, rows(call, matrix), bias);
   }
   Tensor product(const LayerCall& call, ActiveUpdates updates) const override {
     const auto weight = rows(call, base_weight().matrix());
@@ -53,7 +61,7 @@ class TORCHLORA_API LoraLinear : public LoraLayer {
     return rows(call, values);
   }
   Tensor weight_inputs(const LayerCall& call) const override {
-    return call.input.reshape({-1, call.input.size(-1)});
+    return detail::as_rows(call.input);
   }
   WeightUse weight_use() const override {
     return WeightUse::kLinear;
