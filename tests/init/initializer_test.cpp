@@ -8,6 +8,7 @@
 #include <torchlora/lora/layer.h>
 #include <torchlora/model.h>
 #include <torchlora/nn/linear.h>
+#include <torchlora/tools/preprocess.h>
 
 #include "lora/layer_suite.h"
 #include "support.h"
@@ -177,6 +178,40 @@ TEST(Initializers, AnErrorOnALaterLayerLeavesTheWeightsAlone) {
           LoraConfig(4).target_modules({"a", "b"}).init_lora_weights("olora")),
       c10::ValueError);
   EXPECT_TRUE(torch::equal(model->parameters()[0], before));
+}
+
+// Its singular values are zeros, by which nothing may be divided.
+TEST(Initializers, AWeightOfZerosGetsFiniteFactors) {
+  torch::manual_seed(3);
+  const auto x = torch::randn({20, 8});
+  for (const bool all : {true, false}) {
+    for (const char* name :
+         {"olora", "pissa", "pissa_niter_4", "mica", "orthogonal", "corda"}) {
+      auto model = std::make_shared<HolderImpl>(nn::Linear(8, 6));
+      {
+        torch::NoGradGuard no_grad;
+        auto& weight = model->layer->weight;
+        weight.narrow(0, all ? 0 : 1, all ? 6 : 5).zero_(); // of rank 0 or 1
+      }
+      const auto config =
+          LoraConfig(4).target_modules({"layer"}).init_lora_weights(name);
+      InjectOptions options;
+      if (std::string(name) == "corda") {
+        options.init_statistics(
+            preprocess_corda(*model, config, [&] { model->layer(x); }));
+      }
+      const auto before = model->layer(x);
+      auto peft = get_peft_model(*model, config, "default", options);
+      for (const auto& item : model->named_parameters()) {
+        EXPECT_TRUE(at::isfinite(item.value()).all().item<bool>())
+            << name << ' ' << item.key();
+      }
+      if (std::string(name) != "orthogonal") { // draws both factors
+        EXPECT_LT(difference(model->layer(x), before), 1e-5) << name;
+      }
+      peft.unload();
+    }
+  }
 }
 
 } // namespace

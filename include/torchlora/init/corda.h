@@ -58,8 +58,9 @@ inline void corda_init(Factors& factors, const Arguments& arguments) {
   Triplets triplets;
   if (method == "ipm") {
     triplets = leading_triplets(product, r);
-    // Vᵀ C⁻¹ = S⁻¹ Uᵀ W
-    triplets.V = at::mm(weight.t(), triplets.U) / triplets.S;
+    // Vᵀ C⁻¹ = S⁻¹ Uᵀ W; a component that is 0 has no direction.
+    const auto S = triplets.S;
+    triplets.V = at::where(S > 0, at::mm(weight.t(), triplets.U) / S, 0);
   } else {
     triplets = last_triplets(product, r);
     triplets.V = at::mm(inverse.t(), triplets.V);

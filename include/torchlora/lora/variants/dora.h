@@ -14,7 +14,8 @@ namespace torchlora {
 ///     W' = c · (W + scaling · B A),   c = m / ‖W₀ + scaling · B A‖
 ///
 /// W₀ is the base weight without any update; W may already contain the updates
-/// of earlier adapters. The norm is taken per row and has no gradient. In
+/// of earlier adapters. The norm is taken per row and has no gradient. A row
+/// whose norm is 0 has c = 1, so that its B learns (PEFT divides by 0). In
 /// training with dropout the layer computes
 ///
 ///     W x + (c − 1) W₀ x̃ + c · scaling · B A x̃,   x̃ = dropout(x)
@@ -69,12 +70,13 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
       const Tensor& weight,
       const Tensor& base_weight,
       const Tensor& delta) const override {
-    const auto c = scale(adapter, base_weight);
-    return {(weight + delta) * c.unsqueeze(1), c};
+    const auto c = scale(adapter, base_weight).unsqueeze(1);
+    return {(weight + delta) * c, memory_of(c.detach(), weight.detach())};
   }
   Tensor undo(const Tensor& weight, const Tensor& delta, const Tensor& memory)
       const override {
-    return weight / memory.unsqueeze(1) - delta;
+    return holds_weight(memory) ? weight_in(memory).clone()
+                                : weight / memory - delta;
   }
   Tensor forward(
       const LayerFunction& layer,
@@ -82,8 +84,7 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
       const Tensor& output,
       const ActiveUpdate& update) const override {
     if (update.memory.defined()) {
-      return output / layer.per_channel(call, update.memory) +
-          layer.update(call, update);
+      return without(layer, call, output, update);
     }
     const auto c = layer.per_channel(
         call, scale(*update.adapter, layer.base_weight().matrix()));
@@ -112,10 +113,47 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
         adapter.lora_B->weight.flatten(1),
         adapter.scaling);
   }
-  /// Returns c = m / ‖weight + scaling · B A‖ per row, [out_features],
-  /// differentiable by m. `weight` is W₀.
+  /// Returns c = m / ‖weight + scaling · B A‖ per row, 1 where the norm is 0,
+  /// [out_features], differentiable by m. `weight` is W₀.
   Tensor scale(const LoraAdapter& adapter, const Tensor& weight) const {
-    return magnitude_.flatten() / norms(adapter, weight);
+    const auto norm = norms(adapter, weight);
+    const auto is_zero = norm.eq(0);
+    // NOTE: the gradient of a division by 0 is NaN even where it is not used.
+    return at::where(
+        is_zero, 1, magnitude_.flatten() / norm.masked_fill(is_zero, 1));
+  }
+
+  /// @{
+  /// What a merge keeps: the column c, [out_features, 1]. A small c (a
+  /// magnitude that was trained to 0) cannot be divided out again; then the
+  /// columns of the weight before the merge follow.
+  static Tensor memory_of(const Tensor& c, const Tensor& weight) {
+    constexpr double kSmallest = 1.0 / 64;
+    return c.abs().lt(kSmallest).any().item<bool>() ? at::cat({c, weight}, 1)
+                                                    : c;
+  }
+  static bool holds_weight(const Tensor& memory) {
+    return memory.size(1) > 1;
+  }
+  static Tensor weight_in(const Tensor& memory) {
+    return memory.narrow(1, 1, memory.size(1) - 1);
+  }
+  /// @}
+
+  /// Returns `output` without a merged update.
+  static Tensor without(
+      const LayerFunction& layer,
+      const LayerCall& call,
+      const Tensor& output,
+      const ActiveUpdate& update) {
+    if (holds_weight(update.memory)) {
+      const auto base = layer.base_weight();
+      const auto weight = base.from_matrix(weight_in(update.memory))
+                              .to(base.weight().scalar_type());
+      return layer.operate(call.on(call.input), weight, {});
+    }
+    return output / layer.per_channel(call, update.memory.flatten()) +
+        layer.update(call, update);
   }
 
   Tensor magnitude_;
