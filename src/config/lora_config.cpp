@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cmath>
 #include <initializer_list>
+#include <limits>
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
@@ -11,6 +12,9 @@
 
 namespace torchlora {
 namespace {
+
+/// No layer has a larger one; what is above overflows in the sizes of factors.
+constexpr int64_t kLargestRank = std::numeric_limits<int32_t>::max();
 
 void check_one_of(
     const char* config,
@@ -74,7 +78,9 @@ void LoftQConfig::validate() const {
 
 void EvaConfig::validate() const {
   TORCH_CHECK_VALUE(
-      rho_ >= 1, "[EvaConfig] `rho` must be >= 1.0, found ", rho_);
+      std::isfinite(rho_) && rho_ >= 1,
+      "[EvaConfig] `rho` must be >= 1.0 and finite, found ",
+      rho_);
   TORCH_CHECK_VALUE(
       tau_ >= 0 && tau_ <= 1,
       "[EvaConfig] `tau` must be between 0.0 and 1.0, found ",
@@ -99,8 +105,9 @@ void VeloraConfig::validate() const {
 
 void KasaConfig::validate() const {
   TORCH_CHECK_VALUE(
-      beta_ >= 0 && gamma_ >= 0,
-      "[KasaConfig] `beta` and `gamma` must be non-negative, got ",
+      std::isfinite(beta_) && beta_ >= 0 && std::isfinite(gamma_) &&
+          gamma_ >= 0,
+      "[KasaConfig] `beta` and `gamma` must be non-negative and finite, got ",
       beta_,
       " and ",
       gamma_);
@@ -113,15 +120,37 @@ void LoraConfig::validate() const {
       "passed is ",
       r_);
   TORCH_CHECK_VALUE(
+      r_ <= kLargestRank,
+      "[LoraConfig] `r` should be at most ",
+      kLargestRank,
+      " but the value passed is ",
+      r_);
+  TORCH_CHECK_VALUE(
+      std::isfinite(lora_alpha_),
+      "[LoraConfig] `lora_alpha` should be a finite number but the value "
+      "passed is ",
+      lora_alpha_);
+  TORCH_CHECK_VALUE(
       lora_dropout_ >= 0 && lora_dropout_ < 1,
       "[LoraConfig] `lora_dropout` should be at least 0 and less than 1 but "
       "the value passed is ",
       lora_dropout_);
   for (const auto& [pattern, rank] : rank_pattern_) {
     TORCH_CHECK_VALUE(
-        rank > 0 && rank == std::floor(rank),
-        "[LoraConfig] `rank_pattern` must give positive integers, got ",
+        rank > 0 && rank == std::floor(rank) &&
+            rank <= static_cast<double>(kLargestRank),
+        "[LoraConfig] `rank_pattern` must give positive integers, at most ",
+        kLargestRank,
+        ", got ",
         rank,
+        " for ",
+        pattern);
+  }
+  for (const auto& [pattern, alpha] : alpha_pattern_) {
+    TORCH_CHECK_VALUE(
+        std::isfinite(alpha),
+        "[LoraConfig] `alpha_pattern` must give finite numbers, got ",
+        alpha,
         " for ",
         pattern);
   }
@@ -162,7 +191,7 @@ void LoraConfig::validate() const {
   check(kasa_config_);
 }
 
-LoraConfig& LoraConfig::forget_initializer() {
+LoraConfig& LoraConfig::forget_initializer() & {
   return init_lora_weights(true)
       .corda_config(std::nullopt)
       .lora_ga_config(std::nullopt)
@@ -170,7 +199,7 @@ LoraConfig& LoraConfig::forget_initializer() {
       .eva_config(std::nullopt);
 }
 
-LoraConfig& LoraConfig::forget_variant() {
+LoraConfig& LoraConfig::forget_variant() & {
   return use_dora(false).velora_config(std::nullopt).kasa_config(std::nullopt);
 }
 

@@ -313,8 +313,8 @@ void initialize_lora_eva_weights(
       !loses_layers || config.bias() == "none",
       "[initialize_lora_eva_weights] some layers would lose their adapter and "
       "not their bias; set bias to none, or rho to 1");
-  const bool adjust =
-      config.eva_config().value_or(EvaConfig()).adjust_scaling_factors();
+  const auto options = config.eva_config().value_or(EvaConfig());
+  const bool adjust = options.adjust_scaling_factors();
   for (size_t i = 0; i < factors.size(); ++i) {
     const auto& layer = eva.layers()[i];
     const auto& A = factors[i];

@@ -50,9 +50,11 @@ TEST_P(TokenGoldens, AreThoseOfPeft) {
         << key;
   }
   EXPECT_TRUE(keys.empty());
+  const auto our_config = load_adapter_config(saved);
+  const auto their_config = load_adapter_config(folder_ / name);
   EXPECT_EQ(
-      load_adapter_config(saved).trainable_token_indices(),
-      load_adapter_config(folder_ / name).trainable_token_indices());
+      our_config.trainable_token_indices(),
+      their_config.trainable_token_indices());
 
   peft.unload();
   EXPECT_TRUE(torch::equal(model->embed_tokens->weight, untouched));
@@ -275,8 +277,9 @@ TEST_F(Tokens, NamesAreSavedInFullWherePeftWouldTakeOthersToo) {
   EXPECT_EQ(peft.trainable_parameters().size(), 3U);
   const auto folder = fs::path(testing::TempDir()) / "token_names";
   peft.save_pretrained(folder);
+  const auto saved = load_adapter_config(folder);
   EXPECT_EQ(
-      load_adapter_config(folder).trainable_token_indices(),
+      saved.trainable_token_indices(),
       (TrainableTokenIndices{{"m.embed_tokens", {1, 5}}}));
 }
 

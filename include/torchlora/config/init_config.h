@@ -1,11 +1,12 @@
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <variant>
 
-#include <torch/arg.h>
+#include <torchlora/detail/arg.h>
 
 #include <torchlora/export.h>
 
@@ -17,8 +18,10 @@ namespace torchlora {
 class TORCHLORA_API InitLoraWeights {
  public:
   /// @{
-  /// Stores a flag, or the name of an initializer.
-  InitLoraWeights(bool value = true) : value_(value) {}
+  /// Stores a flag (default: true), or the name of an initializer.
+  InitLoraWeights() = default;
+  template <std::same_as<bool> Flag> // no number and no pointer
+  InitLoraWeights(Flag value) : value_(value) {}
   InitLoraWeights(const char* name) : value_(std::string(name)) {}
   InitLoraWeights(std::string name) : value_(std::move(name)) {}
   /// @}
@@ -41,7 +44,7 @@ class TORCHLORA_API InitLoraWeights {
       default;
 
  private:
-  std::variant<bool, std::string> value_;
+  std::variant<bool, std::string> value_ = true;
 };
 
 /// The options of the initializer "corda". PEFT's `CordaConfig`, without the
@@ -55,7 +58,7 @@ struct TORCHLORA_API CordaConfig {
   /// (instruction-previewed: the r largest, which learn the task best) or "kpm"
   /// (knowledge-preserved: the r smallest, which disturb the model's knowledge
   /// least).
-  TORCH_ARG(std::string, corda_method) = "ipm";
+  TORCHLORA_ARG(std::string, corda_method) = "ipm";
 };
 
 /// The options of the initializer "lora_ga". PEFT's `LoraGAConfig`.
@@ -68,16 +71,16 @@ struct TORCHLORA_API LoraGAConfig {
   /// from: "ArB2r" (A the first r, B the next r), "A2rBr" (B the first r, A the
   /// next r), "ArBr" (B and A alternate) or "random" (the same random r for A
   /// and B).
-  TORCH_ARG(std::string, direction) = "ArB2r";
+  TORCHLORA_ARG(std::string, direction) = "ArB2r";
   /// How the factors are scaled. "stable" multiplies B by out_features^¼ /
   /// √stable_gamma and leaves A. "weight_svd" multiplies B by the largest
   /// singular value of the base weight, divided by that singular value of the
   /// gradient whose left vector is B's first column. "gd_scale" divides A and B
   /// by `scaling`. "unit" leaves both as they are.
-  TORCH_ARG(std::string, scale) = "stable";
+  TORCHLORA_ARG(std::string, scale) = "stable";
   /// The number stable_gamma by whose square root the scale "stable" divides B.
   /// Other scales ignore it.
-  TORCH_ARG(int64_t, stable_gamma) = 16;
+  TORCHLORA_ARG(int64_t, stable_gamma) = 16;
 };
 
 /// The options of the initializer "loftq". PEFT's `LoftQConfig`.
@@ -88,10 +91,10 @@ struct TORCHLORA_API LoftQConfig {
   void validate() const;
   /// Bits per value of the quantized base weight: 4 (NF4 in blocks of 64
   /// values) or 8 (int8 with one scale per row).
-  TORCH_ARG(int64_t, loftq_bits) = 4;
+  TORCHLORA_ARG(int64_t, loftq_bits) = 4;
   /// How many times the initializer alternates quantizing the base weight and
   /// fitting B A to the rest.
-  TORCH_ARG(int64_t, loftq_iter) = 1;
+  TORCHLORA_ARG(int64_t, loftq_iter) = 1;
 };
 
 /// The options of the initializer "eva". PEFT's `EvaConfig`, except that its
@@ -104,16 +107,16 @@ struct TORCHLORA_API EvaConfig {
   void validate() const;
   /// The largest factor by which the rank of a layer may grow: up to rho · r. 1
   /// leaves all ranks at r.
-  TORCH_ARG(double, rho) = 2;
+  TORCHLORA_ARG(double, rho) = 2;
   /// The cosine similarity to the previous batch's component from which a
   /// principal component counts as converged.
-  TORCH_ARG(double, tau) = 0.99;
+  TORCHLORA_ARG(double, tau) = 0.99;
   /// Whether each principal component is divided by the square root of its
   /// singular value before it becomes a row of A.
-  TORCH_ARG(bool, whiten) = false;
+  TORCHLORA_ARG(bool, whiten) = false;
   /// Whether a layer whose rank changes gets a lora_alpha that changes by the
   /// same ratio, so that its scaling stays.
-  TORCH_ARG(bool, adjust_scaling_factors) = true;
+  TORCHLORA_ARG(bool, adjust_scaling_factors) = true;
 };
 
 } // namespace torchlora

@@ -4,7 +4,7 @@
 #include <functional>
 #include <map>
 
-#include <torch/arg.h>
+#include <torchlora/detail/arg.h>
 #include <torchlora/types.h>
 
 #include <torchlora/export.h>
@@ -33,13 +33,13 @@ struct TORCHLORA_API InjectOptions {
   InjectOptions() = default;
   /// Whether adapters of fp16 and bf16 layers are stored as fp32. False: an
   /// adapter has the dtype of its layer.
-  TORCH_ARG(bool, autocast_adapter_dtype) = true;
+  TORCHLORA_ARG(bool, autocast_adapter_dtype) = true;
   /// Statistics by module name, for the initializers that need them ("corda",
   /// "lora_ga").
-  TORCH_ARG(InitStatistics, init_statistics);
+  TORCHLORA_ARG(InitStatistics, init_statistics);
   /// A function that is called after each layer has been initialized; empty:
   /// none.
-  TORCH_ARG(InitProgress, init_progress);
+  TORCHLORA_ARG(InitProgress, init_progress);
 };
 
 } // namespace torchlora

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include <torch/arg.h>
+#include <torchlora/detail/arg.h>
 
 #include <torchlora/export.h>
 
@@ -14,8 +14,12 @@ namespace torchlora {
 /// group on a vector, instead of its input. Outputs and all other gradients are
 /// those of LoRA. PEFT's `VeloraConfig`. arXiv:2405.17991.
 struct TORCHLORA_API VeloraConfig {
-  /// Sets the number of groups. The other options have PEFT's defaults.
-  VeloraConfig(int64_t num_groups = 64) : num_groups_(num_groups) {}
+  /// @{
+  /// Sets the number of groups (default: 64). The other options have PEFT's
+  /// defaults.
+  VeloraConfig() = default;
+  explicit VeloraConfig(int64_t num_groups) : num_groups_(num_groups) {}
+  /// @}
 
   /// Throws ValueError if an option has a value that is not allowed. The
   /// message names the option.
@@ -25,14 +29,14 @@ struct TORCHLORA_API VeloraConfig {
 
   /// The number of groups into which VeLoRA splits the input features of a
   /// layer.
-  TORCH_ARG(int64_t, num_groups);
+  TORCHLORA_ARG(int64_t, num_groups) = 64;
   /// The number that backward multiplies the input by when it approximates it
   /// from the stored projections.
-  TORCH_ARG(double, scale) = 1;
+  TORCHLORA_ARG(double, scale) = 1;
   /// Which vector the groups are projected on: "batch_average" (the normalized
   /// mean group of each batch), "batch_average_once" (that of the first batch,
   /// then fixed) or "random" (fixed).
-  TORCH_ARG(std::string, init_type) = "batch_average";
+  TORCHLORA_ARG(std::string, init_type) = "batch_average";
 };
 
 /// The options of KaSA (`lora/variants/kasa.h`): the weights of its two
@@ -49,10 +53,10 @@ struct TORCHLORA_API KasaConfig {
 
   /// The weight of the regularizer ‖d‖², which penalizes large values of the
   /// diagonal d.
-  TORCH_ARG(double, beta) = 1e-4;
+  TORCHLORA_ARG(double, beta) = 1e-4;
   /// The weight of the regularizer ‖Bᵀ B − I‖ + ‖A Aᵀ − I‖, which penalizes B
   /// columns and A rows that are not orthonormal.
-  TORCH_ARG(double, gamma) = 1e-3;
+  TORCHLORA_ARG(double, gamma) = 1e-3;
 };
 
 } // namespace torchlora

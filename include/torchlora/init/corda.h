@@ -49,8 +49,8 @@ inline void corda_init(Factors& factors, const Arguments& arguments) {
       "corda",
       "preprocess_corda(model, config, run_model)",
       {weight.size(1), weight.size(1)});
-  const auto method =
-      arguments.config.corda_config().value_or(CordaConfig()).corda_method();
+  const auto options = arguments.config.corda_config().value_or(CordaConfig());
+  const auto& method = options.corda_method();
   const auto [damped, inverse] =
       damped_inverse(covariance.to(weight.options()));
   const auto product = at::mm(weight, damped);

@@ -87,7 +87,8 @@ inline void loftq_init(Factors& factors, const Arguments& arguments) {
 /// Returns whether a second run on the same weight gives the same Q: true only
 /// for one iteration, as later ones depend on the rounding of a decomposition.
 inline bool loftq_is_repeatable(const LoraConfig& config) {
-  return config.loftq_config().value_or(LoftQConfig()).loftq_iter() == 1;
+  const auto options = config.loftq_config().value_or(LoftQConfig());
+  return options.loftq_iter() == 1;
 }
 
 } // namespace torchlora::init

@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include <torch/arg.h>
+#include <torchlora/detail/arg.h>
 
 #include <torchlora/lora/base_weight.h>
 
@@ -32,19 +32,19 @@ struct TORCHLORA_API CombinationOptions {
   /// "dare_ties" (arXiv:2311.03099) combine the A factors and the B factors
   /// separately, a rough approximation. The same names with "_svd" appended
   /// (not "linear") combine the products B A and approximate the result.
-  TORCH_ARG(std::string, combination_type);
+  TORCHLORA_ARG(std::string, combination_type);
   /// Rank of the combined adapter, for the types that end in "svd". Default:
   /// the largest rank of the combined adapters.
-  TORCH_ARG(std::optional<int64_t>, svd_rank);
+  TORCHLORA_ARG(std::optional<int64_t>, svd_rank);
   /// Quantile in [0, 1] at which the types that end in "svd" clamp the values
   /// of the new A and B. Default: no clamping.
-  TORCH_ARG(std::optional<double>, svd_clamp);
+  TORCHLORA_ARG(std::optional<double>, svd_clamp);
   /// Share of the values, in (0, 1], that the pruning types do not set to zero.
   /// The types for which `prunes()` holds require it.
-  TORCH_ARG(std::optional<double>, density);
+  TORCHLORA_ARG(std::optional<double>, density);
   /// How the "ties" types choose the sign of each value: "total" takes the sign
   /// of the sum, "frequency" the more frequent sign.
-  TORCH_ARG(std::string, majority_sign_method) = "total";
+  TORCHLORA_ARG(std::string, majority_sign_method) = "total";
 };
 
 /// One update to combine, weight · scaling · B A.

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include <torch/arg.h>
+#include <torchlora/detail/arg.h>
 
 #include <torchlora/export.h>
 
@@ -17,9 +17,9 @@ struct TORCHLORA_API MergeOptions {
   MergeOptions() = default;
   /// Whether the merge checks first that all merged weights are finite, and
   /// throws ValueError without a change if one is not.
-  TORCH_ARG(bool, safe_merge) = false;
+  TORCHLORA_ARG(bool, safe_merge) = false;
   /// The adapters to merge. Empty: the active adapters.
-  TORCH_ARG(std::vector<std::string>, adapter_names);
+  TORCHLORA_ARG(std::vector<std::string>, adapter_names);
 };
 
 /// The options of `PeftModel::from_pretrained` and `load_adapter`.
@@ -27,13 +27,13 @@ struct TORCHLORA_API MergeOptions {
 /// `ignore_mismatched_sizes=True`.
 struct TORCHLORA_API LoadOptions {
   LoadOptions() = default;
-  /// Whether the loaded adapter is trainable. False: it is frozen, and
-  /// `from_pretrained` puts the model into eval mode.
-  TORCH_ARG(bool, is_trainable) = false;
+  /// Whether the tensors of the loaded adapter require a gradient. False: they
+  /// are frozen, and `from_pretrained` puts the model into eval mode.
+  TORCHLORA_ARG(bool, is_trainable) = false;
   /// Whether missing, unexpected and mis-shaped tensors in the file are a
   /// DataError. False: they cause a warning, and a missing tensor keeps its
   /// initial value, which is zero (for PiSSA and OLoRA the initializer's).
-  TORCH_ARG(bool, strict) = true;
+  TORCHLORA_ARG(bool, strict) = true;
 };
 
 } // namespace torchlora

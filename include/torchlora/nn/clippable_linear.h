@@ -6,6 +6,7 @@
 #include <torch/nn/cloneable.h>
 #include <torch/nn/pimpl.h>
 
+#include <torchlora/detail/arg.h>
 #include <torchlora/nn/linear.h>
 
 namespace torchlora::nn {
@@ -17,11 +18,11 @@ struct TORCHLORA_API ClippableLinearOptions {
   /// follows.
   ClippableLinearOptions(int64_t in_features, int64_t out_features)
       : in_features_(in_features), out_features_(out_features) {}
-  TORCH_ARG(int64_t, in_features);
-  TORCH_ARG(int64_t, out_features);
+  TORCHLORA_ARG(int64_t, in_features);
+  TORCHLORA_ARG(int64_t, out_features);
   /// Whether the layer has clamps. Their bounds are four scalar buffers, ±inf
   /// until a checkpoint sets them.
-  TORCH_ARG(bool, use_clipped_linears) = true;
+  TORCHLORA_ARG(bool, use_clipped_linears) = true;
 };
 
 /// A linear layer between two clamps, Gemma 4's `Gemma4ClippableLinear`:

@@ -5,11 +5,11 @@
 #include <tuple>
 #include <unordered_map>
 
-#include <torch/arg.h>
 #include <torch/optim/adamw.h>
 #include <torch/optim/optimizer.h>
 #include <torch/types.h>
 
+#include <torchlora/detail/arg.h>
 #include <torchlora/detail/damped_inverse.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/nn/inspect.h>
@@ -39,16 +39,16 @@ struct TORCHLORA_API LoraFAOptions
   }
   /// @}
 
-  TORCH_ARG(double, lr) = 1e-3;
-  TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);
+  TORCHLORA_ARG(double, lr) = 1e-3;
+  TORCHLORA_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);
   /// AdamW adds this constant to the root of the second moment.
-  TORCH_ARG(double, eps) = 1e-6;
+  TORCHLORA_ARG(double, eps) = 1e-6;
   /// The decoupled weight decay: after each step a parameter p shrinks by lr ·
   /// weight_decay · p.
-  TORCH_ARG(double, weight_decay) = 0;
+  TORCHLORA_ARG(double, weight_decay) = 0;
   /// Whether to correct the bias of AdamW's moments toward zero, where they
   /// start.
-  TORCH_ARG(bool, correct_bias) = true;
+  TORCHLORA_ARG(bool, correct_bias) = true;
 };
 
 /// The factors A and B of one adapter, and the scaling s of its update s·B·A.

@@ -5,11 +5,11 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include <torch/arg.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/normalization.h>
 #include <torch/optim/optimizer.h>
 
+#include <torchlora/detail/arg.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/lora/layers/embedding.h>
 #include <torchlora/lora/variant.h>
@@ -58,11 +58,11 @@ struct LoraPlusOptions {
   }
 
   /// The learning rate of B divided by that of A: positive, usually above 1.
-  TORCH_ARG(double, loraplus_lr_ratio);
+  TORCHLORA_ARG(double, loraplus_lr_ratio);
   /// The weight decay of the trainable parameters. Biases and norms have none.
-  TORCH_ARG(double, loraplus_weight_decay) = 0;
+  TORCHLORA_ARG(double, loraplus_weight_decay) = 0;
   /// The learning rate of A and B in the adapters of embeddings.
-  TORCH_ARG(double, loraplus_lr_embedding) = 1e-6;
+  TORCHLORA_ARG(double, loraplus_lr_embedding) = 1e-6;
 };
 
 /// A parameter group for an optimizer: parameters that share a learning rate

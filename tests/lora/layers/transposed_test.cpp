@@ -165,7 +165,8 @@ TEST(TransposedLinear, TheFlagIsWrittenForPeftAndMakesNoDifferenceOnLoading) {
     peft.unload();
     auto loaded = PeftModel::from_pretrained(*net, folder);
     EXPECT_FALSE(loaded.layers().empty());
-    return load_adapter_config(folder).fan_in_fan_out();
+    const auto saved = load_adapter_config(folder);
+    return saved.fan_in_fan_out();
   };
   EXPECT_TRUE(flag({"layer"}));
   EXPECT_TRUE(flag({"layer", "table"}));
