@@ -50,6 +50,22 @@ class Collector {
           "[get_peft_model] \"",
           name,
           "\" is adapted by another adapter (or has a layer that is) and "
+  void add_bias(const std::string& key, const Tensor& bias) {
+    const auto none = std::make_shared<Module>();
+    for (const auto& tie : ties_of(model_, *none, bias)) {
+      TORCH_CHECK_VALUE(
+          tie.is_same,
+          "[get_peft_model] the bias \"",
+          key,
+          "\" shares its memory with \"",
+          tie.name,
+          "\" without being the same tensor, so that the two would be trained "
+          "apart; make both the same tensor, or give one of them a copy of its "
+          "own");
+    }
+    add(key, bias);
+  }
+
           "cannot be in modules_to_save");
       const auto* weight = assigned_weight(*inner);
       TORCH_CHECK_VALUE(
@@ -122,7 +138,7 @@ void add_biases(
     for (const auto& item : owner.named_parameters()) {
       if (bias.defined() && item.value().is_same(bias) &&
           names_module("bias", item.key())) {
-        tensors.add(site.peft_name + ".base_layer.bias", bias);
+        tensors.add_bias(site.peft_name + ".base_layer.bias", bias);
       }
     }
   }
@@ -133,7 +149,7 @@ void add_biases(
   for (const auto& item : model.named_parameters()) {
     if (const auto name = name_without_layers(item.key(), layers);
         names_module("bias", name)) {
-      tensors.add(name, item.value());
+      tensors.add_bias(name, item.value());
     }
   }
 }

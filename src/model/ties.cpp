@@ -14,22 +14,30 @@ struct Owner {
   Module* module;
 };
 
-/// Every tensor a module may compute with: its parameters, the `weight`
-/// members that were assigned past the registry, and the head.
+/// Every tensor a module may compute with: its parameters and buffers, the
+/// weights and biases of layers, which may have been assigned past the registry
+/// of their module, and the head.
 std::vector<Owner> owners(Module& model) {
   std::vector<Owner> result;
   for (const auto& item : model.named_modules("", /*include_self=*/true)) {
     const auto prefix = item.key().empty() ? "" : item.key() + ".";
     auto* module = item.value().get();
+    const auto add = [&](const std::string& key, const Tensor& tensor) {
+      result.push_back({prefix + key, tensor, module});
+    };
     for (const auto& parameter : module->named_parameters(/*recurse=*/false)) {
-      result.push_back({prefix + parameter.key(), parameter.value(), module});
+      add(parameter.key(), parameter.value());
     }
-    if (const auto* layer = dynamic_cast<LoraLayer*>(module)) {
-      result.push_back(
-          {prefix + "weight", layer->base_weight().weight(), module});
+    for (const auto& buffer : module->named_buffers(/*recurse=*/false)) {
+      add(buffer.key(), buffer.value());
     }
-    if (const auto* weight = nn::weight_member(*module)) {
-      result.push_back({prefix + "weight", *weight, module});
+    const auto* layer = dynamic_cast<LoraLayer*>(module);
+    const auto type = layer ? nullptr : LoraRegistry::global().find(*module);
+    if (layer || type) {
+      const auto base =
+          layer ? layer->base_weight() : type->base_weight(*module);
+      add("weight", base.weight());
+      add("bias", base.bias());
     }
   }
   if (auto* causal = dynamic_cast<nn::CausalLM*>(&model)) {
@@ -40,11 +48,13 @@ std::vector<Owner> owners(Module& model) {
 }
 
 /// Returns those of `all` outside `module` that share memory with `tensor`.
-std::vector<Tie>
-find_ties(const std::vector<Owner>& all, Module& module, const Tensor& tensor) {
+std::vector<Tie> find_ties(
+    const std::vector<Owner>& all,
+    const Module& module,
+    const Tensor& tensor) {
   // Compared by identity: a layer that is registered under two names is one
   // layer.
-  std::unordered_set<Module*> own;
+  std::unordered_set<const Module*> own;
   for (const auto& inner : module.modules()) {
     own.insert(inner.get());
   }
@@ -66,19 +76,8 @@ const Tensor* assigned_weight(Module& module) {
   return weight && parameter && !weight->is_same(*parameter) ? weight : nullptr;
 }
 
-bool overlap(const Tensor& a, const Tensor& b) {
-  if (!a.defined() || !b.defined() || !a.has_storage() || !b.has_storage() ||
-      a.numel() == 0 || b.numel() == 0 || a.device() != b.device()) {
-    return false;
-  }
-  // The storages of tensors from one mapped file may be one; the bytes are
-  // not.
-  const auto* a_data = static_cast<const char*>(a.const_data_ptr());
-  const auto* b_data = static_cast<const char*>(b.const_data_ptr());
-  return a_data < b_data + b.nbytes() && b_data < a_data + a.nbytes();
-}
-
-std::vector<Tie> ties_of(Module& model, Module& module, const Tensor& tensor) {
+std::vector<Tie>
+ties_of(Module& model, const Module& module, const Tensor& tensor) {
   return find_ties(owners(model), module, tensor);
 }
 

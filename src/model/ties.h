@@ -1,6 +1,7 @@
 #pragma once
 
 #include "model/sites.h"
+#include "nn/memory.h"
 
 namespace torchlora {
 
@@ -17,13 +18,11 @@ struct Tie {
 /// by `layer->weight = other->weight`.
 const Tensor* assigned_weight(Module& module);
 
-/// Whether the tensors share memory.
-bool overlap(const Tensor& a, const Tensor& b);
-
 /// Returns the tensors outside `module` that share memory with `tensor`; those
 /// that a layer has twice are there twice. "The model's output head" is one
 /// too.
-std::vector<Tie> ties_of(Module& model, Module& module, const Tensor& tensor);
+std::vector<Tie>
+ties_of(Module& model, const Module& module, const Tensor& tensor);
 
 /// Returns the first of `ties_of`.
 std::optional<Tie> tied_to(Module& model, Module& module, const Tensor& tensor);

@@ -112,6 +112,7 @@ bool resolve_ties(
     const auto found = weight_of(*tie.module);
     TORCH_CHECK_VALUE(
         found.defined() && found.sizes() == weight.sizes() &&
+            found.strides() == weight.strides() &&
             found.const_data_ptr() == weight.const_data_ptr(),
         kMessage,
         target.name,

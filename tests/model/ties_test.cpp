@@ -189,6 +189,108 @@ TEST(TiedLayers, OfEveryKindAreRefused) {
       adapter);
 }
 
+/// Two layers whose weights are parts of one buffer.
+std::shared_ptr<torch::nn::Module> parts_of_one(
+    const Tensor& first,
+    const Tensor& second) {
+  auto model = std::make_shared<torch::nn::Module>("model");
+  for (const auto& [name, weight] :
+       NamedTensors{{"first", first}, {"second", second}}) {
+    auto layer = model->register_module(
+        name,
+        nn::Linear(torch::nn::LinearOptions(weight.size(1), weight.size(0))
+                       .bias(false)));
+    layer->weight.set_data(weight);
+  }
+  return model;
+}
+
+// As the halves of a fused gate and up projection.
+TEST(StridedWeights, OfOneBufferAreApartWhereNoElementIsShared) {
+  const auto buffer = torch::randn({12, 10});
+  const auto rows = [&](int64_t first) {
+    return buffer.slice(0, first, std::nullopt, 2);
+  };
+  const auto columns = [&](int64_t first) {
+    return buffer.slice(1, first, std::nullopt, 2);
+  };
+  for (const auto& [first, second] :
+       {std::pair(rows(0), rows(1)),
+        std::pair(columns(0), columns(1)),
+        std::pair(columns(0).t(), columns(1)),
+        std::pair(buffer.narrow(1, 0, 5), buffer.narrow(1, 5, 5))}) {
+    const auto model = parts_of_one(first, second);
+    const auto before = second.clone();
+    auto peft = get_peft_model(*model, config({"first"}));
+    randomize(peft);
+    const auto expected =
+        first + peft.layers()[0].second->get_delta_weight("default");
+    peft.merge_and_unload();
+    EXPECT_LT(difference(first, expected), 1e-5);
+    EXPECT_TRUE(torch::equal(second, before));
+    EXPECT_NO_THROW(
+        get_peft_model(*model, config({"first"}).init_lora_weights("pissa")));
+    EXPECT_TRUE(torch::equal(second, before));
+  }
+}
+
+TEST(StridedWeights, ThatShareElementsAreTied) {
+  const auto buffer = torch::randn({12, 10});
+  // The second begins behind the first numel() elements of the other.
+  const auto wide = buffer.slice(1, 0, std::nullopt, 5);
+  for (const auto& [first, second] :
+       {std::pair(wide, buffer.narrow(0, 6, 6)),
+        std::pair(buffer.narrow(0, 6, 6), wide),
+        std::pair(buffer, buffer.slice(1, 1, std::nullopt, 3)),
+        std::pair(buffer.t(), buffer.narrow(0, 11, 1))}) {
+    const auto model = parts_of_one(first, second);
+    const auto before = buffer.clone();
+    auto peft = get_peft_model(*model, config({"first"}));
+    randomize(peft);
+    const auto text = refusal([&] { peft.merge_adapter(); });
+    EXPECT_NE(text.find("\"second.weight\""), std::string::npos) << text;
+    peft.unload();
+    for (const auto* name : {"pissa", "olora"}) {
+      EXPECT_NE(refusal(*model, config({"first"}).init_lora_weights(name)), "");
+    }
+    EXPECT_NE(
+        refusal(*model, config({"first"}).modules_to_save({"second"})), "");
+    EXPECT_NE(refusal(*model, config({"first"}).ensure_weight_tying(true)), "");
+    EXPECT_TRUE(torch::equal(buffer, before));
+  }
+}
+
+TEST(TiedLayers, ABufferAndAnAssignedWeightAreTies) {
+  const auto layer = [] {
+    return nn::Conv1d(torch::nn::Conv1dOptions(4, 5, 3));
+  };
+  auto model = std::make_shared<torch::nn::Module>("model");
+  auto first = model->register_module("first", layer());
+  auto second = model->register_module("second", layer());
+  second->weight = first->weight; // the registered parameter is another
+  const auto expect = [&](const char* name) {
+    auto peft = get_peft_model(*model, config({"first"}));
+    const auto text = refusal([&] { peft.merge_adapter(); });
+    EXPECT_NE(text.find(name), std::string::npos) << text;
+    peft.unload();
+  };
+  expect("\"second.weight\"");
+  second->weight = torch::randn({5, 4, 3});
+  model->register_buffer("kept", first->weight.detach());
+  expect("\"kept\"");
+}
+
+TEST(TiedLayers, ABiasTiedByMemoryOnlyIsNotTrained) {
+  auto model = std::make_shared<torch::nn::Module>("model");
+  auto first = model->register_module("first", nn::Linear(4, 5));
+  auto second = model->register_module("second", nn::Linear(4, 5));
+  second->bias.set_data(first->bias.detach());
+  for (const auto* bias : {"all", "lora_only"}) {
+    const auto text = refusal(*model, config({"first"}).bias(bias));
+    EXPECT_NE(text.find("second.bias"), std::string::npos) << text;
+  }
+}
+
 /// As Gemma 4: the head is the table.
 struct TableHeadImpl : torch::nn::Module, nn::CausalLM {
   Tensor hidden_states(const Tensor& ids, const Tensor&) override {
