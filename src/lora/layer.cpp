@@ -32,7 +32,8 @@ std::shared_ptr<LayerBinding> make_binding(
   if (redirectable) {
     return std::make_shared<RedirectBinding>(*redirectable);
   }
-  auto* member = accessor(base_layer).member();
+  const auto base = accessor(base_layer);
+  auto* member = base.member();
   TORCH_CHECK_VALUE(
       member,
       "[LoraLayer] the base layer must be a torchlora::nn::Redirectable, or "
@@ -41,6 +42,13 @@ std::shared_ptr<LayerBinding> make_binding(
       base_layer.name(),
       " is not, and it does not");
   return std::make_shared<WeightOverlay>(base_layer, *member);
+  TORCH_CHECK_VALUE(
+      member->is_same(base.weight()),
+      "[LoraLayer] the accessor of a ",
+      base_layer.name(),
+      " gives one tensor as the weight and another one as its member "
+      "(BaseWeight::member), so that the adapter would act on another tensor "
+      "than it is merged into; name the member that is the weight");
 }
 
 bool is_additive(const ActiveUpdate& update) {

@@ -128,6 +128,9 @@ std::shared_ptr<LoraLayer> LoraRegistry::create(
   const auto* hint = std::regex_match(type, recurrent)
       ? "It keeps its weights in a list of its own that nothing can reach; "
         "leave it out by exclude_modules"
+      : dynamic_cast<nn::Redirectable*>(module.get())
+      ? "Its forward can be redirected; say where its weight is and register "
+        "it with torchlora::LoraRegistry::global().add<Base, Layer>()"
       : "Derive the layer from torchlora::nn::Adaptable, or name its weight's "
         "member (BaseWeight::member), and register it with "
         "torchlora::LoraRegistry::global().add<Base, Layer>()";

@@ -145,5 +145,42 @@ TEST(OwnLayers, OptimizersOfTwoFactorsRefuseAThird) {
                       }));
 }
 
+TEST(OwnLayers, AnAccessorWhoseMemberIsAnotherTensorIsRefused) {
+  if (!has_weight_overlay()) {
+    GTEST_SKIP() << "no weight overlay";
+  }
+  struct TwoImpl : torch::nn::Module {
+    Tensor forward(const Tensor& x) {
+      return at::linear(x, weight) + at::linear(x, other);
+    }
+    Tensor weight = register_parameter("weight", torch::randn({4, 4}));
+    Tensor other = register_parameter("other", torch::randn({4, 4}));
+  };
+  LoraRegistry::global().add<TwoImpl, LoraLinear>(
+      "Two", [](TwoImpl& m) { return BaseWeight(m.weight).member(m.other); });
+  const auto model = std::make_shared<torch::nn::Module>("Model");
+  model->register_module("two", std::make_shared<TwoImpl>());
+  const auto text = refusal(*model, LoraConfig(2).target_modules({"two"}));
+  EXPECT_NE(text.find("BaseWeight::member"), std::string::npos) << text;
+}
+
+// A holder, or what cannot take its place, is no base.
+static_assert(nn::AdaptableBase<torch::nn::LinearImpl>);
+static_assert(!nn::AdaptableBase<torch::nn::Linear>);
+static_assert(!nn::AdaptableBase<torch::nn::LSTMImpl>);
+static_assert(!nn::AdaptableBase<Tensor>);
+
+TEST(OwnLayers, ARedirectableTypeThatNobodyRegisteredIsTold) {
+  struct NormImpl : nn::Adaptable<torch::nn::LayerNormImpl, NormImpl> {
+    using Adaptable::Adaptable;
+  };
+  const auto model = std::make_shared<torch::nn::Module>("Model");
+  model->register_module(
+      "norm", std::make_shared<NormImpl>(torch::nn::LayerNormOptions({4})));
+  const auto text = refusal(*model, LoraConfig(2).target_modules({"norm"}));
+  EXPECT_NE(text.find("register it"), std::string::npos) << text;
+  EXPECT_EQ(text.find("Derive the layer"), std::string::npos) << text;
+}
+
 } // namespace
 } // namespace torchlora

@@ -2,6 +2,7 @@
 
 #include <concepts>
 #include <mutex>
+#include <type_traits>
 
 #include <torchlora/lora/layer.h>
 
@@ -50,37 +51,33 @@ class TORCHLORA_API LoraRegistry {
   ///     "Theirs", [](Theirs& m) {
   ///       return BaseWeight(m.weight, m.bias).member(m.weight);
   ///     }
-  template <class Base, class Layer>
-  void add(
-      std::string name,
-      std::function<BaseWeight(Base&)> base_weight,
-      bool has_counterpart = false) {
-    add(
-        {std::move(name),
-         [base_weight](Module& module) {
-           auto* base = dynamic_cast<Base*>(&module);
-           return base &&
-               (dynamic_cast<nn::Redirectable*>(&module) ||
-                base_weight(*base).member());
-         },
-         [base_weight = std::move(base_weight)](Module& module) {
-           return base_weight(dynamic_cast<Base&>(module));
-         },
-         [](const std::shared_ptr<Module>& base_layer,
-            BaseWeightAccessor accessor) -> std::shared_ptr<LoraLayer> {
-           auto layer =
-               std::make_shared<Layer>(base_layer, std::move(accessor));
-           if constexpr (requires(Base& base, const Tensor& x) {
-                           { base.forward(x) } -> std::convertible_to<Tensor>;
-                         }) {
-             layer->set_base_forward([](Module& module, const Tensor& input) {
-               return dynamic_cast<Base&>(module).forward(input);
-             });
-           }
-           return layer;
-         },
-         Layer::kFactorNames,
-         has_counterpart});
+  template <class Base, class Layer, class Accessor>
+  void
+  add(std::string name, Accessor base_weight, bool has_counterpart = false) {
+    constexpr bool kIsModule = std::derived_from<Base, Module>;
+    constexpr bool kIsAccessor =
+        std::is_invocable_r_v<BaseWeight, Accessor&, Base&>;
+    constexpr bool kIsLayer = std::derived_from<Layer, LoraLayer> &&
+        std::constructible_from<Layer,
+                                const std::shared_ptr<Module>&,
+                                BaseWeightAccessor>;
+    static_assert(
+        kIsModule,
+        "LoraRegistry::add<Base, Layer>: Base must derive from "
+        "torch::nn::Module, as an XxxImpl does; a holder Xxx does not");
+    static_assert(
+        !kIsModule || kIsAccessor,
+        "LoraRegistry::add<Base, Layer>: the accessor must take a Base& and "
+        "return a torchlora::BaseWeight");
+    static_assert(
+        kIsLayer,
+        "LoraRegistry::add<Base, Layer>: Layer must derive from "
+        "torchlora::LoraLayer and have a constructor from (const "
+        "std::shared_ptr<Module>& base_layer, BaseWeightAccessor accessor)");
+    if constexpr (kIsModule && kIsAccessor && kIsLayer) {
+      add(entry<Base, Layer>(
+          std::move(name), std::move(base_weight), has_counterpart));
+    }
   }
   /// Registers an entry whose functions the caller wrote. It is tried before
   /// all entries that exist.
@@ -99,6 +96,38 @@ class TORCHLORA_API LoraRegistry {
   std::vector<std::string> names() const;
 
  private:
+  template <class Base, class Layer>
+  static LoraLayerType entry(
+      std::string name,
+      std::function<BaseWeight(Base&)> base_weight,
+      bool has_counterpart) {
+    return {
+        std::move(name),
+        [base_weight](Module& module) {
+          auto* base = dynamic_cast<Base*>(&module);
+          return base &&
+              (dynamic_cast<nn::Redirectable*>(&module) ||
+               base_weight(*base).member());
+        },
+        [base_weight](Module& module) {
+          return base_weight(dynamic_cast<Base&>(module));
+        },
+        [](const std::shared_ptr<Module>& base_layer,
+           BaseWeightAccessor accessor) -> std::shared_ptr<LoraLayer> {
+          auto layer = std::make_shared<Layer>(base_layer, std::move(accessor));
+          if constexpr (requires(Base& base, const Tensor& x) {
+                          { base.forward(x) } -> std::convertible_to<Tensor>;
+                        }) {
+            layer->set_base_forward([](Module& module, const Tensor& input) {
+              return dynamic_cast<Base&>(module).forward(input);
+            });
+          }
+          return layer;
+        },
+        Layer::kFactorNames,
+        has_counterpart};
+  }
+
   LoraRegistry();
   mutable std::mutex mutex_;
   std::vector<std::shared_ptr<const LoraLayerType>> types_;

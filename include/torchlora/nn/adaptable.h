@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <memory>
 #include <optional>
 #include <type_traits>
@@ -7,6 +8,14 @@
 #include <torchlora/nn/redirect.h>
 
 namespace torchlora::nn {
+
+/// A module type with `Tensor forward(const Tensor&)`: an `XxxImpl`, not the
+/// holder `Xxx`.
+template <class Base>
+concept AdaptableBase = std::derived_from<Base, Module> &&
+    requires(Base& base, const Tensor& input) {
+      { base.forward(input) } -> std::convertible_to<Tensor>;
+    };
 
 /// A drop-in replacement for the LibTorch layer `Base` (an `XxxImpl` with
 /// `Tensor forward(const Tensor&)`) whose forward a LoRA layer can take over.
@@ -18,7 +27,7 @@ namespace torchlora::nn {
 /// not know the members of `Self`: a class with members overrides `clone()`,
 /// calls `Adaptable::clone(device)` and copies them, as `nn::EmbeddingImpl`
 /// does.
-template <class Base, class Self = void>
+template <AdaptableBase Base, class Self = void>
 class Adaptable : public Base, public Redirectable {
  public:
   using Base::Base;
