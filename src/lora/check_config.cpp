@@ -1,10 +1,27 @@
 #include "lora/check_config.h"
 
+#include <algorithm>
+
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
 
 #include <torchlora/init/initializer.h>
 
 namespace torchlora {
+namespace {
+
+/// The text with control characters as \xHH.
+std::string printable(const std::string& text) {
+  std::string result;
+  for (const auto c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    result += byte < 0x20 || byte == 0x7f ? fmt::format("\\x{:02x}", byte)
+                                          : std::string(1, c);
+  }
+  return result;
+}
+
+} // namespace
 
 void check_config(const LoraConfig& config) {
   config.validate();
@@ -15,6 +32,26 @@ void check_config(const LoraConfig& config) {
           (initializer.traits.supports_lora_bias && !config.use_dora()),
       "[LoraConfig] `lora_bias` is not supported with ",
       config.use_dora() ? "use_dora" : "init_lora_weights=" + initializer.name);
+}
+
+void check_adapter_name(const std::string& adapter_name) {
+  const auto is_bad = [](char c) {
+    return c == '.' || c == '/' || c == '\\' || c == 0x7f ||
+        static_cast<unsigned char>(c) < 0x20;
+  };
+  TORCH_CHECK_VALUE(
+      !adapter_name.empty() && std::ranges::none_of(adapter_name, is_bad),
+      "[adapter] an adapter name must not be empty or contain a dot, a slash, "
+      "a "
+      "backslash or a control character, as it is part of parameter names and "
+      "the name of a folder; got \"",
+      printable(adapter_name),
+      "\"");
+  TORCH_CHECK_VALUE(
+      adapter_name != kBaseAdapter,
+      "[adapter] the adapter name \"",
+      kBaseAdapter,
+      "\" stands for no adapter in a mixed batch; choose another one");
 }
 
 } // namespace torchlora

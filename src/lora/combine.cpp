@@ -135,7 +135,7 @@ void CombinationOptions::validate() const {
       fmt::format(
           "{}, {}", fmt::join(kByFactor, ", "), fmt::join(kByUpdate, ", ")));
   TORCH_CHECK_VALUE(
-      !prunes() || (density_ && *density_ > 0),
+      !prunes() || (density_ && std::isfinite(*density_) && *density_ > 0),
       "[add_weighted_adapter] ",
       combination_type_,
       " needs a density, the share of values to keep, in (0, 1]");

@@ -5,6 +5,7 @@
 #include <torchlora/lora/layer.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include <torch/types.h>
 
@@ -34,6 +35,15 @@ void train_factor(const LoraFactor& factor, bool trainable) {
   for (auto& parameter : factor.parameters()) {
     parameter.set_requires_grad(trainable);
   }
+}
+
+void check_scale(double scale, const char* function) {
+  TORCH_CHECK_VALUE(
+      std::isfinite(scale),
+      "[",
+      function,
+      "] the scale must be a finite number, found ",
+      scale);
 }
 
 std::shared_ptr<LoraFactor> make_factor(const Tensor& value, Tensor bias = {}) {
@@ -75,7 +85,7 @@ void LoraLayer::update_layer(
     double lora_alpha,
     const LoraConfig& config,
     bool autocast_adapter_dtype) {
-  torchlora::check_config(LoraConfig(config).r(r));
+  torchlora::check_config(LoraConfig(config).r(r).lora_alpha(lora_alpha));
   prepare_adapter(adapter_name, r, lora_alpha, config, autocast_adapter_dtype);
   commit_adapter(adapter_name);
 }
@@ -92,6 +102,7 @@ void LoraLayer::prepare_adapter(
       !has(adapter_name),
       "[update_layer] adapter with name '",
       adapter_name,
+  check_adapter_name(adapter_name);
       "' already exists");
   const auto base = base_weight();
   TORCH_CHECK_VALUE(
@@ -326,9 +337,20 @@ void LoraLayer::unscale_layer(std::optional<double> scale) {
   }
   for (const auto& name : active_adapters()) {
     auto& adapter = adapters_.at(name);
+  TORCH_CHECK_VALUE(
+      probability >= 0 && probability < 1,
+      "[set_lora_dropout] the probability must be at least 0 and less than 1, "
+      "found ",
+      probability);
     adapter.scaling =
         scale ? adapter.scaling / *scale : adapter.default_scaling();
   }
 }
 
 } // namespace torchlora
+  check_scale(scale, "set_scale");
+  check_scale(scale, "scale_layer");
+  check_scale(scale.value_or(1), "unscale_layer");
+  TORCH_CHECK_VALUE(
+      scale != 0.0,
+      "[unscale_layer] the scale is divided by and must not be 0");

@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <cmath>
 
 #include <torch/types.h>
 
+#include "lora/check_config.h"
 #include "model/requirements.h"
 
 namespace torchlora {
@@ -20,6 +22,15 @@ void check_sources(
       " adapters and ",
       weights.size(),
       " weights");
+  for (size_t i = 0; i < weights.size(); ++i) {
+    TORCH_CHECK_VALUE(
+        std::isfinite(weights[i]),
+        "[add_weighted_adapter] the weight of adapter ",
+        adapters[i],
+        " must be a finite number, found ",
+        weights[i]);
+  }
+  check_adapter_name(adapter_name);
   TORCH_CHECK_VALUE(
       !state.adapters.find(adapter_name),
       "[add_weighted_adapter] Adapter with name '",

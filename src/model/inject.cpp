@@ -76,12 +76,7 @@ InjectionPlan plan_injection(
     const LoraConfig& config,
     const std::string& adapter_name,
     const InjectOptions& options) {
-  TORCH_CHECK_VALUE(
-      !adapter_name.empty() && adapter_name.find('.') == std::string::npos,
-      "[get_peft_model] an adapter name must not be empty or contain a dot, "
-      "got \"",
-      adapter_name,
-      "\"");
+  check_adapter_name(adapter_name);
   check_config(config);
   const auto sites = target_sites(model);
   InjectionPlan plan;

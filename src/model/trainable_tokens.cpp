@@ -9,7 +9,9 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
+#include "lora/check_config.h"
 #include "lora/dtypes.h"
+#include "nn/memory.h"
 #include "nn/weight_member.h"
 
 namespace torchlora {
@@ -109,6 +111,7 @@ void TrainableTokens::add_adapter(
     const std::vector<int64_t>& indices,
     bool autocast_adapter_dtype) {
   const torch::NoGradGuard no_grad;
+  check_adapter_name(adapter_name);
   const auto rows = weight().size(0);
   TORCH_CHECK_VALUE(
       !indices.empty(),

@@ -1,6 +1,7 @@
 #include <torchlora/tools/intruders.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include <torch/types.h>
 
@@ -147,6 +148,11 @@ std::vector<LayerIntruders> reduce_intruder_dimension(
     int64_t top_k,
     double threshold_epsilon,
     double mitigation_lambda) {
+  TORCH_CHECK_VALUE(
+      std::isfinite(mitigation_lambda),
+      "[reduce_intruder_dimension] mitigation_lambda must be a finite number, "
+      "found ",
+      mitigation_lambda);
   const auto sites = lora_sites(peft.base_model());
   check_adapter(StateAccess::of(peft), sites, old_adapter_name, top_k);
   auto config = peft.peft_config(old_adapter_name);
