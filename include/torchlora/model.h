@@ -28,6 +28,12 @@ struct PeftState;
 class TORCHLORA_API PeftModel {
  public:
   /// Returns the user's model, which holds the LoRA layers.
+  /// @{
+  /// Shares the state of `other`. A handle always has a state: moving it
+  /// copies.
+  PeftModel(const PeftModel& other) = default;
+  PeftModel& operator=(const PeftModel& other) = default;
+  /// @}
   Module& base_model() const;
   /// @{
   /// Return the names of all adapters in the order in which they were added,
@@ -76,6 +82,11 @@ class TORCHLORA_API PeftModel {
   /// @}
 
   /// Removes an adapter from every layer. If no adapter is active then, the
+  /// Makes the tensors of adapters trainable or frozen, whether or not they are
+  /// active, until the next `set_adapter`. ValueError for an unknown name.
+  void set_requires_grad(
+      const std::vector<std::string>& adapter_names,
+      bool requires_grad = true);
   /// alphabetically first of the rest is activated. ValueError for an unknown
   /// name and for a merged adapter.
   void delete_adapter(const std::string& adapter_name);
@@ -111,17 +122,20 @@ class TORCHLORA_API PeftModel {
 
   /// Adds the updates of adapters (default: the active ones) to the base
   /// weights, in place, and writes the rows that `trainable_token_indices`
-  /// trained into their tables. The LoRA layers stay in the model. ValueError,
-  /// and no weight has changed, if another module shares a weight or bias that
-  /// the merge would write to: give one of the modules its own copy before you
-  /// adapt the model.
+  /// trained into their tables. The LoRA layers stay in the model. Whatever it
+  /// throws, nothing is merged. ValueError if another module shares a weight or
+  /// bias that the merge would write to: give one of the modules its own copy
+  /// before you adapt the model. ValueError also for a weight that cannot be
+  /// written to (an inference tensor, an expanded one).
   void merge_adapter(const MergeOptions& options = {});
   /// Subtracts all merged updates from the base weights, the last merged first.
-  /// Warns if nothing is merged.
+  /// Warns if nothing is merged. Whatever it throws, all stay merged.
   void unmerge_adapter();
   /// Merges adapters (default: the active ones) and puts the base layers back
   /// into the module tree in place of the LoRA layers. The handle is empty
-  /// afterwards. ValueError as for `merge_adapter`.
+  /// afterwards: `add_adapter` and `load_adapter` adapt the model again, other
+  /// functions that need an adapter throw ValueError. Throws as `merge_adapter`
+  /// does.
   void merge_and_unload(const MergeOptions& options = {});
   /// Puts the base layers back into the module tree without merging, and
   /// restores the base tensors that adapters trained. Warns if an adapter
@@ -161,7 +175,8 @@ class TORCHLORA_API PeftModel {
       const std::filesystem::path& path_initial_model_for_weight_conversion =
           {}) const;
   /// Adds another adapter from a folder that PEFT or torchlora wrote. It is
-  /// inactive until `set_adapter` names it. DataError for missing, unexpected
+  /// inactive until `set_adapter` names it; with `LoadOptions::is_trainable`
+  /// its tensors require a gradient at once. DataError for missing, unexpected
   /// or mis-shaped tensors.
   void load_adapter(
       const std::filesystem::path& directory,

@@ -82,7 +82,8 @@ void hotswap_adapter(
       Requirement::kUnchangedBase,
       ": they would stay without the adapter's update");
   demand(Requirement::kUnmerged, "; call unmerge_adapter first");
-  auto plan = plan_injection(*state.model, next, adapter_name);
+  auto plan =
+      plan_injection(*state.model, next, adapter_name, {}, /*is_loaded=*/true);
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(
         target.site.layer && target.site.layer->find_adapter(adapter_name),

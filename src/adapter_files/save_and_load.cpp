@@ -24,15 +24,17 @@ namespace {
 
 constexpr auto kWeightsFile = "adapter_model.safetensors";
 
-/// Adds the adapter of a folder, inactive and frozen, except for its saved
-/// tensors. `state` is nullptr for a model that is not adapted.
-InjectionPlan inject_from_folder(
+/// Adds the adapter of a folder, inactive and frozen, and calls `finish` with
+/// its plan. `state` is nullptr for a model that is not adapted.
+void inject_from_folder(
     Module& model,
     const PeftState* state,
+    SavedModules& saved,
     const fs::path& directory,
     const std::string& adapter_name,
     const InjectOptions& options,
-    const LoadOptions& load_options) {
+    const LoadOptions& load_options,
+    const Finish& finish) {
   auto config = load_adapter_config(directory);
   const auto& initializer = init::find_initializer(config.init_lora_weights());
   TORCHLORA_CHECK_DATA(
@@ -54,35 +56,35 @@ InjectionPlan inject_from_folder(
   } else {
     replication.emplace(model, config);
   }
-  const SavedModules none;
-  const auto& versions = state ? *state->saved : none;
-  auto plan = plan_injection(model, config, adapter_name, options);
-  check_is_base(versions, plan);
-  plan.is_loaded = true;
-  plan.config.inference_mode(!load_options.is_trainable());
-  const auto tensors =
-      match_tensors(file, versions, plan, load_options.strict());
-  const auto layers = inject(plan, adapter_name);
-  std::vector<Tensor> targets;
-  for (const auto& layer : layers) {
-    for (auto& [key, tensor] : layer->adapter_state(adapter_name)) {
-      targets.push_back(std::move(tensor));
+  config.inference_mode(!load_options.is_trainable());
+  auto plan =
+      plan_injection(model, config, adapter_name, options, /*is_loaded=*/true);
+  check_is_base(saved, plan);
+  const auto tensors = match_tensors(file, saved, plan, load_options.strict());
+  inject(plan, adapter_name, saved, [&](const Layers& layers) {
+    std::vector<Tensor> targets;
+    for (const auto& layer : layers) {
+      for (auto& [key, tensor] : layer->adapter_state(adapter_name)) {
+        targets.push_back(std::move(tensor));
+      }
     }
-  }
-  for (const auto& target : plan.tokens) {
-    targets.push_back(
-        tokens_of(*target.layer)->find_adapter(adapter_name)->delta);
-  }
-  torch::NoGradGuard no_grad;
-  for (size_t i = 0; i < targets.size(); ++i) {
-    if (tensors[i].defined()) {
-      targets[i].copy_(tensors[i]);
+    for (const auto& target : plan.tokens) {
+      targets.push_back(
+          tokens_of(*target.layer)->find_adapter(adapter_name)->delta);
     }
-  }
+    {
+      torch::NoGradGuard no_grad;
+      for (size_t i = 0; i < targets.size(); ++i) {
+        if (tensors[i].defined()) {
+          targets[i].copy_(tensors[i]);
+        }
+      }
+    }
+    finish(plan);
+  });
   if (replication) {
     replication->keep();
   }
-  return plan;
 }
 
 } // namespace
@@ -107,8 +109,13 @@ void PeftModel::save_pretrained(
     const fs::path& directory,
     const std::vector<std::string>& selected_adapters,
     const fs::path& path_initial_model_for_weight_conversion) const {
-  for (const auto& name :
-       selected_adapters.empty() ? adapter_names() : selected_adapters) {
+  state_->check_not_empty("save_pretrained");
+  const auto names =
+      selected_adapters.empty() ? adapter_names() : selected_adapters;
+  for (const auto& name : names) {
+    state_->adapters.at(name);
+  }
+  for (const auto& name : names) {
     const auto& adapter = state_->adapters.at(name);
     const auto folder = name == "default" ? directory : directory / name;
     std::error_code error;
@@ -190,15 +197,20 @@ void PeftModel::load_adapter(
       adapter_name,
       "' already exists.");
   const DisableAdapterGuard base(*this);
-  auto plan = inject_from_folder(
+  inject_from_folder(
       *state_->model,
       state_.get(),
+      *state_->saved,
       directory,
       adapter_name,
       InjectOptions().autocast_adapter_dtype(state_->autocast_adapter_dtype),
-      options);
-  state_->saved->add(adapter_name, plan.saved);
-  state_->adapters.add({adapter_name, std::move(plan.config)});
+      options,
+      [&](const InjectionPlan& plan) {
+        for (const auto& site : state_->tuner_layers()) {
+          site.layer->set_requires_grad(adapter_name, options.is_trainable());
+        }
+        state_->adapters.add({adapter_name, plan.config});
+      });
 }
 
 PeftModel PeftModel::from_pretrained(
@@ -206,15 +218,18 @@ PeftModel PeftModel::from_pretrained(
     const fs::path& directory,
     const std::string& adapter_name,
     const LoadOptions& options) {
-  auto peft = adapt(model, adapter_name, [&] {
-    return inject_from_folder(
-        model,
-        /*state=*/nullptr,
-        directory,
-        adapter_name,
-        InjectOptions(),
-        options);
-  });
+  auto peft = adapt(
+      model, adapter_name, [&](SavedModules& saved, const Finish& finish) {
+        inject_from_folder(
+            model,
+            /*state=*/nullptr,
+            saved,
+            directory,
+            adapter_name,
+            InjectOptions(),
+            options,
+            finish);
+      });
   model.train(options.is_trainable());
   return peft;
 }

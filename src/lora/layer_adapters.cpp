@@ -61,7 +61,11 @@ zero_factors(const BaseWeight& base, const LoraConfig& config, int64_t r) {
 } // namespace
 
 void LoraLayer::check_base_may_change(const LoraConfig& config) const {
-  if (adapters().empty() || !modifies_base(config)) {
+  if (!modifies_base(config)) {
+    return;
+  }
+  check_writable(/*writes_bias=*/false);
+  if (adapters().empty()) {
     return;
   }
   const auto& initializer = init::find_initializer(config.init_lora_weights());
@@ -98,11 +102,11 @@ void LoraLayer::prepare_adapter(
     bool autocast_adapter_dtype,
     const Tensor& statistics,
     bool is_loaded) {
+  check_adapter_name(adapter_name);
   TORCH_CHECK_VALUE(
       !has(adapter_name),
       "[update_layer] adapter with name '",
       adapter_name,
-  check_adapter_name(adapter_name);
       "' already exists");
   const auto base = base_weight();
   TORCH_CHECK_VALUE(
@@ -164,10 +168,10 @@ void LoraLayer::prepare_adapter(
   adapter.lora_A = make_factor(parameter(factors.A.reshape(base.A_sizes(r))));
   adapter.lora_B = make_factor(
       parameter(factors.B.reshape(base.B_sizes(r))), parameter(factors.bias));
-  next_base_weight_ = factors.base_weight;
+  auto next_base_weight = factors.base_weight;
   const auto& traits = initializer.traits;
   TORCH_CHECK_VALUE(
-      !next_base_weight_.defined() ||
+      !next_base_weight.defined() ||
           (traits.modifies_base && !traits.is_convertible),
       "[update_layer] the initializer ",
       initializer.name,
@@ -176,12 +180,13 @@ void LoraLayer::prepare_adapter(
       "is_convertible = false");
   if (variant) {
     adapter.variant = variant->create(
-        {config, base, adapter, parameter, is_loaded}, next_base_weight_);
+        {config, base, adapter, parameter, is_loaded}, next_base_weight);
   }
   adapter.changed_base = modifies_base(config);
   lora_A_->insert(adapter_name, adapter.lora_A);
   lora_B_->insert(adapter_name, adapter.lora_B);
   adapters_.add(std::move(adapter));
+  next_base_weight_ = std::move(next_base_weight);
   register_variants();
 }
 
@@ -214,16 +219,28 @@ void LoraLayer::register_variants() {
   }
 }
 
-void LoraLayer::commit_adapter(const std::string& adapter_name) {
+Tensor LoraLayer::commit_adapter(const std::string& adapter_name) {
   torch::NoGradGuard no_grad;
   const auto& adapter = adapters_.at(adapter_name);
   const auto base = base_weight();
-  if (next_base_weight_.defined()) {
-    base.copy_(std::exchange(next_base_weight_, Tensor()));
-  } else if (adapter.changed_base) {
-    base.add_(delta(adapter), -1);
+  const auto next = std::exchange(next_base_weight_, Tensor());
+  if (!next.defined() && !adapter.changed_base) {
+    reset_variant(adapter);
+    return {};
   }
-  reset_variant(adapter);
+  auto previous = base.matrix().clone();
+  try {
+    if (next.defined()) {
+      base.copy_(next);
+    } else {
+      base.add_(delta(adapter), -1);
+    }
+    reset_variant(adapter);
+  } catch (...) {
+    base.copy_(previous);
+    throw;
+  }
+  return next.defined() ? previous : Tensor();
 }
 
 void LoraLayer::reset_variant(const LoraAdapter& adapter) {
@@ -292,14 +309,24 @@ void LoraLayer::set_adapter(
     bool inference_mode) {
   adapters_.set_active(adapter_names);
   for (const auto& adapter : adapters()) {
-    const bool trainable = !inference_mode && states().is_active(adapter.name);
-    train_factor(*adapter.lora_A, trainable);
-    train_factor(*adapter.lora_B, trainable && adapter.trains_B);
-    if (adapter.variant) {
-      for (const auto& tensor : adapter.variant->tensors()) {
-        if (tensor.kind != VariantTensor::kBuffer) {
-          tensor.value.set_requires_grad(trainable);
-        }
+    set_requires_grad(
+        adapter.name, !inference_mode && states().is_active(adapter.name));
+  }
+}
+
+void LoraLayer::set_requires_grad(
+    const std::string& adapter_name,
+    bool requires_grad) {
+  const auto* adapter = find_adapter(adapter_name);
+  if (!adapter) {
+    return;
+  }
+  train_factor(*adapter->lora_A, requires_grad);
+  train_factor(*adapter->lora_B, requires_grad && adapter->trains_B);
+  if (adapter->variant) {
+    for (const auto& tensor : adapter->variant->tensors()) {
+      if (tensor.kind != VariantTensor::kBuffer) {
+        tensor.value.set_requires_grad(requires_grad);
       }
     }
   }
@@ -310,12 +337,18 @@ void LoraLayer::enable_adapters(bool enabled) {
 }
 
 void LoraLayer::set_lora_dropout(double probability) {
+  TORCH_CHECK_VALUE(
+      probability >= 0 && probability < 1,
+      "[set_lora_dropout] the probability must be at least 0 and less than 1, "
+      "found ",
+      probability);
   for (auto& adapter : adapters_.all()) {
     adapter.lora_dropout = probability;
   }
 }
 
 void LoraLayer::set_scale(const std::string& adapter_name, double scale) {
+  check_scale(scale, "set_scale");
   adapters_.check_not_merged(adapter_name, "set_scale");
   if (auto* adapter = adapters_.find(adapter_name)) { // as PEFT: else nothing
     adapter->scaling = scale * adapter->default_scaling();
@@ -323,6 +356,7 @@ void LoraLayer::set_scale(const std::string& adapter_name, double scale) {
 }
 
 void LoraLayer::scale_layer(double scale) {
+  check_scale(scale, "scale_layer");
   for (const auto& name : active_adapters()) {
     adapters_.check_not_merged(name, "scale_layer");
   }
@@ -332,25 +366,18 @@ void LoraLayer::scale_layer(double scale) {
 }
 
 void LoraLayer::unscale_layer(std::optional<double> scale) {
+  check_scale(scale.value_or(1), "unscale_layer");
+  TORCH_CHECK_VALUE(
+      scale != 0.0,
+      "[unscale_layer] the scale is divided by and must not be 0");
   for (const auto& name : active_adapters()) {
     adapters_.check_not_merged(name, "unscale_layer");
   }
   for (const auto& name : active_adapters()) {
     auto& adapter = adapters_.at(name);
-  TORCH_CHECK_VALUE(
-      probability >= 0 && probability < 1,
-      "[set_lora_dropout] the probability must be at least 0 and less than 1, "
-      "found ",
-      probability);
     adapter.scaling =
         scale ? adapter.scaling / *scale : adapter.default_scaling();
   }
 }
 
 } // namespace torchlora
-  check_scale(scale, "set_scale");
-  check_scale(scale, "scale_layer");
-  check_scale(scale.value_or(1), "unscale_layer");
-  TORCH_CHECK_VALUE(
-      scale != 0.0,
-      "[unscale_layer] the scale is divided by and must not be 0");

@@ -1,9 +1,12 @@
+#include <algorithm>
+
 #include <torch/types.h>
 
 #include <torchlora/lora/layer.h>
 #include <torchlora/lora/variant.h>
 
 #include "lora/binding.h"
+#include "nn/memory.h"
 
 namespace torchlora {
 namespace {
@@ -14,6 +17,16 @@ Tensor widened(const Tensor& matrix, bool copy = false) {
       c10::promoteTypes(matrix.scalar_type(), at::kFloat),
       /*non_blocking=*/false,
       copy);
+}
+
+/// Returns the base layer's bias with `sign` times the adapter's in it;
+/// undefined if the adapter has none. Made before the weight is written, so
+/// that both are or none.
+Tensor
+changed_bias(const BaseWeight& base, const LoraAdapter& adapter, double sign) {
+  const auto& bias = adapter.lora_B->bias;
+  return bias.defined() ? base.bias().add(bias, sign * adapter.scaling)
+                        : Tensor();
 }
 
 } // namespace
@@ -49,6 +62,48 @@ Tensor LoraLayer::unmerged_matrix() const {
   return matrix;
 }
 
+bool LoraLayer::has_bias_update(
+    const std::vector<std::string>& adapter_names) const {
+  return std::ranges::any_of(adapter_names, [&](const auto& name) {
+    return adapters_.at(name).lora_B->bias.defined();
+  });
+}
+
+/// ValueError if the base weight, or with `writes_bias` the bias, cannot be
+/// changed in place.
+void LoraLayer::check_writable(bool writes_bias) const {
+  binding_->check_in_place();
+  const auto base = base_weight();
+  const auto check = [&](const char* what, const Tensor& tensor) {
+    const auto* reason = why_not_writable(tensor);
+    TORCH_CHECK_VALUE(
+        !*reason,
+        "[LoraLayer] the ",
+        what,
+        " of a ",
+        base_layer_->name(),
+        " cannot be changed in place: it ",
+        reason);
+  };
+  check("weight", base.weight());
+  if (writes_bias && base.bias().defined()) {
+    check("bias", base.bias());
+  }
+}
+
+/// What a merge demands before it computes anything.
+void LoraLayer::check_merge(
+    const std::vector<std::string>& adapter_names) const {
+  for (const auto& name : adapter_names) {
+    TORCH_CHECK_VALUE(
+        !has_bias_update({name}) || base_weight().bias().defined(),
+        "[merge] impossible to merge the adapter ",
+        name,
+        " with lora_bias: the base layer has no bias");
+  }
+  check_writable(has_bias_update(adapter_names));
+}
+
 void LoraLayer::check_mergeable(
     const std::vector<std::string>& adapter_names,
     bool safe_merge) const {
@@ -57,29 +112,27 @@ void LoraLayer::check_mergeable(
   if (names.empty()) {
     return;
   }
-  binding_->check_in_place();
-  const auto base = base_weight();
-  const auto unmerged = safe_merge ? unmerged_matrix() : Tensor();
-  auto weight = safe_merge ? base.matrix().clone() : Tensor();
+  check_merge(names);
+  auto weight = base_weight().matrix();
+  if (safe_merge) {
+    weight = weight.clone();
+  }
   for (const auto& name : names) {
     const auto& adapter = adapters_.at(name);
+    // Computed also without safe_merge: if that fails, no layer is merged yet.
+    const auto update = delta(adapter);
+    if (!adapter.is_additive()) {
+      const auto applied = adapter.variant->apply(
+          adapter, widened(weight), unmerged_matrix(), update);
+      weight = applied.weight.to(weight.scalar_type());
+    } else if (safe_merge) {
+      weight = weight.add_(update);
+    }
     const auto& bias = adapter.lora_B->bias;
     TORCH_CHECK_VALUE(
-        !bias.defined() || base.bias().defined(),
-        "[merge] impossible to merge the adapter ",
-        name,
-        " with lora_bias: the base layer has no bias");
-    if (!safe_merge) {
-      continue;
-    }
-    weight = adapter.is_additive()
-        ? weight.add_(delta(adapter))
-        : adapter.variant->apply(adapter, weight, unmerged, delta(adapter))
-              .weight.to(weight.scalar_type());
-    const bool finite = at::isfinite(weight).all().item<bool>() &&
-        (!bias.defined() || at::isfinite(bias).all().item<bool>());
-    TORCH_CHECK_VALUE(
-        finite,
+        !safe_merge ||
+            (at::isfinite(weight).all().item<bool>() &&
+             (!bias.defined() || at::isfinite(bias).all().item<bool>())),
         "[merge] NaNs detected in the merged weights. The adapter ",
         name,
         " seems to be broken");
@@ -87,11 +140,16 @@ void LoraLayer::check_mergeable(
 }
 
 void LoraLayer::merge(const std::vector<std::string>& adapter_names) {
-  check_mergeable(adapter_names, /*safe_merge=*/false);
   torch::NoGradGuard no_grad;
+  const auto names = not_merged(adapter_names);
+  if (names.empty()) {
+    return;
+  }
+  check_merge(names);
   const auto base = base_weight();
-  for (const auto& name : not_merged(adapter_names)) {
+  for (const auto& name : names) {
     auto& adapter = adapters_.at(name);
+    const auto bias = changed_bias(base, adapter, 1);
     if (adapter.is_additive()) { // in place: no copy of the weight
       base.add_(delta(adapter));
     } else {
@@ -101,28 +159,44 @@ void LoraLayer::merge(const std::vector<std::string>& adapter_names) {
       base.copy_(applied.weight);
       adapter.memory = std::move(applied.memory);
     }
-    if (const auto& bias = adapter.lora_B->bias; bias.defined()) {
-      base.bias().add_(bias, adapter.scaling);
+    if (bias.defined()) {
+      base.bias().copy_(bias);
     }
     adapters_.push_merged(name);
   }
 }
 
-void LoraLayer::unmerge() {
+void LoraLayer::check_unmergeable() const {
+  if (merged()) {
+    torch::NoGradGuard no_grad;
+    check_writable(has_bias_update(merged_adapters()));
+    // Computed as by check_mergeable: if that fails, no layer is unmerged yet.
+    for (const auto& name : merged_adapters()) {
+      const auto& adapter = adapters_.at(name);
+      const auto update = delta(adapter);
+      if (!adapter.is_additive()) {
+        adapter.variant->undo(
+            widened(base_weight().matrix()), update, adapter.memory);
+      }
+    }
+  }
+}
+
+void LoraLayer::unmerge(size_t count) {
   torch::NoGradGuard no_grad;
   const auto base = base_weight();
-  for (; merged(); adapters_.pop_merged()) {
+  for (; merged_adapters().size() > count; adapters_.pop_merged()) {
     auto& adapter = adapters_.at(merged_adapters().back());
+    const auto bias = changed_bias(base, adapter, -1);
     if (adapter.is_additive()) {
       base.add_(delta(adapter), -1);
     } else {
       base.copy_(adapter.variant->undo(
-          widened(base.matrix()),
-          delta(adapter),
-          std::exchange(adapter.memory, Tensor())));
+          widened(base.matrix()), delta(adapter), adapter.memory));
+      adapter.memory = Tensor();
     }
-    if (const auto& bias = adapter.lora_B->bias; bias.defined()) {
-      base.bias().add_(bias, -adapter.scaling);
+    if (bias.defined()) {
+      base.bias().copy_(bias);
     }
   }
 }

@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/types.h>
 
 #include <torchlora/config/targets.h>
@@ -37,19 +39,17 @@ class Collector {
         "\" cannot be trained, as it is ",
         tensor.scalar_type(),
         "; take its module out of modules_to_save");
+    TORCH_CHECK_VALUE(
+        !tensor.is_inference(),
+        "[get_peft_model] \"",
+        key,
+        "\" is an inference tensor, which cannot be trained; make the model "
+        "outside of InferenceMode");
     if (seen_.insert(tensor.unsafeGetTensorImpl()).second) {
       result_.push_back({key, tensor, {}, trains});
     }
   }
 
-  /// A module with its parameters and buffers.
-  void add_module(const std::string& name, Module& module, bool may_be_tied) {
-    for (const auto& inner : module.modules()) {
-      TORCH_CHECK_VALUE(
-          !std::dynamic_pointer_cast<LoraLayer>(inner),
-          "[get_peft_model] \"",
-          name,
-          "\" is adapted by another adapter (or has a layer that is) and "
   void add_bias(const std::string& key, const Tensor& bias) {
     const auto none = std::make_shared<Module>();
     for (const auto& tie : ties_of(model_, *none, bias)) {
@@ -66,6 +66,14 @@ class Collector {
     add(key, bias);
   }
 
+  /// A module with its parameters and buffers.
+  void add_module(const std::string& name, Module& module, bool may_be_tied) {
+    for (const auto& inner : module.modules()) {
+      TORCH_CHECK_VALUE(
+          !std::dynamic_pointer_cast<LoraLayer>(inner),
+          "[get_peft_model] \"",
+          name,
+          "\" is adapted by another adapter (or has a layer that is) and "
           "cannot be in modules_to_save");
       const auto* weight = assigned_weight(*inner);
       TORCH_CHECK_VALUE(
@@ -170,7 +178,8 @@ void add_task_heads(Module& model, LoraConfig& config) {
 std::vector<SavedTensor> find_saved_tensors(
     Module& model,
     const LoraConfig& config,
-    const std::vector<TargetSite>& adapted) {
+    const std::vector<TargetSite>& adapted,
+    bool is_loaded) {
   Collector tensors(model);
   std::vector<std::string> unmatched;
   for (const auto& entry : config.modules_to_save()) {
@@ -186,6 +195,13 @@ std::vector<SavedTensor> find_saved_tensors(
       unmatched.push_back(entry);
     }
   }
+  TORCH_CHECK_VALUE(
+      unmatched.empty() || is_loaded,
+      fmt::format(
+          "[get_peft_model] modules_to_save names no module of the model by "
+          "'{}', which would not be trained; check the names, or leave them "
+          "out",
+          fmt::join(unmatched, "', '")));
   warn_unused("modules_to_save", unmatched, "are no modules of the model");
   if (config.bias() != "none") {
     add_biases(model, config, adapted, tensors);

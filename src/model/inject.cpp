@@ -1,5 +1,9 @@
 #include <algorithm>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/types.h>
+
 #include <torchlora/config/targets.h>
 #include <torchlora/lora/variant.h>
 
@@ -69,13 +73,109 @@ void check_base_may_change(const InjectionPlan& plan) {
   check_not_tied(*plan.model, changed, "the initializer");
 }
 
+/// Makes the new layers and the factors of all, aside from the model. `layers`
+/// has those that are made if it throws.
+void prepare(
+    const InjectionPlan& plan,
+    const std::string& adapter_name,
+    Layers& layers) {
+  for (const auto& target : plan.targets) {
+    const auto& site = target.site;
+    auto layer = site.layer;
+    if (!layer && site.kind != TargetSite::kParameter) {
+      layer = LoraRegistry::global().create(site.name, site.module);
+    } else if (!layer) { // around that of the module's parameter before it
+      const auto& last =
+          layers.empty() ? site : plan.targets[layers.size() - 1].site;
+      layer = site.type->create(
+          last.kind == TargetSite::kParameter && last.module == site.module &&
+                  !layers.empty()
+              ? layers.back()
+              : site.module,
+          site.type->base_weight);
+    }
+    try {
+      layer->prepare_adapter(
+          adapter_name,
+          target.r,
+          target.lora_alpha,
+          plan.config,
+          plan.options.autocast_adapter_dtype(),
+          statistics_of(plan, site.name),
+          plan.is_loaded);
+    } catch (c10::Error& e) {
+      e.add_context("module " + site.name);
+      throw;
+    }
+    layers.push_back(std::move(layer));
+    if (const auto& progress = plan.options.init_progress()) {
+      progress(layers.size(), plan.targets.size(), site.name);
+    }
+  }
+}
+
+/// Undoes an injection of which the layers with an entry in `previous` are
+/// committed: the base weights that they overwrote.
+void take_back(
+    const InjectionPlan& plan,
+    const std::string& adapter_name,
+    const Layers& layers,
+    const std::vector<Tensor>& previous) {
+  torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto& layer = *layers[i];
+    if (i < previous.size() && previous[i].defined()) {
+      layer.base_weight().copy_(previous[i]);
+    } else if (
+        i < previous.size() && layer.find_adapter(adapter_name)->changed_base) {
+      layer.base_weight().add_(layer.get_delta_weight(adapter_name));
+    }
+  }
+  for (size_t i = layers.size(); i-- > 0;) {
+    layers[i]->delete_adapter(adapter_name);
+    if (const auto& site = plan.targets[i].site; !site.layer) {
+      layers[i]->unload();
+      site.parent->replace_module(site.child_name, site.module);
+    }
+  }
+  remove_tokens(*plan.model, adapter_name);
+}
+
+/// Warns of modules whose buffers a training forward changes, as a batch norm's
+/// running statistics, and of which the adapter has no version of its own.
+void warn_of_running_statistics(const InjectionPlan& plan) {
+  if (plan.config.inference_mode()) {
+    return;
+  }
+  std::vector<std::string> names;
+  for (const auto& item : plan.model->named_modules()) {
+    const auto buffers = item.value()->named_buffers(/*recurse=*/false);
+    const auto* mean = buffers.find("running_mean");
+    if (mean && mean->defined() &&
+        std::ranges::none_of(plan.saved, [&](const SavedTensor& saved) {
+          return saved.tensor.is_same(*mean);
+        })) {
+      names.push_back(item.key());
+    }
+  }
+  if (!names.empty()) {
+    TORCH_WARN(fmt::format(
+        "[get_peft_model] a forward in training mode changes the running "
+        "statistics of {}, so that the model without its adapters is not the "
+        "base model any more, and they are not saved with the adapter: call "
+        "eval() on them after train(), or name them in modules_to_save",
+        fmt::join(names, ", ")));
+  }
+}
+
 } // namespace
 
 InjectionPlan plan_injection(
     Module& model,
     const LoraConfig& config,
     const std::string& adapter_name,
-    const InjectOptions& options) {
+    const InjectOptions& options,
+    bool is_loaded) {
   check_adapter_name(adapter_name);
   check_config(config);
   const auto sites = target_sites(model);
@@ -83,6 +183,7 @@ InjectionPlan plan_injection(
   plan.model = &model;
   plan.config = config;
   plan.options = options;
+  plan.is_loaded = is_loaded;
   plan.config.target_modules(resolve_targets(model, sites, config));
   add_task_heads(model, plan.config);
 
@@ -142,6 +243,7 @@ InjectionPlan plan_injection(
         {site, rank_of(site), lookup(alphas, site, config.lora_alpha())});
     adapted.push_back(site);
   }
+  check_second_names(model, plan.config, adapted);
   if (plan.targets.empty()) {
     refuse_no_match(model, plan.config, any_excluded, any_unmatched);
   }
@@ -167,7 +269,7 @@ InjectionPlan plan_injection(
       layers.push_back(target.site);
     }
   }
-  plan.saved = find_saved_tensors(model, plan.config, layers);
+  plan.saved = find_saved_tensors(model, plan.config, layers, is_loaded);
   check_targets_have_no_tokens(plan);
   plan.tokens = find_token_targets(plan, sites);
 
@@ -207,60 +309,43 @@ void check_is_base(const SavedModules& saved, const InjectionPlan& plan) {
   check_tables_are_base(saved, plan);
 }
 
-std::vector<std::shared_ptr<LoraLayer>> inject(
+Layers inject(
     const InjectionPlan& plan,
-    const std::string& adapter_name) {
-  check_base_may_change(plan);
-  std::vector<std::shared_ptr<LoraLayer>> layers;
-  try {
-    for (const auto& target : plan.targets) {
-      const auto& site = target.site;
-      auto layer = site.layer;
-      if (!layer && site.kind != TargetSite::kParameter) {
-        layer = LoraRegistry::global().create(site.name, site.module);
-      } else if (!layer) { // around that of the module's parameter before it
-        const auto& last =
-            layers.empty() ? site : plan.targets[layers.size() - 1].site;
-        layer = site.type->create(
-            last.kind == TargetSite::kParameter && last.module == site.module &&
-                    !layers.empty()
-                ? layers.back()
-                : site.module,
-            site.type->base_weight);
-      }
-      try {
-        layer->prepare_adapter(
-            adapter_name,
-            target.r,
-            target.lora_alpha,
-            plan.config,
-            plan.options.autocast_adapter_dtype(),
-            statistics_of(plan, site.name),
-            plan.is_loaded);
-      } catch (c10::Error& e) {
-        e.add_context("module " + site.name);
-        throw;
-      }
-      layers.push_back(std::move(layer));
-      if (const auto& progress = plan.options.init_progress()) {
-        progress(layers.size(), plan.targets.size(), site.name);
-      }
-    }
-    inject_tokens(plan, adapter_name);
-  } catch (...) {
-    for (const auto& layer : layers) {
-      layer->delete_adapter(adapter_name);
-    }
-    throw;
+    const std::string& adapter_name,
+    SavedModules& saved,
+    const std::function<void(const Layers&)>& finish) {
+  for (const auto& site : tuner_layers(*plan.model)) {
+    TORCH_CHECK_VALUE(
+        !site.layer->has(adapter_name),
+        "[update_layer] adapter with name '",
+        adapter_name,
+        "' already exists in \"",
+        site.name,
+        "\"");
   }
-  for (size_t i = 0; i < layers.size(); ++i) {
-    layers[i]->commit_adapter(adapter_name);
-    const auto& site = plan.targets[i].site;
-    if (!site.layer) {
-      site.parent->replace_module(
-          site.child_name, std::static_pointer_cast<Module>(layers[i]));
-      layers[i]->bind();
+  check_base_may_change(plan);
+  warn_of_running_statistics(plan);
+  Layers layers;
+  std::vector<Tensor> previous;
+  try {
+    prepare(plan, adapter_name, layers);
+    saved.add(adapter_name, plan.saved);
+    inject_tokens(plan, adapter_name);
+    for (const auto& layer : layers) {
+      previous.push_back(layer->commit_adapter(adapter_name));
     }
+    for (size_t i = 0; i < layers.size(); ++i) {
+      if (const auto& site = plan.targets[i].site; !site.layer) {
+        site.parent->replace_module(
+            site.child_name, std::static_pointer_cast<Module>(layers[i]));
+        layers[i]->bind();
+      }
+    }
+    finish(layers);
+  } catch (...) {
+    take_back(plan, adapter_name, layers, previous);
+    saved.delete_adapter(adapter_name);
+    throw;
   }
   return layers;
 }

@@ -13,8 +13,8 @@ namespace torchlora {
 /// An injection has two steps. `plan_injection` finds the targets and refuses
 /// what cannot be; `inject` then builds every new layer aside
 /// (`prepare_adapter` draws its factors and may throw) and only when all are
-/// ready changes the model (`commit_adapter`, the module tree). So an error
-/// leaves the model as it was.
+/// ready changes the model (`commit_adapter`, the module tree). An error on the
+/// way takes back what has been changed, so that it leaves the model as it was.
 struct InjectionPlan {
   struct Target {
     TargetSite site;
@@ -34,26 +34,39 @@ struct InjectionPlan {
 
 /// ValueError where `get_peft_model` documents it; warns by name of list
 /// entries and patterns that matched nothing.
+/// `is_loaded`: the configuration is a file's, whose `modules_to_save` may name
+/// what other models of its kind have.
 InjectionPlan plan_injection(
     Module& model,
     const LoraConfig& config,
     const std::string& adapter_name,
-    const InjectOptions& options = {});
+    const InjectOptions& options = {},
+    bool is_loaded = false);
 
 /// ValueError if another adapter has its own version of a weight that the plan
 /// would change or whose rows it would train.
 void check_is_base(const SavedModules& saved, const InjectionPlan& plan);
 
-/// Adds the adapter, inactive and frozen, or leaves the model as it was.
-std::vector<std::shared_ptr<LoraLayer>> inject(
+using Layers = std::vector<std::shared_ptr<LoraLayer>>;
+
+/// Adds the adapter, inactive and frozen, with its `plan.saved` to `saved`, and
+/// runs `finish` with its layers; or leaves the model as it was. Warns of batch
+/// norms that training would change.
+Layers inject(
     const InjectionPlan& plan,
-    const std::string& adapter_name);
+    const std::string& adapter_name,
+    SavedModules& saved,
+    const std::function<void(const Layers&)>& finish = [](const Layers&) {});
+
+/// What is left to do when an adapter is in the model.
+using Finish = std::function<void(const InjectionPlan&)>;
 
 /// Returns the handle of a model whose first adapter `inject_first` adds:
-/// freezes the base and makes the adapter active.
+/// freezes the base, and makes the adapter active by `finish`.
 PeftModel adapt(
     Module& model,
     const std::string& adapter_name,
-    const std::function<InjectionPlan()>& inject_first);
+    const std::function<void(SavedModules&, const Finish& finish)>&
+        inject_first);
 
 } // namespace torchlora

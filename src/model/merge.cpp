@@ -1,6 +1,7 @@
 #include <torchlora/model.h>
 
 #include <algorithm>
+#include <functional>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -63,6 +64,47 @@ void warn_of_merged(
   }
 }
 
+/// Names the layer of an error.
+void in_layer(const TunerSite& site, const std::function<void()>& run) {
+  try {
+    run();
+  } catch (c10::Error& e) {
+    if (!site.name.empty()) {
+      e.add_context("module " + site.name);
+    }
+    throw;
+  }
+}
+
+/// Runs `change` in each layer. If that fails in one, runs `undo` in it and in
+/// those before, with the adapters that were merged there.
+void change_all(
+    const std::vector<TunerSite>& sites,
+    const std::function<void(TunerLayer&)>& change,
+    const std::function<void(TunerLayer&, const std::vector<std::string>&)>&
+        undo) {
+  std::vector<std::vector<std::string>> merged;
+  try {
+    for (const auto& site : sites) {
+      merged.push_back(site.layer->merged_adapters());
+      in_layer(site, [&] { change(*site.layer); });
+    }
+  } catch (...) {
+    for (auto i = merged.size(); i-- > 0;) {
+      try {
+        undo(*sites[i].layer, merged[i]);
+      } catch (const std::exception& e) {
+        TORCH_WARN(
+            "[merge] module ",
+            sites[i].name,
+            " could not be given back what it had: ",
+            e.what());
+      }
+    }
+    throw;
+  }
+}
+
 /// Merges into what the model's tensors are now: checks all first, then writes.
 void merge_all(
     const PeftModel& model,
@@ -77,14 +119,20 @@ void merge_all(
   check_not_tied(*state.model, written, "a merge");
   const auto sites = tuner_layers(*state.model);
   for (const auto& site : sites) {
-    site.layer->check_mergeable(options.adapter_names(), options.safe_merge());
+    in_layer(site, [&] {
+      site.layer->check_mergeable(
+          options.adapter_names(), options.safe_merge());
+    });
   }
   if (warns) {
     warn_of_merged(sites, options.adapter_names());
   }
-  for (const auto& site : sites) {
-    site.layer->merge(options.adapter_names());
-  }
+  change_all(
+      sites,
+      [&](TunerLayer& layer) { layer.merge(options.adapter_names()); },
+      [](TunerLayer& layer, const std::vector<std::string>& merged) {
+        layer.unmerge(merged.size());
+      });
 }
 
 } // namespace
@@ -110,7 +158,29 @@ void warn_of_residual(
   }
 }
 
+namespace {
+
+/// Puts the base layers back into the tree, and the base tensors that are
+/// adapters' own.
+void remove_layers(
+    PeftState& state,
+    const std::vector<TargetSite>& sites,
+    const char* function) {
+  warn_of_residual(sites, [](const auto&) { return true; }, function);
+  for (const auto& site : sites) {
+    remove_layer(site);
+  }
+  for (const auto& site : state.own_layers()) {
+    site.layer->unload();
+  }
+  state.adapters = {};
+  state.emptied_by = function;
+}
+
+} // namespace
+
 void PeftModel::merge_adapter(const MergeOptions& options) {
+  state_->check_not_empty("merge_adapter");
   for (const auto& name : options.adapter_names()) {
     state_->adapters.at(name);
   }
@@ -136,17 +206,29 @@ void PeftModel::merge_adapter(const MergeOptions& options) {
 }
 
 void PeftModel::unmerge_adapter() {
-  bool any = false;
-  for (const auto& site : state_->tuner_layers()) {
-    any |= site.layer->merged();
-    site.layer->unmerge();
-  }
-  if (!any) {
+  state_->check_not_empty("unmerge_adapter");
+  const auto sites = state_->tuner_layers();
+  if (std::ranges::none_of(
+          sites, [](const auto& site) { return site.layer->merged(); })) {
     TORCH_WARN("Already unmerged. Nothing to do.");
+    return;
   }
+  for (const auto& site : sites) {
+    in_layer(site, [&] { site.layer->check_unmergeable(); });
+  }
+  change_all(
+      sites,
+      [](TunerLayer& layer) { layer.unmerge(); },
+      [](TunerLayer& layer, const std::vector<std::string>& merged) {
+        if (!merged.empty()) {
+          layer.merge(merged);
+        }
+      });
 }
 
 void PeftModel::merge_and_unload(const MergeOptions& options) {
+  state_->check_not_empty("merge_and_unload");
+  const auto sites = lora_sites(*state_->model);
   auto& saved = *state_->saved;
   for (const auto& name : options.adapter_names()) {
     state_->adapters.at(name);
@@ -167,19 +249,15 @@ void PeftModel::merge_and_unload(const MergeOptions& options) {
     throw;
   }
   saved.keep(names);
-  unload();
+  remove_layers(*state_, sites, "merge_and_unload");
 }
 
 void PeftModel::unload() {
   const auto sites = lora_sites(*state_->model);
-  warn_of_residual(sites, [](const auto&) { return true; }, "unload");
-  for (const auto& site : sites) {
-    remove_layer(site);
+  if (sites.empty()) { // else there may be layers without adapters
+    state_->check_not_empty("unload");
   }
-  for (const auto& site : state_->own_layers()) {
-    site.layer->unload();
-  }
-  state_->adapters = {};
+  remove_layers(*state_, sites, "unload");
 }
 
 } // namespace torchlora

@@ -4,6 +4,7 @@
 #include <iostream>
 #include <set>
 
+#include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -27,12 +28,55 @@ std::string with_commas(int64_t value) {
   return text;
 }
 
+/// ValueError for a parameter that the injection could not freeze.
+void check_can_be_frozen(const Module& model) {
+  for (const auto& item : model.named_parameters()) {
+    TORCH_CHECK_VALUE(
+        item.value().is_leaf() || !item.value().requires_grad(),
+        "[get_peft_model] the parameter \"",
+        item.key(),
+        "\" is computed from another tensor and cannot be frozen; register a "
+        "detached one");
+  }
+}
+
+/// Freezes a model's parameters until it is destroyed, or for good.
+class Freeze {
+ public:
+  explicit Freeze(const Module& model) {
+    check_can_be_frozen(model);
+    for (const auto& parameter : model.parameters()) {
+      if (parameter.requires_grad()) {
+        parameter.set_requires_grad(false);
+        frozen_.push_back(parameter);
+      }
+    }
+  }
+  ~Freeze() {
+    for (const auto& parameter : frozen_) {
+      // Only code in InferenceMode may do so to an inference tensor.
+      const c10::InferenceMode mode(parameter.is_inference());
+      parameter.set_requires_grad(true);
+    }
+  }
+  Freeze(const Freeze&) = delete;
+  Freeze& operator=(const Freeze&) = delete;
+
+  void keep() {
+    frozen_.clear();
+  }
+
+ private:
+  std::vector<Tensor> frozen_;
+};
+
 } // namespace
 
 PeftModel adapt(
     Module& model,
     const std::string& adapter_name,
-    const std::function<InjectionPlan()>& inject_first) {
+    const std::function<void(SavedModules&, const Finish& finish)>&
+        inject_first) {
   const auto shared = model.weak_from_this().lock();
   TORCH_CHECK_VALUE(
       shared,
@@ -44,21 +88,19 @@ PeftModel adapt(
       "[get_peft_model] module \"",
       adapted.empty() ? "" : adapted.front().name,
       "\" is adapted already; use add_adapter of its PeftModel, or unload it");
-  auto state = std::make_shared<PeftState>();
+  const auto state = std::make_shared<PeftState>();
   state->model = shared;
-  auto plan = inject_first();
-  state->saved->add(adapter_name, plan.saved);
-  state->layer_replication = plan.config.layer_replication();
-  state->adapters.add({adapter_name, std::move(plan.config)});
-  auto& config = state->adapters.all().back().config;
-  if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
-    config.base_model_name_or_path(pretrained->name_or_path());
-  }
-  for (const auto& item : model.named_parameters()) {
-    item.value().set_requires_grad(false);
-  }
-  auto peft = StateAccess::make(std::move(state));
-  peft.set_adapter({adapter_name}, config.inference_mode());
+  auto peft = StateAccess::make(state);
+  Freeze freeze(model);
+  inject_first(*state->saved, [&](const InjectionPlan& plan) {
+    state->layer_replication = plan.config.layer_replication();
+    auto& config = state->adapters.add({adapter_name, plan.config}).config;
+    if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
+      config.base_model_name_or_path(pretrained->name_or_path());
+    }
+    peft.set_adapter({adapter_name}, config.inference_mode());
+  });
+  freeze.keep();
   return peft;
 }
 
@@ -67,13 +109,13 @@ PeftModel get_peft_model(
     const LoraConfig& config,
     const std::string& adapter_name,
     const InjectOptions& options) {
-  auto peft = adapt(model, adapter_name, [&] {
-    Replication replication(model, config, options);
-    auto plan = plan_injection(model, config, adapter_name, options);
-    inject(plan, adapter_name);
-    replication.keep();
-    return plan;
-  });
+  auto peft = adapt(
+      model, adapter_name, [&](SavedModules& saved, const Finish& finish) {
+        Replication replication(model, config, options);
+        const auto plan = plan_injection(model, config, adapter_name, options);
+        inject(plan, adapter_name, saved, [&](const Layers&) { finish(plan); });
+        replication.keep();
+      });
   StateAccess::of(peft).autocast_adapter_dtype =
       options.autocast_adapter_dtype();
   return peft;
@@ -90,19 +132,22 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
       plan.saved.empty(),
       "[inject_adapter] modules_to_save and bias need get_peft_model, whose "
       "handle keeps the base model's own tensors");
-  const bool is_first = lora_sites(model).empty();
-  auto layers = inject(plan, adapter_name);
+  std::optional<Freeze> freeze;
+  if (lora_sites(model).empty()) {
+    freeze.emplace(model);
+  }
+  SavedModules none;
+  auto layers = inject(plan, adapter_name, none, [&](const Layers&) {
+    for (const auto& site : tuner_layers(model)) {
+      if (site.layer->has(adapter_name)) {
+        site.layer->set_adapter({adapter_name}, config.inference_mode());
+      }
+    }
+  });
+  if (freeze) {
+    freeze->keep();
+  }
   replication.keep();
-  if (is_first) {
-    for (auto& parameter : model.parameters()) {
-      parameter.set_requires_grad(false);
-    }
-  }
-  for (const auto& site : tuner_layers(model)) {
-    if (site.layer->has(adapter_name)) {
-      site.layer->set_adapter({adapter_name}, config.inference_mode());
-    }
-  }
   return layers;
 }
 
@@ -149,18 +194,18 @@ void PeftModel::add_adapter(
       InjectOptions(options).autocast_adapter_dtype(
           options.autocast_adapter_dtype() && state_->autocast_adapter_dtype));
   check_is_base(*state_->saved, plan);
-  inject(plan, adapter_name);
-  state_->saved->add(adapter_name, plan.saved);
   plan.config.base_model_name_or_path(
       state_->adapters.all().empty()
           ? config.base_model_name_or_path()
           : state_->adapters.all().front().config.base_model_name_or_path());
+  inject(plan, adapter_name, *state_->saved);
   state_->adapters.add({adapter_name, std::move(plan.config)});
 }
 
 void PeftModel::set_adapter(
     const std::vector<std::string>& adapter_names,
     bool inference_mode) {
+  state_->check_not_empty("set_adapter");
   for (const auto& name : adapter_names) {
     state_->adapters.at(name);
   }
@@ -181,7 +226,21 @@ void PeftModel::set_adapter(
   state_->adapters.set_active(adapter_names);
 }
 
+void PeftModel::set_requires_grad(
+    const std::vector<std::string>& adapter_names,
+    bool requires_grad) {
+  for (const auto& name : adapter_names) {
+    state_->adapters.at(name);
+  }
+  for (const auto& site : state_->tuner_layers()) {
+    for (const auto& name : adapter_names) {
+      site.layer->set_requires_grad(name, requires_grad);
+    }
+  }
+}
+
 void PeftModel::delete_adapter(const std::string& adapter_name) {
+  state_->check_not_empty("delete_adapter");
   TORCH_CHECK_VALUE(
       state_->adapters.find(adapter_name),
       "[delete_adapter] Adapter ",
@@ -212,6 +271,7 @@ void PeftModel::delete_adapter(const std::string& adapter_name) {
   }
   const bool was_active = state_->adapters.states().is_active(adapter_name);
   state_->adapters.remove(adapter_name);
+  state_->emptied_by = "delete_adapter";
   if (was_active && active_adapters().empty() && !adapter_names().empty()) {
     const auto names = adapter_names();
     const auto& next = *std::ranges::min_element(names);

@@ -24,7 +24,7 @@ void SavedModules::Slot::make_current(size_t index, bool trainable) {
     old.value = tensor.detach();
     old.grad = tensor.grad();
     // The model may have been moved since.
-    tensor.set_data(next.value.to(tensor.options()));
+    tensor.set_data(next.value.detach().to(tensor.options()));
     tensor.mutable_grad() = next.grad;
     next.value = Tensor();
     next.grad = Tensor();
@@ -142,6 +142,20 @@ void SavedModules::set_adapter(
   states_.active = adapters;
   trainable_ = !inference_mode;
   show();
+}
+
+void SavedModules::set_requires_grad(
+    const std::string& adapter,
+    bool requires_grad) {
+  for (auto& slot : slots_) {
+    if (const auto index = slot.find(adapter)) {
+      const auto& version = slot.versions[index];
+      const auto& value = slot.current == index ? slot.tensor : version.value;
+      if (value.is_floating_point()) {
+        value.set_requires_grad(requires_grad && version.trains);
+      }
+    }
+  }
 }
 
 void SavedModules::enable_adapters(bool enabled) {

@@ -51,6 +51,8 @@ class SavedModules : public TunerLayer {
   void set_adapter(
       const std::vector<std::string>& adapters,
       bool inference_mode = false) override;
+  void set_requires_grad(const std::string& adapter, bool requires_grad)
+      override;
   void enable_adapters(bool enabled) override;
   void delete_adapter(const std::string& adapter) override;
   /// ValueError for an adapter with versions that is not active.
@@ -59,7 +61,8 @@ class SavedModules : public TunerLayer {
       bool safe_merge) const override;
   /// Does nothing: the active versions are the model's tensors.
   void merge(const std::vector<std::string>& /*adapters*/ = {}) override {}
-  void unmerge() override {}
+  void check_unmergeable() const override {}
+  void unmerge(size_t /*count*/ = 0) override {}
   /// Gives the base model's versions back and forgets all others.
   void unload() override {
     keep({});
@@ -102,11 +105,13 @@ class SavedModules : public TunerLayer {
 void add_task_heads(Module& model, LoraConfig& config);
 
 /// Returns the tensors that an adapter has versions of: those of the modules to
-/// save and, by `config.bias()`, biases of the model and of `adapted`. Warns of
-/// entries without a module; ValueError for a module that is adapted or tied.
+/// save and, by `config.bias()`, biases of the model and of `adapted`.
+/// ValueError for a module that is adapted or tied, and for an entry that names
+/// no module; of a loaded configuration that is a warning.
 std::vector<SavedTensor> find_saved_tensors(
     Module& model,
     const LoraConfig& config,
-    const std::vector<TargetSite>& adapted);
+    const std::vector<TargetSite>& adapted,
+    bool is_loaded);
 
 } // namespace torchlora

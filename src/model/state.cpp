@@ -4,6 +4,16 @@
 
 namespace torchlora {
 
+void PeftState::check_not_empty(const char* function) const {
+  TORCH_CHECK_VALUE(
+      !adapters.all().empty(),
+      "[",
+      function,
+      "] the model has no adapter any more: ",
+      emptied_by,
+      " removed it; add one by add_adapter or load_adapter first");
+}
+
 std::vector<TunerSite> PeftState::tuner_layers() const {
   auto sites = torchlora::tuner_layers(*model);
   sites.push_back({"", "", saved});

@@ -21,6 +21,11 @@ struct PeftState {
   /// The first adapter's: how the model was built.
   LoraConfig::LayerRanges layer_replication;
   std::shared_ptr<SavedModules> saved = std::make_shared<SavedModules>();
+  /// The function that removed the last adapter, if there is none.
+  const char* emptied_by = "";
+
+  /// ValueError, saying what removed them, if there are no adapters.
+  void check_not_empty(const char* function) const;
 
   /// Returns all that has adapters: LoRA layers, token rows, the saved modules.
   std::vector<TunerSite> tuner_layers() const;

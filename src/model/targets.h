@@ -25,6 +25,14 @@ std::vector<TargetSite> targeted_parameters(
     const std::vector<TargetSite>& sites,
     const LoraConfig& config);
 
+/// ValueError if the configuration means a module that has several names by
+/// another than its first, so that it would not be followed. `adapted` are its
+/// targets.
+void check_second_names(
+    Module& model,
+    const LoraConfig& config,
+    const std::vector<TargetSite>& adapted);
+
 /// Warns of the entries of a configuration's field, if there are any.
 void warn_unused(
     const char* field,

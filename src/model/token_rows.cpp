@@ -267,12 +267,16 @@ void inject_tokens(const InjectionPlan& plan, const std::string& adapter_name) {
       check_head(*plan.model, *tokens, target, adapter_name);
     }
   } catch (...) {
-    for (const auto& [name, tokens] : token_adapters(*plan.model)) {
-      tokens->delete_adapter(adapter_name);
-    }
-    remove_empty_token_rows(*plan.model);
+    remove_tokens(*plan.model, adapter_name);
     throw;
   }
+}
+
+void remove_tokens(Module& model, const std::string& adapter_name) {
+  for (const auto& [name, tokens] : token_adapters(model)) {
+    tokens->delete_adapter(adapter_name);
+  }
+  remove_empty_token_rows(model);
 }
 
 void remove_empty_token_rows(Module& model) {

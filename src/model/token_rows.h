@@ -51,6 +51,9 @@ void check_tables_are_base(
 /// Adds the plan's rows, inactive and frozen, or leaves the model as it was.
 void inject_tokens(const InjectionPlan& plan, const std::string& adapter_name);
 
+/// Removes the rows of an adapter that is active nowhere.
+void remove_tokens(Module& model, const std::string& adapter_name);
+
 /// Takes what has no adapter any more out of the tree.
 void remove_empty_token_rows(Module& model);
 

@@ -202,10 +202,18 @@ void TrainableTokens::set_adapter(
   check_set_adapter(adapter_names);
   adapters_.set_active(adapter_names);
   for (const auto& adapter : adapters()) {
-    adapter.delta.set_requires_grad(
-        !inference_mode && states().is_active(adapter.name));
+    set_requires_grad(
+        adapter.name, !inference_mode && states().is_active(adapter.name));
   }
   update_shown();
+}
+
+void TrainableTokens::set_requires_grad(
+    const std::string& adapter_name,
+    bool requires_grad) {
+  if (const auto* adapter = find_adapter(adapter_name)) {
+    adapter->delta.set_requires_grad(requires_grad);
+  }
 }
 
 void TrainableTokens::enable_adapters(bool enabled) {
@@ -217,6 +225,9 @@ void TrainableTokens::check_mergeable(
     const std::vector<std::string>& adapter_names,
     bool safe_merge) const {
   const auto names = adapters_.not_merged(adapter_names);
+  if (!names.empty()) {
+    check_writable();
+  }
   auto together = merged_adapters();
   together.insert(together.end(), names.begin(), names.end());
   check_set_adapter(together);
@@ -234,16 +245,39 @@ void TrainableTokens::check_mergeable(
   }
 }
 
+/// ValueError if the table, or one that is tied to it, cannot be changed.
+void TrainableTokens::check_writable() const {
+  for (const auto& layer : bound_) {
+    const auto module = layer->module.lock();
+    const auto* reason =
+        module ? why_not_writable(*nn::weight_member(*module)) : "";
+    TORCH_CHECK_VALUE(
+        !*reason,
+        "[merge_adapter] the table of \"",
+        layer_name_,
+        "\", or one that is tied to it, cannot be changed in place: it ",
+        reason);
+  }
+}
+
 void TrainableTokens::write(
     const std::vector<int64_t>& indices,
     const Tensor& rows) {
   const auto index = to_tensor(indices);
+  struct Write {
+    Tensor table, index, rows;
+  };
+  std::vector<Write> writes; // made first, so that all are written or none
   // NOTE: to() parts layers that are tied by memory only.
   for (const auto& layer : bound_) {
     if (const auto module = layer->module.lock()) {
-      auto table = nn::weight_member(*module)->detach();
-      table.index_copy_(0, index.to(table.device()), rows.to(table.options()));
+      const auto table = nn::weight_member(*module)->detach();
+      writes.push_back(
+          {table, index.to(table.device()), rows.to(table.options())});
     }
+  }
+  for (auto& write : writes) {
+    write.table.index_copy_(0, write.index, write.rows);
   }
 }
 
@@ -258,9 +292,15 @@ void TrainableTokens::merge(const std::vector<std::string>& adapter_names) {
   update_shown();
 }
 
-void TrainableTokens::unmerge() {
+void TrainableTokens::check_unmergeable() const {
+  if (merged()) {
+    check_writable();
+  }
+}
+
+void TrainableTokens::unmerge(size_t count) {
   const torch::NoGradGuard no_grad;
-  for (; merged(); adapters_.pop_merged()) {
+  for (; merged_adapters().size() > count; adapters_.pop_merged()) {
     auto& adapter = adapters_.at(merged_adapters().back());
     write(adapter.indices, adapter.original);
     adapter.original = Tensor();

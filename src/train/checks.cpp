@@ -3,6 +3,7 @@
 
 #include <fmt/ranges.h>
 
+#include <torchlora/detail/names.h>
 #include <torchlora/error.h>
 #include <torchlora/nn/inspect.h>
 #include <torchlora/train/trainer.h>
@@ -72,6 +73,20 @@ void Trainer::check_gradients() const {
   for (const auto& [name, parameter] : parameters_) {
     if (!parameter.grad().defined()) {
       without.push_back(name);
+    }
+  }
+  // An adapter may be trainable and not active (LoadOptions::is_trainable).
+  for (const auto& adapter : without.empty() ? std::vector<std::string>()
+                                             : peft_model_.adapter_names()) {
+    if (detail::contains(peft_model_.active_adapters(), adapter)) {
+      continue;
+    }
+    for (const auto& inactive : peft_model_.state_dict(adapter)) {
+      for (const auto& [name, parameter] : parameters_) {
+        if (parameter.is_same(inactive.value())) {
+          std::erase(without, name);
+        }
+      }
     }
   }
   TORCH_CHECK(

@@ -51,6 +51,38 @@ class Handle : public testing::Test {
   const fs::path folder_ = fs::path(testing::TempDir()) / "handle";
 };
 
+TEST_F(Handle, ThatIsEmptySaysWhatHappened) {
+  const auto expect_empty = [&](PeftModel& peft, const std::string& by) {
+    fs::remove_all(folder_);
+    expect(refusal([&] { peft.save_pretrained(folder_); }), by);
+    EXPECT_FALSE(fs::exists(folder_));
+    expect(refusal([&] { peft.merge_adapter(); }), by);
+    expect(refusal([&] { peft.unmerge_adapter(); }), by);
+    expect(refusal([&] { peft.merge_and_unload(); }), by);
+    expect(refusal([&] { peft.set_adapter("default"); }), by);
+    expect(refusal([&] { peft.delete_adapter("default"); }), by);
+  };
+  auto peft = adapted();
+  peft.merge_and_unload();
+  expect_empty(peft, "merge_and_unload removed it");
+  expect(refusal([&] { peft.unload(); }), "merge_and_unload");
+  peft = adapted();
+  peft.unload();
+  expect_empty(peft, "unload removed it");
+  peft.add_adapter("again", config());
+  peft.set_adapter("again");
+  peft.delete_adapter("again");
+  expect_empty(peft, "delete_adapter removed it");
+  peft.unload(); // the layers without adapters
+  EXPECT_TRUE(model_->named_parameters().contains("fc.weight"));
+}
+
+TEST_F(Handle, ThatWasMovedFromIsStillOne) {
+  auto peft = adapted();
+  const auto moved = std::move(peft);
+  EXPECT_EQ(peft.adapter_names(), moved.adapter_names());
+}
+
 TEST_F(Handle, RefusesAdapterNamesThatAreNoNames) {
   auto peft = adapted();
   peft.save_pretrained(folder_);
@@ -96,6 +128,50 @@ TEST_F(Handle, RefusesAdapterNamesThatAreNoNames) {
   }
 }
 
+TEST_F(Handle, SavesAllSelectedAdaptersOrNone) {
+  auto peft = adapted();
+  fs::remove_all(folder_);
+  EXPECT_NE(
+      refusal([&] { peft.save_pretrained(folder_, {"default", "other"}); }),
+      "");
+  EXPECT_FALSE(fs::exists(folder_));
+}
+
+// As peft: load_adapter(..., is_trainable=True).
+TEST_F(Handle, ALoadedTrainableAdapterRequiresGradientsAtOnce) {
+  const auto with_all =
+      config().modules_to_save({"head"}).trainable_token_indices(
+          {{"table", {1, 2}}});
+  auto peft = get_peft_model(*model_, with_all);
+  peft.save_pretrained(folder_);
+  const auto expect_trainable = [&](const char* name, Consistency trainable) {
+    for (const auto& layer : get_layer_status(peft)) {
+      EXPECT_EQ(layer.requires_grad.at(name), trainable) << layer.name;
+    }
+    for (const auto& item : peft.state_dict(name)) {
+      EXPECT_EQ(item.value().requires_grad(), trainable == Consistency::kTrue)
+          << item.key();
+    }
+  };
+  peft.load_adapter(folder_, "frozen");
+  expect_trainable("frozen", Consistency::kFalse);
+  peft.load_adapter(folder_, "new", LoadOptions().is_trainable(true));
+  expect_trainable("new", Consistency::kTrue);
+  expect_trainable("default", Consistency::kTrue);
+  EXPECT_EQ(peft.active_adapters(), std::vector<std::string>{"default"});
+  EXPECT_FALSE(peft.peft_config("new").inference_mode());
+  peft.set_adapter("new");
+  expect_trainable("new", Consistency::kTrue);
+  expect_trainable("default", Consistency::kFalse);
+  peft.set_adapter("default");
+  expect_trainable("new", Consistency::kFalse);
+  peft.set_requires_grad({"new", "frozen"});
+  expect_trainable("new", Consistency::kTrue);
+  peft.set_requires_grad({"new"}, false);
+  expect_trainable("new", Consistency::kFalse);
+  EXPECT_NE(refusal([&] { peft.set_requires_grad({"unknown"}); }), "");
+}
+
 TEST_F(Handle, RefusesNumbersThatAreNone) {
   auto peft = adapted();
   peft.add_adapter("b", config());
@@ -139,6 +215,69 @@ TEST_F(Handle, RefusesNumbersThatAreNone) {
       "1e+30");
   EXPECT_EQ(peft.adapter_names().size(), 2U);
   EXPECT_EQ(layer->find_adapter("default")->scaling, 4);
+}
+
+TEST_F(Handle, AModuleToSaveThatIsNoneIsRefused) {
+  expect(
+      refusal(*model_, config().modules_to_save({"head", "haed"})), "'haed'");
+  EXPECT_TRUE(model_->named_parameters().contains("fc.weight"));
+  // Of a file it is a warning: peft adds the heads of all models of a task.
+  auto peft = get_peft_model(
+      *model_, config().modules_to_save({"head"}).task_type("SEQ_CLS"));
+  peft.save_pretrained(folder_);
+  EXPECT_NO_THROW(peft.load_adapter(folder_, "again"));
+}
+
+// PyTorch's and peft's named_modules have a module once, by its first name.
+TEST_F(Handle, AModuleThatIsMeantByItsSecondNameIsNamed) {
+  model_->register_module("second", model_->fc);
+  const auto expect_named = [&](const LoraConfig& config, const char* field) {
+    const auto text = refusal(*model_, config);
+    expect(text, field);
+    expect(text, "\"second\"");
+    expect(text, "\"fc\"");
+    EXPECT_TRUE(model_->named_parameters().contains("fc.weight"));
+  };
+  const auto head = LoraConfig(2).target_modules({"head"});
+  expect_named(LoraConfig(2).target_modules({"second"}), "target_modules");
+  expect_named(
+      LoraConfig(2).target_modules({"head", "second"}), "target_modules");
+  expect_named(LoraConfig(2).target_modules(".*second"), "target_modules");
+  expect_named(config().exclude_modules({"second"}), "exclude_modules");
+  expect_named(config().modules_to_save({"second"}), "modules_to_save");
+  expect_named(config().rank_pattern({{"second", 4}}), "rank_pattern");
+  expect_named(config().alpha_pattern({{"second", 4}}), "alpha_pattern");
+  expect_named(
+      LoraConfig(head).trainable_token_indices({{"second", {1}}}),
+      "trainable_token_indices");
+  auto peft = get_peft_model(
+      *model_,
+      LoraConfig(2)
+          .target_modules({"fc", "second"})
+          .rank_pattern({{"fc", 4}, {"second", 4}}));
+  EXPECT_EQ(peft.layers().size(), 1U);
+  expect(
+      refusal([&] {
+        peft.add_adapter("b", LoraConfig(2).target_modules({"second"}));
+      }),
+      "\"fc\"");
+  EXPECT_NO_THROW(peft.add_adapter("b", head));
+}
+
+TEST_F(Handle, WarnsOfRunningStatisticsThatTrainingChanges) {
+  const auto warning = [&](const LoraConfig& config) {
+    const Warnings warnings;
+    get_peft_model(*model_, config).unload();
+    return warnings.text;
+  };
+  expect(warning(config()), "statistics of norm");
+  EXPECT_EQ(warning(config().modules_to_save({"norm"})), "");
+  EXPECT_EQ(warning(config().inference_mode(true)), "");
+  model_->replace_module(
+      "norm",
+      torch::nn::BatchNorm1d(
+          torch::nn::BatchNorm1dOptions(8).track_running_stats(false)));
+  EXPECT_EQ(warning(config()), "");
 }
 
 } // namespace

@@ -226,8 +226,10 @@ TEST_F(SavedModulesTest, FollowTheModelToAnotherDtype) {
 
 // In peft ["q_proj"] also trains "xq_proj".
 TEST_F(SavedModulesTest, NamesEndAtADot) {
-  auto peft = get_peft_model(*model_, config().modules_to_save({"ead"}));
-  EXPECT_EQ(peft.trainable_parameters().size(), 2U);
+  const auto text = refusal(*model_, config().modules_to_save({"ead"}));
+  EXPECT_NE(text.find("'ead'"), std::string::npos) << text;
+  EXPECT_EQ(
+      get_peft_model(*model_, config()).trainable_parameters().size(), 2U);
 }
 
 TEST_F(SavedModulesTest, AModuleToSaveIsNotAdapted) {

@@ -295,6 +295,17 @@ TEST_F(TrainerLoop, ATensorWithoutGradientIsNamed) {
       testing::IsSubstring, "2 trainable tensors get no gradient", error);
 }
 
+// As one that was loaded with LoadOptions::is_trainable.
+TEST_F(TrainerLoop, ATrainableAdapterThatIsNotActiveNeedsNoGradient) {
+  peft.add_adapter("inactive", toy_lora());
+  peft.set_requires_grad({"inactive"});
+  ToyTrainer trainer(model, peft, args);
+  EXPECT_EQ(trainer.trainable_parameters().size(), 4U);
+  const auto before = peft.state_dict("inactive").values()[0].clone();
+  EXPECT_NO_THROW(trainer.train());
+  EXPECT_TRUE(torch::equal(peft.state_dict("inactive").values()[0], before));
+}
+
 TEST_F(TrainerLoop, ANonFiniteLossStopsAndNamesTheWeights) {
   ToyTrainer trainer(model, peft, args);
   trainer.factor = torch::full({}, NAN);

@@ -104,12 +104,13 @@ class TORCHLORA_API LoraLayer : public Module,
       const Tensor& statistics = {},
       bool is_loaded = false);
   /// Second step of `update_layer`: writes the base weight that the initializer
-  /// or variant computed, or subtracts scaling · B A if the initializer's trait
-  /// `modifies_base` says so.
-  void commit_adapter(const std::string& adapter_name);
-  /// Throws ValueError if the layer has an adapter. Called before the
-  /// initializer or variant of `config` changes the base weight, on which that
-  /// adapter depends.
+  /// or variant computed and returns the one that it overwrote, or subtracts
+  /// scaling · B A if the initializer's trait `modifies_base` says so. If it
+  /// throws, the base weight is as before.
+  Tensor commit_adapter(const std::string& adapter_name);
+  /// Throws ValueError if the initializer or variant of `config` changes the
+  /// base weight and must not: another adapter depends on it, or the weight
+  /// cannot be written to.
   void check_base_may_change(const LoraConfig& config) const;
   /// Overwrites an adapter's factors with A [r, in_features · kernel elements]
   /// and B [out_features, r] of any rank r, and sets its alpha and scaling. The
@@ -149,13 +150,16 @@ class TORCHLORA_API LoraLayer : public Module,
   void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false) override;
+  void set_requires_grad(const std::string& adapter_name, bool requires_grad)
+      override;
   void enable_adapters(bool enabled) override;
   void delete_adapter(const std::string& adapter_name) override;
   void check_mergeable(
       const std::vector<std::string>& adapter_names,
       bool safe_merge) const override;
   void merge(const std::vector<std::string>& adapter_names = {}) override;
-  void unmerge() override;
+  void check_unmergeable() const override;
+  void unmerge(size_t count = 0) override;
   void unload() override;
   /// See `AdapterSet::not_merged`.
   std::vector<std::string> not_merged(
@@ -189,6 +193,9 @@ class TORCHLORA_API LoraLayer : public Module,
 
  private:
   friend class RedirectBinding;
+  bool has_bias_update(const std::vector<std::string>& adapter_names) const;
+  void check_writable(bool writes_bias) const;
+  void check_merge(const std::vector<std::string>& adapter_names) const;
   friend class WeightOverlay;
 
   /// NOTE: virtual, so that a layer of another library copy runs that copy's.

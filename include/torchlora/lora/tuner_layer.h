@@ -74,6 +74,12 @@ class TORCHLORA_API TunerLayer {
   virtual void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false) = 0;
+  /// Makes the tensors of an adapter trainable or frozen, whether or not it is
+  /// active, until the next `set_adapter`. Does nothing for an unknown
+  /// name.
+  virtual void set_requires_grad(
+      const std::string& adapter_name,
+      bool requires_grad) = 0;
   /// Enables or disables the adapters without changing which are active or
   /// trainable. Disabled, the forward is the base model's, also after a merge.
   virtual void enable_adapters(bool enabled) = 0;
@@ -81,9 +87,10 @@ class TORCHLORA_API TunerLayer {
   /// ValueError if the adapter is merged.
   virtual void delete_adapter(const std::string& adapter_name) = 0;
 
-  /// Throws ValueError if `merge` cannot merge the adapters `adapter_names`
-  /// (default: the active ones), and with `safe_merge` also if a merged value
-  /// would not be finite. Changes nothing.
+  /// Throws if `merge` cannot merge the adapters `adapter_names` (default: the
+  /// active ones), for example ValueError for a tensor that cannot be written
+  /// to, and with `safe_merge` also if a merged value would not be finite.
+  /// Computes the updates once to see that it can. Changes nothing.
   virtual void check_mergeable(
       const std::vector<std::string>& adapter_names,
       bool safe_merge) const = 0;
@@ -91,8 +98,11 @@ class TORCHLORA_API TunerLayer {
   /// tensors, in place and in this order. Skips adapters that are merged
   /// already. The caller calls `check_mergeable` first.
   virtual void merge(const std::vector<std::string>& adapter_names = {}) = 0;
-  /// Removes all merged updates from the base tensors, the last merged first.
-  virtual void unmerge() = 0;
+  /// Throws if `unmerge` cannot change the base tensors. Changes nothing.
+  virtual void check_unmergeable() const = 0;
+  /// Removes merged updates from the base tensors, the last merged first, until
+  /// `count` are left.
+  virtual void unmerge(size_t count = 0) = 0;
   /// Disconnects this object from the model, whose layers then compute without
   /// it. A merged update stays in the base tensors.
   virtual void unload() = 0;

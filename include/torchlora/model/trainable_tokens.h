@@ -76,6 +76,8 @@ class TORCHLORA_API TrainableTokens : public Module, public TunerLayer {
   void set_adapter(
       const std::vector<std::string>& adapter_names,
       bool inference_mode = false) override;
+  void set_requires_grad(const std::string& adapter_name, bool requires_grad)
+      override;
   void enable_adapters(bool enabled) override;
   void delete_adapter(const std::string& adapter_name) override;
   void check_mergeable(
@@ -84,7 +86,8 @@ class TORCHLORA_API TrainableTokens : public Module, public TunerLayer {
   /// Writes the rows of the adapters into the weight, and stores the
   /// overwritten rows in `Adapter::original`.
   void merge(const std::vector<std::string>& adapter_names = {}) override;
-  void unmerge() override;
+  void check_unmergeable() const override;
+  void unmerge(size_t count = 0) override;
   /// Gives the forward back to the layer and to the layers tied to it, and
   /// removes this module from the layer. Merged rows stay in the table.
   void unload() override;
@@ -106,6 +109,7 @@ class TORCHLORA_API TrainableTokens : public Module, public TunerLayer {
   struct BoundLayer;
 
   Tensor base_rows(const std::vector<int64_t>& indices) const;
+  void check_writable() const;
   void write(const std::vector<int64_t>& indices, const Tensor& rows);
   void update_shown();
 
