@@ -18,6 +18,7 @@ class DisableAdapterGuard;
 class LoraLayer;
 class MixedBatchGuard;
 class TunerLayer;
+struct MixedBatch;
 struct PeftState;
 
 /// The handle that `get_peft_model` returns. It holds the state of the whole
@@ -27,13 +28,13 @@ struct PeftState;
 /// handle. PEFT's `PeftModel`.
 class TORCHLORA_API PeftModel {
  public:
-  /// Returns the user's model, which holds the LoRA layers.
   /// @{
   /// Shares the state of `other`. A handle always has a state: moving it
   /// copies.
   PeftModel(const PeftModel& other) = default;
   PeftModel& operator=(const PeftModel& other) = default;
   /// @}
+  /// Returns the user's model, which holds the LoRA layers.
   Module& base_model() const;
   /// @{
   /// Return the names of all adapters in the order in which they were added,
@@ -81,12 +82,12 @@ class TORCHLORA_API PeftModel {
   }
   /// @}
 
-  /// Removes an adapter from every layer. If no adapter is active then, the
   /// Makes the tensors of adapters trainable or frozen, whether or not they are
   /// active, until the next `set_adapter`. ValueError for an unknown name.
   void set_requires_grad(
       const std::vector<std::string>& adapter_names,
       bool requires_grad = true);
+  /// Removes an adapter from every layer. If no adapter is active then, the
   /// alphabetically first of the rest is activated. ValueError for an unknown
   /// name and for a merged adapter.
   void delete_adapter(const std::string& adapter_name);
@@ -111,7 +112,8 @@ class TORCHLORA_API PeftModel {
   /// Sends each sample of a batch through its own adapter until the returned
   /// guard is destroyed. `adapter_names[i]` names the adapter of sample i,
   /// whether or not it is active; "__base__" means none. Samples use the base
-  /// model's own `modules_to_save`. PEFT's argument `adapter_names` of forward.
+  /// model's own `modules_to_save`. It concerns the forwards of this thread
+  /// only (docs/threads.md). PEFT's argument `adapter_names` of forward.
   /// ValueError for a model in training mode, unknown names, merged adapters,
   /// DoRA, adapters with `modules_to_save`, `bias` or
   /// `trainable_token_indices`, and for adapters of MultiheadAttention,
@@ -208,8 +210,9 @@ class TORCHLORA_API PeftModel {
   std::shared_ptr<PeftState> state_;
 };
 
-/// An object that disables all adapters of a model while it lives. Its
-/// destructor restores the state from before. Guards may be nested.
+/// An object that disables all adapters of a model, for all threads, while it
+/// lives. Its destructor restores the state from before. Guards may be nested
+/// in one thread; c10::Error if another thread has a guard of the model.
 class TORCHLORA_API DisableAdapterGuard {
  public:
   /// Disables the adapters of `model`. `PeftModel::disable_adapter` calls it.
@@ -221,17 +224,22 @@ class TORCHLORA_API DisableAdapterGuard {
  private:
   /// Keeps the model alive.
   std::shared_ptr<PeftState> state_;
+  /// Keeps the guards of other threads away.
+  std::shared_ptr<void> hold_;
   /// Every adapted layer, and whether its adapters were enabled before.
   std::vector<std::pair<std::shared_ptr<TunerLayer>, bool>> saved_;
 };
 
 /// An object that sends each sample of a batch through its own adapter while it
-/// lives (`PeftModel::mixed_batch`). Guards cannot be nested.
+/// lives, in the forwards of its thread (`PeftModel::mixed_batch`). Of nested
+/// guards the inner one counts.
 class TORCHLORA_API MixedBatchGuard {
  public:
   /// Assigns sample i of the following batches to adapter `adapter_names[i]`.
   /// ValueError for the models and adapters that `PeftModel::mixed_batch`
-  /// lists.
+  /// lists. c10::Error if another thread has a guard of the model, and one of
+  /// the two disables adapters: this one does if adapters have
+  /// `modules_to_save`, biases or rows of tables that are active.
   MixedBatchGuard(
       const PeftModel& model,
       const std::vector<std::string>& adapter_names);
@@ -242,7 +250,9 @@ class TORCHLORA_API MixedBatchGuard {
  private:
   /// Keeps the model alive.
   std::shared_ptr<PeftState> state_;
-  std::vector<std::shared_ptr<LoraLayer>> layers_;
+  /// Keeps guards of other threads away that would disturb this one.
+  std::shared_ptr<void> hold_;
+  std::shared_ptr<const MixedBatch> batch_;
   /// The modules whose adapters train own tensors (`modules_to_save`, table
   /// rows), and whether these were enabled before.
   std::vector<std::pair<std::shared_ptr<TunerLayer>, bool>> saved_;

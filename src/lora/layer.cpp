@@ -17,6 +17,7 @@
 
 #include <torchlora/lora/variant.h>
 
+#include "lora/mixed_batch.h"
 #include "lora/overlay/weight_overlay.h"
 
 namespace torchlora {
@@ -41,7 +42,6 @@ std::shared_ptr<LayerBinding> make_binding(
       "(BaseWeight::member); ",
       base_layer.name(),
       " is not, and it does not");
-  return std::make_shared<WeightOverlay>(base_layer, *member);
   TORCH_CHECK_VALUE(
       member->is_same(base.weight()),
       "[LoraLayer] the accessor of a ",
@@ -49,6 +49,7 @@ std::shared_ptr<LayerBinding> make_binding(
       " gives one tensor as the weight and another one as its member "
       "(BaseWeight::member), so that the adapter would act on another tensor "
       "than it is merged into; name the member that is the weight");
+  return std::make_shared<WeightOverlay>(base_layer, *member);
 }
 
 bool is_additive(const ActiveUpdate& update) {
@@ -126,11 +127,12 @@ Tensor LoraLayer::forward(const Tensor& input) {
 Tensor LoraLayer::run(const Tensor& input, const WeightOperation* operation) {
   LayerCall call{input, operation ? operation->bias : Tensor(), operation};
   auto updates = active_updates();
+  const auto batch = mixed_batch_of(*this);
   TORCH_CHECK_VALUE(
-      !mixed_batch_ || updates.empty() || input.size(0) == mixed_batch_->size,
+      !batch || updates.empty() || input.size(0) == batch->size,
       "[LoraLayer] Length of `adapter_names` should be the same as the number "
       "of inputs, but got ",
-      mixed_batch_ ? mixed_batch_->size : 0,
+      batch ? batch->size : 0,
       " and ",
       input.size(0),
       " respectively.");
@@ -173,8 +175,9 @@ std::vector<ActiveUpdate> LoraLayer::active_updates() const {
     return updates.back();
   };
   const auto& [active, merged_names, enabled] = states();
-  if (enabled && mixed_batch_) {
-    for (const auto& [name, rows] : mixed_batch_->rows) {
+  const auto batch = enabled ? mixed_batch_of(*this) : nullptr;
+  if (batch) {
+    for (const auto& [name, rows] : batch->rows) {
       if (const auto* adapter = find_adapter(name)) {
         add(*adapter, 1).rows = rows;
       }

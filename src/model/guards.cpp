@@ -5,12 +5,12 @@
 #include <torch/nn/modules/transformerlayer.h>
 #include <torch/types.h>
 
+#include "lora/check_config.h"
+#include "lora/mixed_batch.h"
 #include "model/requirements.h"
 
 namespace torchlora {
 namespace {
-
-constexpr auto kBase = "__base__";
 
 /// The elements of a batch by the name of their adapter.
 using Rows = std::map<std::string, std::vector<int64_t>>;
@@ -128,7 +128,8 @@ void switch_off(const std::shared_ptr<TunerLayer>& layer, Saved& saved) {
 } // namespace
 
 DisableAdapterGuard::DisableAdapterGuard(const PeftModel& model)
-    : state_(StateAccess::shared(model)) {
+    : state_(StateAccess::shared(model)),
+      hold_(state_->guards.hold(/*switches_off=*/true, "disable_adapter")) {
   for (const auto& site : state_->tuner_layers()) {
     switch_off(site.layer, saved_);
   }
@@ -144,32 +145,35 @@ MixedBatchGuard::MixedBatchGuard(
     : state_(StateAccess::shared(model)) {
   Rows rows;
   for (size_t i = 0; i < adapter_names.size(); ++i) {
-    if (adapter_names[i] != kBase) {
+    if (adapter_names[i] != kBaseAdapter) {
       rows[adapter_names[i]].push_back(static_cast<int64_t>(i));
     }
   }
   const auto sites = lora_sites(*state_->model);
   check_mixed_batch(*state_, rows, sites);
+  auto own = state_->own_layers();
+  std::erase_if(own, [](const auto& site) {
+    const auto has = [&](const auto& name) { return site.layer->has(name); };
+    return std::ranges::none_of(site.layer->active_adapters(), has) &&
+        !site.layer->merged();
+  });
+  hold_ = state_->guards.hold(/*switches_off=*/!own.empty(), "mixed_batch");
   auto batch = std::make_shared<MixedBatch>();
   batch->size = static_cast<int64_t>(adapter_names.size());
   for (const auto& [name, indices] : rows) {
     batch->rows.emplace_back(name, torch::tensor(indices, at::kLong));
   }
   for (const auto& site : sites) {
-    layers_.push_back(site.layer);
+    batch->layers.insert(site.layer.get());
   }
-  for (const auto& site : state_->own_layers()) {
+  for (const auto& site : own) {
     switch_off(site.layer, saved_);
   }
-  for (const auto& layer : layers_) {
-    layer->set_mixed_batch(batch);
-  }
+  batch_ = std::move(batch);
+  begin_mixed_batch(batch_);
 }
 
 MixedBatchGuard::~MixedBatchGuard() {
-  for (const auto& layer : layers_) {
-    layer->set_mixed_batch(nullptr);
-  }
   restore(saved_);
 }
 

@@ -2,6 +2,7 @@
 
 #include <torchlora/model.h>
 
+#include "model/guard_holds.h"
 #include "model/saved_modules.h"
 #include "model/sites.h"
 
@@ -21,6 +22,7 @@ struct PeftState {
   /// The first adapter's: how the model was built.
   LoraConfig::LayerRanges layer_replication;
   std::shared_ptr<SavedModules> saved = std::make_shared<SavedModules>();
+  GuardHolds guards;
   /// The function that removed the last adapter, if there is none.
   const char* emptied_by = "";
 

@@ -167,11 +167,6 @@ class TORCHLORA_API LoraLayer : public Module,
     return adapters_.not_merged(adapter_names);
   }
 
-  /// Assigns the samples of the following batches to adapters, active or not;
-  /// nullptr ends it. `MixedBatchGuard` calls it.
-  void set_mixed_batch(std::shared_ptr<const MixedBatch> batch) {
-    mixed_batch_ = std::move(batch);
-  }
   /// Calls `observer` in every forward with the vectors that the weight matrix
   /// is multiplied by, as rows [n, in_features · kernel elements] without a
   /// gradient. An empty function ends it.
@@ -193,14 +188,14 @@ class TORCHLORA_API LoraLayer : public Module,
 
  private:
   friend class RedirectBinding;
-  bool has_bias_update(const std::vector<std::string>& adapter_names) const;
-  void check_writable(bool writes_bias) const;
-  void check_merge(const std::vector<std::string>& adapter_names) const;
   friend class WeightOverlay;
 
   /// NOTE: virtual, so that a layer of another library copy runs that copy's.
   virtual Tensor run(const Tensor& input, const WeightOperation* operation);
   std::vector<ActiveUpdate> active_updates() const;
+  bool has_bias_update(const std::vector<std::string>& adapter_names) const;
+  void check_writable(bool writes_bias) const;
+  void check_merge(const std::vector<std::string>& adapter_names) const;
   bool is_base(ActiveUpdates updates) const;
   static const char* why_not_dense(ActiveUpdates updates);
   Tensor mixed_forward(const LayerCall& call, ActiveUpdates updates) const;
@@ -215,7 +210,6 @@ class TORCHLORA_API LoraLayer : public Module,
   FactorNames factor_names_;
   std::shared_ptr<AdapterDict> lora_A_, lora_B_;
   AdapterSet<LoraAdapter> adapters_;
-  std::shared_ptr<const MixedBatch> mixed_batch_;
   /// The base weight that `commit_adapter` will write; undefined if none.
   Tensor next_base_weight_;
   std::function<void(const Tensor& rows)> observer_;

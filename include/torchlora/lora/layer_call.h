@@ -75,15 +75,6 @@ struct ActiveUpdate {
   Tensor rows = {};
 };
 
-/// Assigns the samples of a batch (its first dimension) to adapters. A sample
-/// that no entry names goes through the base layer only.
-struct MixedBatch {
-  /// The number of samples in the batch.
-  int64_t size = 0;
-  /// Pairs of an adapter name and the int64 indices of its samples.
-  NamedTensors rows;
-};
-
 /// The updates of one forward, in the order in which they act.
 using ActiveUpdates = c10::ArrayRef<ActiveUpdate>;
 

@@ -1,0 +1,37 @@
+// A mixed batch belongs to a thread and not to the layers, as it says what the
+// next forward's samples are: several threads may each serve a batch of their
+// own with one model.
+#include "lora/mixed_batch.h"
+
+#include <algorithm>
+
+namespace torchlora {
+namespace {
+
+thread_local std::vector<std::weak_ptr<const MixedBatch>> batches;
+
+void forget_ended() {
+  std::erase_if(batches, [](const auto& batch) { return batch.expired(); });
+}
+
+} // namespace
+
+void begin_mixed_batch(const std::shared_ptr<const MixedBatch>& batch) {
+  forget_ended();
+  batches.push_back(batch);
+}
+
+std::shared_ptr<const MixedBatch> mixed_batch_of(const LoraLayer& layer) {
+  if (batches.empty()) {
+    return nullptr;
+  }
+  forget_ended();
+  for (auto item = batches.rbegin(); item != batches.rend(); ++item) {
+    if (auto batch = item->lock(); batch && batch->layers.contains(&layer)) {
+      return batch;
+    }
+  }
+  return nullptr;
+}
+
+} // namespace torchlora
