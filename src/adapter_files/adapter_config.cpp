@@ -8,6 +8,7 @@
 #include "adapter_files/config_fields.h"
 #include "adapter_files/config_reader.h"
 #include "adapter_files/config_writer.h"
+#include "io/input_file.h"
 #include "io/parse_json.h"
 
 namespace torchlora {
@@ -21,16 +22,15 @@ constexpr auto kConfigFile = "adapter_config.json";
 
 LoraConfig load_adapter_config(const fs::path& directory) {
   const auto path = directory / kConfigFile;
-  std::error_code error;
   TORCHLORA_CHECK_DATA(
-      fs::exists(path, error),
+      io::is_present(path),
       "[load_adapter_config] Can't find '",
       kConfigFile,
       "' at '",
       directory.string(),
       "'");
   const auto where = "[load_adapter_config] " + path.string() + ": ";
-  const auto text = io::read_file(path);
+  const auto text = io::read_file(path, io::kMaxJsonBytes);
   io::parse_json(text, where); // refuses what the next line must not see
   const auto values = nlohmann::ordered_json::parse(text);
   TORCHLORA_CHECK_DATA(

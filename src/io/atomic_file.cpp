@@ -4,11 +4,14 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <fstream>
-#include <sstream>
+#include <new>
 #include <system_error>
+#include <vector>
 
 #include <torchlora/error.h>
+
+#include "io/copy_file.h"
+#include "io/input_file.h"
 
 // A write goes to a temporary file in the same folder. fsync brings its content
 // to the disk, rename puts it in the place of the old file in one step, and an
@@ -107,25 +110,54 @@ void write_file_atomic(
   file.commit();
 }
 
-std::string read_file(const fs::path& path) {
-  std::error_code error;
-  TORCHLORA_CHECK_DATA(
-      fs::exists(path, error), "[read_file] there is no file ", path.string());
-  TORCHLORA_CHECK_DATA(
-      !fs::is_directory(path, error),
-      "[read_file] expected a file, found a folder: ",
-      path.string());
-  errno = 0;
-  std::ifstream stream(path, std::ios::binary);
-  std::ostringstream content;
-  content << stream.rdbuf();
-  TORCHLORA_CHECK_DATA(
-      stream.is_open() && !stream.bad(),
-      "[read_file] cannot read ",
-      path.string(),
-      ": ",
-      std::system_category().message(errno));
-  return std::move(content).str();
+std::string read_file(const fs::path& path, uint64_t max_bytes) {
+  const InputFile file(path, "[read_file] ");
+  const auto check_size = [&](uint64_t size) {
+    TORCHLORA_CHECK_DATA(
+        size <= max_bytes,
+        "[read_file] ",
+        path.string(),
+        " has ",
+        size,
+        " bytes; a file of its kind has at most ",
+        max_bytes);
+  };
+  const auto expected = file.size();
+  check_size(expected);
+  std::string content;
+  try {
+    // One byte more, so that the last read finds the end.
+    content.resize(expected + 1);
+    size_t size = 0;
+    while (const auto count =
+               file.read(content.data() + size, content.size() - size)) {
+      size += count;
+      check_size(size);
+      if (size == content.size()) {
+        content.resize(2 * size);
+      }
+    }
+    content.resize(size);
+  } catch (const std::bad_alloc&) {
+    TORCHLORA_CHECK_DATA(
+        false,
+        "[read_file] ",
+        path.string(),
+        " has ",
+        expected,
+        " bytes, which do not fit into memory");
+  }
+  return content;
+}
+
+void copy_file_atomic(const fs::path& from, const fs::path& to) {
+  const InputFile file(from, "[copy_file] ");
+  write_file_atomic(to, [&](const auto& append) {
+    std::vector<char> buffer(1 << 20);
+    while (const auto count = file.read(buffer.data(), buffer.size())) {
+      append(buffer.data(), count);
+    }
+  });
 }
 
 } // namespace torchlora::io

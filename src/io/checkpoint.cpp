@@ -6,6 +6,8 @@
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
 
+#include "io/copy_file.h"
+#include "io/input_file.h"
 #include "io/parse_json.h"
 #include "io/safetensors_writer.h"
 
@@ -21,7 +23,7 @@ constexpr auto kModelConfigFile = "config.json";
 
 json read_weight_map(const fs::path& path) {
   const auto where = "[Checkpoint] " + path.string() + ": ";
-  const auto index = parse_json_unique(read_file(path), where);
+  const auto index = parse_json_unique(read_file(path, kMaxJsonBytes), where);
   TORCHLORA_CHECK_DATA(
       index.is_object() && index.contains("weight_map") &&
           index["weight_map"].is_object() && !index["weight_map"].empty(),
@@ -67,9 +69,10 @@ std::vector<fs::path> other_files(const Checkpoint& checkpoint) {
   const bool is_sharded =
       checkpoint.files()[0]->path().filename() != kSingleFile;
   std::vector<fs::path> paths;
+  std::error_code error;
   for (const auto& entry : fs::directory_iterator(checkpoint.directory())) {
     const auto& path = entry.path();
-    if (entry.is_regular_file() &&
+    if (entry.is_regular_file(error) &&
         (!is_weight_file(path) ||
          (is_sharded && path.filename() == kIndexFile))) {
       paths.push_back(path);
@@ -99,13 +102,13 @@ Checkpoint::Checkpoint(const fs::path& directory) : directory_(directory) {
   const auto single = directory / kSingleFile;
   const auto index = directory / kIndexFile;
   std::error_code error;
-  if (fs::exists(single, error) || !fs::exists(index, error)) {
+  if (is_present(single) || !is_present(index)) {
     TORCHLORA_CHECK_DATA(
         fs::is_directory(directory, error),
         "[Checkpoint] there is no folder ",
         directory.string());
     TORCHLORA_CHECK_DATA(
-        fs::exists(single, error),
+        is_present(single),
         "[Checkpoint] ",
         directory.string(),
         " has neither ",
@@ -126,7 +129,7 @@ Checkpoint::Checkpoint(const fs::path& directory) : directory_(directory) {
   }
   for (const auto& shard : shards) {
     TORCHLORA_CHECK_DATA(
-        fs::exists(directory / shard, error),
+        is_present(directory / shard),
         "[Checkpoint] the shard ",
         (directory / shard).string(),
         " that ",
@@ -239,7 +242,7 @@ void save_pretrained(
         destination / file->path().filename(), tensors, file->metadata());
   }
   for (const auto& path : other_files(checkpoint)) {
-    write_file_atomic(destination / path.filename(), read_file(path));
+    copy_file_atomic(path, destination / path.filename());
   }
 }
 

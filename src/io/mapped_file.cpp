@@ -1,9 +1,6 @@
 #include "io/mapped_file.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <string>
@@ -11,45 +8,54 @@
 
 #include <torchlora/error.h>
 
+#include "io/bus_error.h"
+
 namespace torchlora::io {
 
-MappedFile::MappedFile(const std::filesystem::path& path) {
-  const auto check = [&](bool ok, int error) {
-    TORCHLORA_CHECK_DATA(
-        ok,
-        "[safetensors] cannot open ",
-        path.string(),
-        ": ",
-        std::system_category().message(error));
-  };
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  check(fd >= 0, errno);
-  struct stat status = {};
-  const bool known = ::fstat(fd, &status) == 0;
-  size_ = known ? static_cast<size_t>(status.st_size) : 0;
-  void* data = nullptr;
-  int error = S_ISREG(status.st_mode) ? 0 : EISDIR;
-  if (error == 0 && size_ > 0) {
-    // NOTE: MAP_NORESERVE, or the kernel refuses a writable private mapping
-    // that is larger than the machine's memory.
-    data = ::mmap(
-        nullptr,
-        size_,
-        PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_NORESERVE,
-        fd,
-        0);
-    error = data == MAP_FAILED ? errno : 0;
+MappedFile::MappedFile(
+    const std::filesystem::path& path,
+    const std::string& where)
+    : file_(path, where), where_(where), size_(file_.size()) {
+  if (size_ == 0) {
+    return;
   }
-  ::close(fd);
-  check(error == 0, error);
+  // NOTE: MAP_NORESERVE, or the kernel refuses a writable private mapping that
+  // is larger than the machine's memory.
+  void* data = ::mmap(
+      nullptr,
+      size_,
+      PROT_READ | PROT_WRITE,
+      MAP_PRIVATE | MAP_NORESERVE,
+      file_.descriptor(),
+      0);
+  TORCHLORA_CHECK_DATA(
+      data != MAP_FAILED,
+      where,
+      "cannot map ",
+      path.string(),
+      " into memory: ",
+      std::system_category().message(errno));
   data_ = static_cast<char*>(data);
+  watch_mapping(data_, size_, file_.path().c_str());
 }
 
 MappedFile::~MappedFile() {
   if (data_) {
+    forget_mapping(data_);
     ::munmap(data_, size_);
   }
+}
+
+void MappedFile::check_size() const {
+  const auto now = file_.size();
+  TORCHLORA_CHECK_DATA(
+      now >= size_,
+      where_,
+      file_.path().string(),
+      " was truncated while it was read: it had ",
+      size_,
+      " bytes when it was opened, now it has ",
+      now);
 }
 
 } // namespace torchlora::io

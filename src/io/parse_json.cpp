@@ -5,18 +5,17 @@
 #include <vector>
 
 #include <torchlora/error.h>
+#include <torchlora/io/atomic_file.h>
 
 namespace torchlora::io {
 using nlohmann::json;
 
 namespace {
 
-constexpr int kMaxDepth = 64;
-
-/// Counts brackets outside of strings. Text that is not JSON is left to the
-/// parser.
-bool is_nested_too_deeply(std::string_view text) {
-  int depth = 0;
+/// Counts brackets and commas outside of strings. Text that is not JSON is left
+/// to the parser.
+void check_structure(std::string_view text, const std::string& where) {
+  size_t depth = 0, values = 0;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -26,26 +25,34 @@ bool is_nested_too_deeply(std::string_view text) {
     } else if (c == '"') {
       in_string = true;
     } else if (c == '[' || c == '{') {
-      if (++depth > kMaxDepth) {
-        return true;
-      }
+      ++values;
+      TORCHLORA_CHECK_DATA(
+          ++depth <= kMaxJsonDepth,
+          where,
+          "the JSON is nested deeper than ",
+          kMaxJsonDepth,
+          " levels");
     } else if (c == ']' || c == '}') {
-      --depth;
+      depth -= depth > 0 ? 1 : 0;
+    } else {
+      values += c == ',' ? 1 : 0;
     }
   }
-  return false;
+  TORCHLORA_CHECK_DATA(
+      values <= kMaxJsonValues,
+      where,
+      "the JSON has ",
+      values,
+      " values; at most ",
+      kMaxJsonValues,
+      " are read");
 }
 
 json parse(
     std::string_view text,
     const std::string& where,
     const json::parser_callback_t& callback) {
-  TORCHLORA_CHECK_DATA(
-      !is_nested_too_deeply(text),
-      where,
-      "the JSON is nested deeper than ",
-      kMaxDepth,
-      " levels");
+  check_structure(text, where);
   try {
     return json::parse(text.begin(), text.end(), callback);
   } catch (const json::exception& e) {
@@ -78,6 +85,10 @@ json parse_json_unique(std::string_view text, const std::string& where) {
   TORCHLORA_CHECK_DATA(
       !duplicate, where, "the JSON has the name \"", *duplicate, "\" twice");
   return parsed;
+}
+
+json read_json(const std::filesystem::path& path, const std::string& where) {
+  return parse_json(read_file(path, kMaxJsonBytes), where);
 }
 
 } // namespace torchlora::io

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -9,9 +10,16 @@
 
 namespace torchlora::io {
 
+/// The largest configuration file.
+constexpr uint64_t kMaxJsonBytes = 32 << 20;
+constexpr size_t kMaxJsonDepth = 64;
+/// A parsed value takes up to 64 bytes, whatever its text takes.
+constexpr size_t kMaxJsonValues = 1 << 23;
+
 /// Parses JSON from an untrusted file. DataError, with `where` at its
-/// beginning, if the text is not JSON or is nested deeper than 64 levels: code
-/// that prints or walks such a value recursively would overflow the stack.
+/// beginning, if the text is not JSON or is nested deeper than 64 levels
+/// or has too many values: code that prints or walks such a value recursively
+/// would overflow the stack.
 TORCHLORA_API nlohmann::json parse_json(
     std::string_view text,
     const std::string& where);
@@ -20,6 +28,11 @@ TORCHLORA_API nlohmann::json parse_json(
 /// keeps the last value without a word.
 TORCHLORA_API nlohmann::json parse_json_unique(
     std::string_view text,
+    const std::string& where);
+
+/// Parses the JSON file `path`, which must not be larger than `kMaxJsonBytes`.
+TORCHLORA_API nlohmann::json read_json(
+    const std::filesystem::path& path,
     const std::string& where);
 
 } // namespace torchlora::io

@@ -48,7 +48,7 @@ struct SafetensorsFile::Impl {
 SafetensorsFile::SafetensorsFile(const fs::path& path) {
   auto impl = std::make_shared<Impl>();
   impl->path = path;
-  impl->mapping = std::make_shared<MappedFile>(path);
+  impl->mapping = std::make_shared<MappedFile>(path, "[safetensors] ");
   impl->header = parse_safetensors_header(
       impl->mapping->data(), impl->mapping->size(), path.string());
   impl_ = std::move(impl);
@@ -84,6 +84,7 @@ Tensor SafetensorsFile::tensor(const std::string& key) const {
   if (entry.begin == entry.end) {
     return at::empty(entry.sizes, options);
   }
+  impl_->mapping->check_size();
   char* data = impl_->mapping->data() + impl_->header.data_begin + entry.begin;
   if (reinterpret_cast<uintptr_t>(data) % c10::elementSize(entry.dtype) != 0) {
     auto copy = at::empty(entry.sizes, options);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -26,7 +27,10 @@ TORCHLORA_API void write_file_atomic(
         void(const std::function<void(const void* data, size_t size)>& append)>&
         write);
 
-/// Returns the content of the file `path`. DataError if it cannot be read.
-TORCHLORA_API std::string read_file(const std::filesystem::path& path);
+/// Returns the content of the file `path`. DataError if it is not a regular
+/// file, cannot be read, or is longer than `max_bytes`.
+TORCHLORA_API std::string read_file(
+    const std::filesystem::path& path,
+    uint64_t max_bytes = UINT64_MAX);
 
 } // namespace torchlora::io

@@ -37,7 +37,9 @@ class TORCHLORA_API SafetensorsFile {
   /// Returns the tensor `key` on the CPU. It shares the memory of the mapped
   /// file, which stays mapped as long as the tensor lives; only data that is
   /// not aligned to its element size is copied. A write to the tensor does not
-  /// change the file.
+  /// change the file. DataError if the file has been truncated since it was
+  /// opened. If another process truncates it later, a read of the tensor ends
+  /// the process with a message that names the file, and exit code 3.
   Tensor tensor(const std::string& key) const;
 
  private:
