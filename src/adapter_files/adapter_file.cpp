@@ -1,36 +1,50 @@
 #include "adapter_files/adapter_file.h"
 
-#include <caffe2/serialize/inline_container.h>
-#include <torch/csrc/jit/serialization/import_read.h>
+#include <ATen/ops/isfinite.h>
 
 #include <torchlora/error.h>
 #include <torchlora/io/safetensors.h>
+
+#include "adapter_files/pickle.h"
+#include "io/input_file.h"
+#include "io/mapped_file.h"
+#include "io/stored_zip.h"
 
 namespace torchlora {
 namespace {
 
 AdapterFile read_pickle(const std::filesystem::path& path) {
-  AdapterFile file{path, {}};
-  try {
-    caffe2::serialize::PyTorchStreamReader reader(path.string());
-    // To the CPU, wherever the adapter was saved.
-    const auto value = torch::jit::readArchiveAndTensors(
-        "data", "", "", std::nullopt, std::nullopt, at::kCPU, reader);
-    for (const auto& item : value.toGenericDict()) {
-      file.tensors.emplace(
-          item.key().toStringRef(),
-          item.value().toTensor().detach().contiguous());
-    }
-  } catch (const c10::Error& error) {
-    TORCHLORA_CHECK_DATA(
-        false,
-        "[load_adapter] ",
-        path.string(),
-        " is not a plain dict of tensors in the zip format of torch.save; save "
-        "it again with PEFT, or as torch.save(dict(tensors)): ",
-        error.what_without_backtrace());
+  auto file = std::make_shared<io::MappedFile>(path, "[load_adapter] ");
+  const auto where = "[load_adapter] " + path.string() +
+      " is not a plain dict of tensors in the zip format of torch.save; save "
+      "it again with PEFT, or as torch.save(dict(tensors)): ";
+  const auto files = io::read_stored_zip({file->data(), file->size()}, where);
+  return {path, read_pickled_tensors(files, std::move(file), where)};
+}
+
+AdapterFile read_safetensors(const std::filesystem::path& path) {
+  const io::SafetensorsFile mapped(path);
+  AdapterFile file{path, {}, mapped.metadata()};
+  for (const auto& key : mapped.keys()) {
+    file.tensors.emplace(key, mapped.tensor(key));
   }
   return file;
+}
+
+/// Types of less than two bytes have no `isfinite`.
+void check_finite(const AdapterFile& file) {
+  for (const auto& [key, tensor] : file.tensors) {
+    const bool is_factor = key.find(".lora_") != std::string::npos &&
+        tensor.element_size() >= 2 &&
+        (tensor.is_floating_point() || tensor.is_complex());
+    TORCHLORA_CHECK_DATA(
+        !is_factor || at::isfinite(tensor).all().item<bool>(),
+        "[load_adapter] ",
+        file.path.string(),
+        ": ",
+        key,
+        " has NaN or infinity: its training failed; use an earlier checkpoint");
+  }
 }
 
 } // namespace
@@ -38,16 +52,9 @@ AdapterFile read_pickle(const std::filesystem::path& path) {
 AdapterFile read_adapter_file(const std::filesystem::path& directory) {
   const auto path = directory / "adapter_model.safetensors";
   const auto pickle = directory / "adapter_model.bin";
-  std::error_code error;
-  if (!std::filesystem::exists(path, error) &&
-      std::filesystem::exists(pickle, error)) {
-    return read_pickle(pickle);
-  }
-  const io::SafetensorsFile mapped(path);
-  AdapterFile file{path, {}};
-  for (const auto& key : mapped.keys()) {
-    file.tensors.emplace(key, mapped.tensor(key));
-  }
+  const bool is_pickle = !io::is_present(path) && io::is_present(pickle);
+  auto file = is_pickle ? read_pickle(pickle) : read_safetensors(path);
+  check_finite(file);
   return file;
 }
 

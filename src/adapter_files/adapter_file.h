@@ -11,11 +11,13 @@ namespace torchlora {
 struct AdapterFile {
   std::filesystem::path path;
   std::map<std::string, Tensor> tensors;
+  /// Of a safetensors file.
+  std::map<std::string, std::string> metadata = {};
 };
 
 /// Maps adapter_model.safetensors. If there is none, reads adapter_model.bin,
 /// which PEFT writes with `safe_serialization=False`; only tensors are accepted
-/// in it. DataError names the file.
+/// in it. DataError names the file; also for a factor with NaN or infinity.
 AdapterFile read_adapter_file(const std::filesystem::path& directory);
 
 } // namespace torchlora
