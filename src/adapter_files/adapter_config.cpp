@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <torchlora/config/targets.h>
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
 
@@ -50,7 +51,10 @@ LoraConfig load_adapter_config(const fs::path& directory) {
     TORCH_WARN(where, "the key ", key, " is not known");
   }
   try {
-    config.validate();
+    // Compiles the patterns, so that a wrong one is an error of this file.
+    TargetMatcher{config};
+    PatternTable{config.rank_pattern()};
+    PatternTable{config.alpha_pattern()};
   } catch (const c10::ValueError& e) {
     TORCHLORA_CHECK_DATA(false, where, e.what_without_backtrace());
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <type_traits>
 
 #include <nlohmann/json.hpp>
 
@@ -12,8 +13,10 @@
 namespace torchlora {
 
 /// Reads the fields of an adapter_config.json, or of an object in it
-/// (`config_fields.h`). A key that is missing or null leaves the field as it
-/// is. DataError names the file, the key and what was expected.
+/// (`config_fields.h`). A key that is missing leaves the field as it is. Null
+/// is what None is in PEFT: false, unset, or, for a number, a pattern or the
+/// name of a choice, an error. DataError names the file, the key and what was
+/// expected.
 class ConfigReader {
  public:
   /// Ordered, as the first pattern that matches wins.
@@ -24,13 +27,24 @@ class ConfigReader {
       : values_(values), where_(std::move(where)) {}
 
   void operator()(const char* key, bool& target) {
-    read(key, "true or false", target);
+    if (const auto* value = find(key)) {
+      check(value->is_boolean() || value->is_null(), key, "true or false");
+      target = *value == true; // None is false in Python
+    }
   }
   void operator()(const char* key, std::string& target) {
-    read(key, "a string", target);
+    // An option that is unset by default may be null.
+    const auto* value = target.empty() ? find_set(key) : find(key);
+    if (value) {
+      check(value->is_string(), key, "a string");
+      target = value->get<std::string>();
+    }
   }
   void operator()(const char* key, std::vector<std::string>& target) {
-    read(key, "a list of names or null", target);
+    if (const auto* value = find_set(key)) {
+      check(is_list(*value, &Json::is_string), key, "a list of names or null");
+      target = value->get<std::vector<std::string>>();
+    }
   }
   void operator()(const char* key, double& target) {
     if (const auto* value = find(key)) {
@@ -40,27 +54,22 @@ class ConfigReader {
   }
   void operator()(const char* key, int64_t& target) {
     if (const auto* value = find(key)) {
-      check(value->is_number(), key, "a number");
-      const auto number = value->get<double>();
-      check(
-          number == std::floor(number) && std::abs(number) < 1e15,
-          key,
-          "an integer");
-      target = static_cast<int64_t>(number);
+      check(is_integer(*value), key, "an integer");
+      target = value->get<int64_t>();
     }
   }
   void operator()(const char* key, InitLoraWeights& target) {
     if (const auto* value = find(key)) {
       check(
-          value->is_boolean() || value->is_string(),
+          value->is_boolean() || value->is_string() || value->is_null(),
           key,
           "true, false or a name");
-      target = value->is_boolean() ? InitLoraWeights(value->get<bool>())
-                                   : value->get<std::string>();
+      target = value->is_string() ? InitLoraWeights(value->get<std::string>())
+                                  : InitLoraWeights(*value == true);
     }
   }
   void operator()(const char* key, ModuleNames& target) {
-    if (const auto* value = find(key)) {
+    if (const auto* value = find_set(key)) {
       check(
           value->is_string() || is_list(*value, &Json::is_string),
           key,
@@ -72,7 +81,7 @@ class ConfigReader {
   }
   void operator()(const char* key, LoraConfig::Pattern& target) {
     if (const auto* value = find(key)) {
-      check(value->is_object(), key, "an object");
+      check(value->is_object(), key, "an object of numbers");
       for (const auto& [pattern, number] : value->items()) {
         check(number.is_number(), key, "an object of numbers");
         target.emplace_back(pattern, number.get<double>());
@@ -80,9 +89,9 @@ class ConfigReader {
     }
   }
   void operator()(const char* key, LoraConfig::LayerRanges& target) {
-    if (const auto* value = find(key)) {
+    if (const auto* value = find_set(key)) {
       const auto is_pair = [](const Json& entry) {
-        return entry.size() == 2 && is_list(entry, &Json::is_number_integer);
+        return entry.size() == 2 && is_list_of_integers(entry);
       };
       check(
           value->is_array() && std::ranges::all_of(*value, is_pair),
@@ -93,13 +102,13 @@ class ConfigReader {
   }
   void operator()(const char* key, TrainableTokenIndices& target) {
     using Indices = TrainableTokenIndices::Indices;
-    const auto* value = find(key);
+    const auto* value = find_set(key);
     if (!value) {
       return;
     }
     const auto indices = [&](const Json& list) {
       check(
-          is_list(list, &Json::is_number_integer),
+          is_list_of_integers(list),
           key,
           "a list of integers, or an object of such lists");
       return list.get<Indices>();
@@ -121,13 +130,18 @@ class ConfigReader {
 
   template <class T>
   void list(const char* key, std::vector<T>& target) {
-    const auto* value = find(key);
-    if (value && !value->is_array()) {
-      target.resize(1);
-      (*this)(key, target.front());
-    } else {
-      read(key, "a list, or one element of it", target);
+    const auto* value = find_set(key);
+    if (!value) {
+      return;
     }
+    const auto list = value->is_array() ? *value : Json::array({*value});
+    constexpr bool is_names = std::is_same_v<T, std::string>;
+    check(
+        is_names ? is_list(list, &Json::is_string) : is_list_of_integers(list),
+        key,
+        is_names ? "a name, a list of names or null"
+                 : "an integer, a list of integers or null");
+    target = list.template get<std::vector<T>>();
   }
 
   template <class Config, class Visit>
@@ -136,11 +150,14 @@ class ConfigReader {
       std::optional<Config>& target,
       const Visit& visit,
       const nlohmann::json& /*none*/ = {}) {
-    const auto* value = find(key);
-    if (!value || value->empty()) {
+    const auto* value = find_set(key);
+    if (!value) {
       return;
     }
     check(value->is_object(), key, "an object or null");
+    if (value->empty()) {
+      return;
+    }
     ConfigReader reader(*value, where_ + key + ": ");
     visit(reader, target.emplace());
     for (const auto& [name, unknown] : reader.unknown()) {
@@ -149,7 +166,7 @@ class ConfigReader {
   }
 
   void unsupported(const char* key, const Json& /*written*/) {
-    const auto* value = find(key);
+    const auto* value = find_set(key);
     TORCHLORA_CHECK_DATA(
         !value || *value == false,
         where_,
@@ -177,11 +194,16 @@ class ConfigReader {
   }
 
  private:
-  /// nullptr for a key that is missing or null.
+  /// nullptr for a key that is missing.
   const Json* find(const char* key) {
     known_.insert(key);
     const auto found = values_.find(key);
-    return found == values_.end() || found->is_null() ? nullptr : &*found;
+    return found == values_.end() ? nullptr : &*found;
+  }
+  /// nullptr for a key that is missing or null.
+  const Json* find_set(const char* key) {
+    const auto* value = find(key);
+    return value && !value->is_null() ? value : nullptr;
   }
 
   void check(bool is_right, const char* key, const char* expected) const {
@@ -204,15 +226,13 @@ class ConfigReader {
            });
   }
 
-  template <class T>
-  void read(const char* key, const char* expected, T& target) {
-    if (const auto* value = find(key)) {
-      try {
-        target = value->get<T>();
-      } catch (const Json::exception&) {
-        check(false, key, expected);
-      }
-    }
+  static bool is_integer(const Json& value) {
+    return value.is_number_integer() && std::abs(value.get<double>()) < 1e15;
+  }
+
+  static bool is_list_of_integers(const Json& value) {
+    return is_list(value, &Json::is_number_integer) &&
+        std::ranges::all_of(value, is_integer);
   }
 
   const Json& values_;

@@ -91,6 +91,32 @@ void match_tables(
   }
 }
 
+/// Says why tensors are unexpected that PEFT took by the end of a name.
+std::string note_of_saved_modules(
+    const std::set<std::string>& unexpected,
+    const LoraConfig& config) {
+  for (const auto& entry : config.modules_to_save()) {
+    for (const auto& key : unexpected) {
+      const auto begin = key.starts_with(kFilePrefix)
+          ? std::string_view(kFilePrefix).size()
+          : 0;
+      for (auto dot = key.find('.', begin); dot != std::string::npos;
+           dot = key.find('.', dot + 1)) {
+        const auto module = key.substr(begin, dot - begin);
+        if (module.ends_with(entry) && !names_module(entry, module)) {
+          return fmt::format(
+              "\n  PEFT looks at the end of a name only, so that its "
+              "modules_to_save \"{}\" took \"{}\" too: name both in "
+              "adapter_config.json",
+              entry,
+              module);
+        }
+      }
+    }
+  }
+  return "";
+}
+
 } // namespace
 
 std::vector<Tensor> match_tensors(
@@ -181,7 +207,8 @@ std::vector<Tensor> match_tensors(
       list(unexpected, "unexpected") + list(misshaped, "of other sizes") +
       list(mistyped, "of another kind of number");
   const auto message = "[load_adapter] " + file.path.string() +
-      " does not fit this model and its adapter_config.json:" + complaint;
+      " does not fit this model and its adapter_config.json:" + complaint +
+      note_of_saved_modules(unexpected, plan.config);
   TORCHLORA_CHECK_DATA(complaint.empty() || !strict, message);
   if (!complaint.empty()) {
     TORCH_WARN(message);

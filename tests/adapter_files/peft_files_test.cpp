@@ -1,5 +1,6 @@
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -216,6 +217,109 @@ TEST_F(PeftFiles, FeaturesThatAreNotSupportedAreRefusedByName) {
         std::string::npos)
         << key << ": " << refusal();
   }
+}
+
+// As PEFT 0.21.2 takes them: None is false or unset, and an error for a number.
+TEST_F(PeftFiles, NullIsWhatNoneIsInPeft) {
+  save(*text_, LoraConfig(4).target_modules({"v_proj"}));
+  const auto whole = read_config();
+  const std::set<std::string> refused = {
+      "alpha_pattern",
+      "bias",
+      "lora_alpha",
+      "lora_dropout",
+      "peft_type",
+      "r",
+      "rank_pattern"};
+  for (const auto& item : whole.items()) {
+    const auto& key = item.key();
+    edit([&](json& config) {
+      config = whole;
+      config[key] = nullptr;
+    });
+    std::string message;
+    try {
+      PeftModel::from_pretrained(*text_, folder_).unload();
+    } catch (const DataError& e) {
+      message = e.what_without_backtrace();
+    } catch (const c10::ValueError& e) { // no default for this model_type
+      EXPECT_EQ(key, "target_modules") << e.what_without_backtrace();
+    }
+    EXPECT_EQ(!message.empty(), refused.contains(key)) << key << message;
+    if (!message.empty()) {
+      EXPECT_NE(message.find(key + " must be"), std::string::npos) << message;
+      EXPECT_NE(message.find("null"), std::string::npos) << message;
+    }
+  }
+}
+
+TEST_F(PeftFiles, AConfigurationThatCannotBeRightIsAnErrorOfItsFile) {
+  save(*text_, LoraConfig(4).target_modules({"v_proj"}));
+  const auto whole = read_config();
+  const std::pair<json, const char*> table[] = {
+      {{{"r", 0}}, "positive integer value but the value passed is 0"},
+      {{{"r", -3}}, "-3"},
+      {{{"r", true}}, "r must be an integer"},
+      {{{"r", 4.0}}, "r must be an integer"},
+      {{{"r", 1e15}}, "r must be an integer"},
+      {{{"lora_alpha", "16"}}, "lora_alpha must be a number"},
+      {{{"lora_dropout", 7}}, "lora_dropout"},
+      {{{"rank_pattern", {{"v_proj", 0}}}}, "rank_pattern"},
+      {{{"rank_pattern", {{"(v_proj", 4}}}}, "Python's re"},
+      {{{"alpha_pattern", {{"v_proj)", 4}}}}, "Python's re"},
+      {{{"target_modules", "(v_proj"}}, "Python's re"},
+      {{{"exclude_modules", "*"}}, "Python's re"},
+      {{{"layers_to_transform", 1.5}}, "layers_to_transform must be"},
+      {{{"layers_to_transform", {1, true}}}, "layers_to_transform must be"},
+      {{{"layers_to_transform", {0}}, {"target_modules", ".*v_proj"}},
+       "layers_to_transform"},
+      {{{"layers_pattern", "layers"}}, "layers_pattern"},
+      {{{"eva_config", json::array()}}, "eva_config must be an object"},
+      {{{"corda_config", {{"corda_method", nullptr}}}}, "corda_method"},
+  };
+  for (const auto& [change, expected] : table) {
+    auto config = whole;
+    for (const auto& item : change.items()) {
+      config[item.key()] = item.value();
+    }
+    std::ofstream(folder_ / "adapter_config.json") << config;
+    const auto message = refusal();
+    EXPECT_NE(message.find(expected), std::string::npos) << change << message;
+    EXPECT_NE(message.find("adapter_config.json"), std::string::npos)
+        << message;
+  }
+}
+
+TEST_F(PeftFiles, ASavedConfigurationIsFrozenUntilItIsToldNotToBe) {
+  save(*text_, LoraConfig(4).target_modules({"v_proj"}));
+  const auto config = load_adapter_config(folder_);
+  EXPECT_TRUE(config.inference_mode());
+  auto peft = get_peft_model(*text_, config);
+  EXPECT_TRUE(peft.trainable_parameters().empty());
+  peft.unload();
+  peft = get_peft_model(*text_, LoraConfig(config).inference_mode(false));
+  EXPECT_EQ(peft.trainable_parameters().size(), 2U);
+}
+
+// PEFT's modules_to_save ["head"] takes every module whose name ends so.
+TEST_F(PeftFiles, ModulesThatPeftSavedByTheEndOfTheirNameAreNamed) {
+  save(*text_, LoraConfig(4).target_modules({"v_proj"}));
+  edit([](json& config) { config["modules_to_save"] = {"proj"}; });
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  {
+    const io::SafetensorsFile file(folder_ / "adapter_model.safetensors");
+    for (const auto& key : file.keys()) {
+      tensors.emplace_back(key, file.tensor(key).clone());
+    }
+  }
+  tensors.emplace_back(
+      "base_model.model.text.q_proj.weight", torch::ones({4, 6}));
+  io::save_safetensors(folder_ / "adapter_model.safetensors", tensors);
+  text_->register_module("proj", torch::nn::Linear(2, 2));
+  const auto message = refusal();
+  EXPECT_NE(
+      message.find("\"proj\" took \"text.q_proj\" too"), std::string::npos)
+      << message;
 }
 
 TEST_F(PeftFiles, TensorsThatDoNotFitAreListedAndTheModelIsLeftAlone) {
