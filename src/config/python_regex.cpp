@@ -3,107 +3,38 @@
 #include "config/python_regex.h"
 
 #include <array>
-#include <cctype>
 #include <cstdint>
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <pcre2.h>
 
+#include "config/python_regex_parser.h"
+
 namespace torchlora {
-namespace {
-
-[[noreturn]] void
-refuse(const std::string& pattern, size_t offset, const std::string& why) {
-  TORCH_CHECK_VALUE(
-      false,
-      fmt::format(
-          "[regex] \"{}\" is not a regular expression of Python's re: {} at "
-          "position {}",
-          pattern,
-          why,
-          offset));
-}
-
-/// Rewrites what PCRE2 spells differently, and refuses what Python does not
-/// know.
-std::string translate(const std::string& pattern) {
-  constexpr std::string_view kGroups = ":P#=!<>(aiLmsux-";
-  std::string out;
-  bool in_class = false;
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    const char c = pattern[i];
-    const char next = i + 1 < pattern.size() ? pattern[i + 1] : '\0';
-    if (c == '\\' && i + 1 < pattern.size()) {
-      ++i;
-      if (next == 'Z' && !in_class) {
-        out += "\\z";
-      } else if (next == 'v') {
-        out += "\\x0b";
-      } else if (
-          std::isalpha(static_cast<unsigned char>(next)) &&
-          std::string_view("AbBdDsSwWafnrtx").find(next) ==
-              std::string_view::npos) {
-        refuse(pattern, i - 1, fmt::format("bad escape \\{}", next));
-      } else {
-        out += {c, next};
-      }
-    } else if (in_class) {
-      out += c == '[' ? "\\[" : std::string(1, c);
-      in_class = c != ']';
-    } else if (c == '[') {
-      in_class = true;
-      out += c;
-      if (next == '^') {
-        out += next;
-        ++i;
-      }
-      // A bracket that comes first is a literal in both.
-      if (i + 1 < pattern.size() && pattern[i + 1] == ']') {
-        out += "\\]";
-        ++i;
-      }
-    } else if (c == '(' && next == '*') {
-      refuse(pattern, i + 1, "nothing to repeat");
-    } else if (c == '(' && next == '?') {
-      const char kind = i + 2 < pattern.size() ? pattern[i + 2] : '\0';
-      const char after = i + 3 < pattern.size() ? pattern[i + 3] : '\0';
-      const bool lookbehind = after == '=' || after == '!';
-      const bool named = after == '<' || after == '=';
-      if (kGroups.find(kind) == std::string_view::npos ||
-          (kind == '<' && !lookbehind) || (kind == 'P' && !named)) {
-        refuse(pattern, i + 1, fmt::format("unknown extension ?{}", kind));
-      }
-      out += c;
-    } else if (c == '{' && next == ',') {
-      out += "{0";
-    } else {
-      out += c;
-    }
-  }
-  return out;
-}
-
-} // namespace
 
 struct PythonRegex::Code {
   explicit Code(const std::string& pattern_) : pattern(pattern_) {
-    const auto translated = translate(pattern);
+    auto translated = translate_python_regex(pattern);
+    groups = std::move(translated.groups);
     auto* context = pcre2_compile_context_create(nullptr);
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
     int error = 0;
     PCRE2_SIZE offset = 0;
     code = pcre2_compile(
-        reinterpret_cast<PCRE2_SPTR>(translated.data()),
-        translated.size(),
-        PCRE2_UTF | PCRE2_UCP,
+        reinterpret_cast<PCRE2_SPTR>(translated.pattern.data()),
+        translated.pattern.size(),
+        PCRE2_UTF | PCRE2_UCP | PCRE2_ALT_CIRCUMFLEX,
         &error,
         &offset,
         context);
     pcre2_compile_context_free(context);
-    if (!code) {
-      refuse(pattern, offset, message(error));
-    }
+    TORCH_CHECK_VALUE(
+        code,
+        fmt::format(
+            "[regex] PCRE2 cannot compile \"{}\": {}",
+            pattern,
+            message(error)));
   }
   ~Code() {
     pcre2_code_free(code);
@@ -146,6 +77,7 @@ struct PythonRegex::Code {
   }
 
   std::string pattern;
+  std::map<std::u32string, uint32_t> groups;
   pcre2_code* code = nullptr;
 };
 
@@ -162,19 +94,18 @@ bool PythonRegex::match(std::string_view subject) const {
 
 std::optional<std::string> PythonRegex::match_group(
     std::string_view subject,
-    const char* name) const {
+    std::string_view name) const {
   const auto data = code_->run(subject, PCRE2_ANCHORED);
-  PCRE2_UCHAR* text = nullptr;
-  PCRE2_SIZE length = 0;
-  if (!data ||
-      pcre2_substring_get_byname(
-          data.get(), reinterpret_cast<PCRE2_SPTR>(name), &text, &length) !=
-          0) {
+  const auto group =
+      code_->groups.find(std::u32string(name.begin(), name.end()));
+  if (!data || group == code_->groups.end()) {
     return std::nullopt;
   }
-  std::string group(reinterpret_cast<const char*>(text), length);
-  pcre2_substring_free(text);
-  return group;
+  const auto* ends = pcre2_get_ovector_pointer(data.get()) + 2 * group->second;
+  if (ends[0] == PCRE2_UNSET) {
+    return std::nullopt;
+  }
+  return std::string(subject.substr(ends[0], ends[1] - ends[0]));
 }
 
 } // namespace torchlora

@@ -21,7 +21,7 @@ class PythonRegex {
   /// Returns the group `name` of `re.match`; none if there is no match.
   std::optional<std::string> match_group(
       std::string_view subject,
-      const char* name) const;
+      std::string_view name) const;
 
  private:
   struct Code;
