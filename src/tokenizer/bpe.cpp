@@ -21,27 +21,28 @@ uint64_t pair_key(uint32_t left, uint32_t right) {
 } // namespace
 
 Bpe::Bpe(
-    std::unordered_map<std::string, int64_t> vocab,
-    const std::vector<std::pair<std::string, std::string>>& merges,
+    Vocabulary vocabulary,
+    const std::vector<std::pair<std::string_view, std::string_view>>& merges,
     Options options,
     const std::string& where)
-    : vocab_(std::move(vocab)), fuse_unk_(options.fuse_unk) {
-  const auto id_of = [&](const std::string& token) {
-    const auto found = vocab_.find(token);
+    : vocabulary_(std::move(vocabulary)), fuse_unk_(options.fuse_unk) {
+  const auto id_of = [&](std::string_view token) {
+    const auto id = vocabulary_.id_of(token);
     TORCHLORA_CHECK_DATA(
-        found != vocab_.end(),
+        id,
         where,
         "the token \"",
         token,
         "\" (unk_token, of a merge, or a byte of byte_fallback) is not in the "
         "vocabulary");
-    return static_cast<uint32_t>(found->second);
+    return *id;
   };
   merges_.reserve(merges.size());
+  std::string merged;
   for (uint32_t rank = 0; rank < merges.size(); ++rank) {
     const auto& [left, right] = merges[rank];
-    merges_.insert_or_assign(
-        pair_key(id_of(left), id_of(right)), Merge{rank, id_of(left + right)});
+    merged.assign(left).append(right);
+    merges_[pair_key(id_of(left), id_of(right))] = {rank, id_of(merged)};
   }
   if (options.byte_fallback) {
     for (unsigned byte = 0; byte < 256; ++byte) {
@@ -64,14 +65,12 @@ std::vector<uint32_t> Bpe::initial_symbols(std::string_view word) const {
   std::vector<uint32_t> symbols;
   symbols.reserve(word.size());
   bool last_is_unk = false;
-  std::string character;
   for (size_t i = 0; i < word.size();) {
     const auto length = utf8_length(word, i);
-    character.assign(word, i, length);
+    const auto character = word.substr(i, length);
     i += length;
-    const auto found = vocab_.find(character);
-    if (found != vocab_.end()) {
-      symbols.push_back(static_cast<uint32_t>(found->second));
+    if (const auto id = vocabulary_.id_of(character)) {
+      symbols.push_back(*id);
       last_is_unk = false;
       continue;
     }

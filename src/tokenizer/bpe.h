@@ -4,9 +4,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include "tokenizer/vocabulary.h"
 
 namespace torchlora::detail {
 
@@ -26,8 +27,8 @@ class Bpe {
   /// `merges` are in the order of their ranks. DataError, beginning with
   /// `where`, if the vocabulary lacks the unknown token, a token of a merge or,
   /// with byte fallback, one of `<0x00>` … `<0xFF>`.
-  Bpe(std::unordered_map<std::string, int64_t> vocab,
-      const std::vector<std::pair<std::string, std::string>>& merges,
+  Bpe(Vocabulary vocabulary,
+      const std::vector<std::pair<std::string_view, std::string_view>>& merges,
       Options options,
       const std::string& where);
 
@@ -35,8 +36,8 @@ class Bpe {
   /// word.
   void encode(std::string_view word, std::vector<int64_t>& ids) const;
 
-  const std::unordered_map<std::string, int64_t>& vocab() const {
-    return vocab_;
+  const Vocabulary& vocabulary() const {
+    return vocabulary_;
   }
 
  private:
@@ -44,12 +45,18 @@ class Bpe {
     uint32_t rank;
     uint32_t id;
   };
+  /// Spreads the bits of both ids.
+  struct PairHash {
+    size_t operator()(uint64_t key) const {
+      return (key ^ (key >> 31)) * 0x9e3779b97f4a7c15;
+    }
+  };
 
   std::vector<uint32_t> initial_symbols(std::string_view word) const;
   const Merge* find_merge(uint32_t left, uint32_t right) const;
 
-  std::unordered_map<std::string, int64_t> vocab_;
-  std::unordered_map<uint64_t, Merge> merges_;
+  Vocabulary vocabulary_;
+  ska::flat_hash_map<uint64_t, Merge, PairHash> merges_;
   /// The ids of `<0x00>` … `<0xFF>`. Empty without byte fallback.
   std::vector<uint32_t> byte_ids_;
   std::optional<uint32_t> unk_id_;

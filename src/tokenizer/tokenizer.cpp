@@ -1,5 +1,6 @@
 #include <torchlora/tokenizer/tokenizer.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include <torchlora/error.h>
@@ -72,12 +73,6 @@ std::string concatenate(const std::vector<std::string>& pieces) {
 struct Tokenizer::Impl {
   explicit Impl(const fs::path& path, const fs::path& config)
       : json(detail::read_tokenizer_json(path)) {
-    for (const auto& [token, id] : json.bpe.vocab()) {
-      set_token(token, id);
-    }
-    for (const auto& [token, id] : json.added_ids) {
-      set_token(token, id);
-    }
     for (const auto& [name, text] : detail::read_special_tokens(config)) {
       SpecialToken special{text, token_to_id(text)};
       TORCHLORA_CHECK_DATA(
@@ -96,21 +91,27 @@ struct Tokenizer::Impl {
     }
   }
 
-  void set_token(const std::string& token, int64_t id) {
-    if (id >= static_cast<int64_t>(tokens.size())) {
-      tokens.resize(static_cast<size_t>(id) + 1);
-    }
-    tokens[static_cast<size_t>(id)] = token;
-  }
-
   int64_t token_to_id(std::string_view token) const {
-    const std::string key(token);
-    const auto added = json.added_ids.find(key);
+    const auto added = json.added_ids.find(token);
     if (added != json.added_ids.end()) {
       return added->second;
     }
-    const auto found = json.bpe.vocab().find(key);
-    return found == json.bpe.vocab().end() ? -1 : found->second;
+    const auto id = json.bpe.vocabulary().id_of(token);
+    return id ? int64_t{*id} : -1;
+  }
+
+  int64_t vocab_size() const {
+    const auto added =
+        json.added_texts.empty() ? 0 : json.added_texts.rbegin()->first + 1;
+    return std::max(json.bpe.vocabulary().end_of_ids(), added);
+  }
+
+  /// Returns "" for an id that no token has.
+  std::string id_to_token(int64_t id) const {
+    const auto added = json.added_texts.find(id);
+    return added != json.added_texts.end()
+        ? added->second
+        : std::string(json.bpe.vocabulary().token_of(id).value_or(""));
   }
 
   /// Encodes a text without added tokens.
@@ -134,7 +135,6 @@ struct Tokenizer::Impl {
   }
 
   detail::TokenizerJson json;
-  std::vector<std::string> tokens;
   SpecialToken bos, eos, pad;
 };
 
@@ -202,7 +202,7 @@ std::string Tokenizer::decode(
 }
 
 int64_t Tokenizer::vocab_size() const {
-  return static_cast<int64_t>(impl_->tokens.size());
+  return impl_->vocab_size();
 }
 
 int64_t Tokenizer::token_to_id(std::string_view token) const {
@@ -217,7 +217,7 @@ std::string Tokenizer::id_to_token(int64_t id) const {
       " is not a token id: the vocabulary has ",
       vocab_size(),
       " tokens");
-  return impl_->tokens[static_cast<size_t>(id)];
+  return impl_->id_to_token(id);
 }
 
 int64_t Tokenizer::bos_token_id() const {

@@ -5,23 +5,19 @@
 #include <string_view>
 
 #include <torchlora/error.h>
-#include <torchlora/io/atomic_file.h>
 
+#include "io/input_file.h"
 #include "io/parse_json.h"
+#include "tokenizer/tokenizer_file.h"
 
 namespace torchlora::detail {
 using nlohmann::json;
 
 namespace {
 
-/// The largest token id: the table of tokens by id must not grow with a wrong
-/// file.
-constexpr int64_t kMaxId = 1 << 24;
-
-json parse(const std::filesystem::path& path) {
-  return io::parse_json(
-      io::read_file(path), "[tokenizer] " + path.string() + ": ");
-}
+/// A text of which every byte is replaced grows by this factor at most, over
+/// all steps of a normalizer or decoder. Gemma's grows threefold.
+constexpr double kMaxGrowth = 256;
 
 /// A part of the file, with its name for error messages.
 struct Part {
@@ -75,7 +71,7 @@ struct Part {
     return (*this)["type"].as<std::string>();
   }
   int64_t id() const {
-    if (!value.is_number_unsigned() || value > kMaxId) {
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > kMaxTokenId) {
       refuse("is not a token id: " + value.dump());
     }
     return value.get<int64_t>();
@@ -108,6 +104,24 @@ struct Part {
 Replacement read_replacement(const Part& part) {
   part.allow_only({"type", "pattern", "content"});
   return {part.string_pattern(), part["content"].as<std::string>()};
+}
+
+/// Refuses steps that would multiply the length of a text: 40 of them that
+/// double it are 40 short lines.
+void check_growth(const Part& part, const std::vector<Replacement>& steps) {
+  double growth = 1;
+  for (const auto& step : steps) {
+    growth *= std::max(
+        1.0,
+        static_cast<double>(step.to.size()) /
+            static_cast<double>(step.from.size()));
+  }
+  if (growth > kMaxGrowth) {
+    part.refuse(
+        "its replacements can make a text " + std::to_string(growth) +
+        " times as long; at most " + std::to_string(kMaxGrowth) +
+        " is supported");
+  }
 }
 
 void read_normalizer(const Part& part, std::vector<Replacement>& steps) {
@@ -169,7 +183,7 @@ void read_post_processor(const Part& part, TokenizerJson& tokenizer) {
   }
 }
 
-Bpe read_model(const Part& part) {
+Bpe read_model(const Part& part, TokenizerFile& file) {
   if (part.type() != "BPE") {
     part.refuse_type("BPE is");
   }
@@ -181,7 +195,7 @@ Bpe read_model(const Part& part) {
           " is not supported");
     }
   }
-  part.allow_only(
+  part.allow_only( // and the vocabulary and the merges
       {"type",
        "dropout",
        "unk_token",
@@ -193,38 +207,15 @@ Bpe read_model(const Part& part) {
        "vocab",
        "merges"});
   part.require("ignore_merges", false);
-  std::unordered_map<std::string, int64_t> vocab;
-  const auto entries = part["vocab"];
-  if (!entries.value.is_object()) {
-    entries.refuse("must be an object");
+  if (!file.has_vocabulary) {
+    part["vocab"].refuse("must be an object");
   }
-  vocab.reserve(entries.value.size());
-  for (const auto& [token, id] : entries.value.items()) {
-    vocab.emplace(token, Part{id, entries.name + "." + token}.id());
-  }
-  std::vector<std::pair<std::string, std::string>> merges;
-  const auto list = part["merges"];
-  if (!list.value.is_array()) {
-    list.refuse("must be a list");
-  }
-  merges.reserve(list.value.size());
-  for (const auto& merge : list.value) {
-    if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
-        merge[1].is_string()) {
-      merges.emplace_back(
-          merge[0].get<std::string>(), merge[1].get<std::string>());
-      continue;
-    }
-    const auto text = merge.is_string() ? merge.get<std::string>() : "";
-    const auto space = text.find(' ');
-    if (space == std::string::npos || space != text.rfind(' ')) {
-      list.refuse("expected a pair of tokens, found " + merge.dump());
-    }
-    merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+  if (!file.has_merges) {
+    part["merges"].refuse("must be a list");
   }
   return Bpe(
-      std::move(vocab),
-      merges,
+      std::move(file.vocabulary),
+      file.merges,
       {part.get<std::string>("unk_token", ""),
        part.get<bool>("fuse_unk", false),
        part.get<bool>("byte_fallback", false)},
@@ -248,14 +239,24 @@ void read_added_token(const Part& part, TokenizerJson& tokenizer) {
   if (content.empty()) {
     part.refuse("the content is empty");
   }
-  const auto known = tokenizer.bpe.vocab().find(content);
-  if (known != tokenizer.bpe.vocab().end() && known->second != id) {
+  const auto& vocabulary = tokenizer.bpe.vocabulary();
+  const int64_t known = vocabulary.id_of(content).value_or(id);
+  if (known != id) {
     part.refuse(
-        "\"" + content + "\" has another id in the vocabulary: " +
-        std::to_string(known->second));
+        "\"" + content +
+        "\" has another id in the vocabulary: " + std::to_string(known));
+  }
+  const auto [text, is_new] = tokenizer.added_texts.emplace(id, content);
+  const std::string other(vocabulary.token_of(id).value_or(text->second));
+  if (other != content || text->second != content ||
+      tokenizer.added_ids.emplace(content, id).first->second != id) {
+    part.refuse(
+        "\"" + content + "\" and another token, \"" +
+        (other != content ? other : text->second) +
+        "\", have the same id or "
+        "the same text");
   }
   tokenizer.added_tokens.insert(content, id);
-  tokenizer.added_ids[content] = id;
   if (part.get<bool>("special", false)) {
     tokenizer.special_ids.insert(id);
   }
@@ -264,8 +265,8 @@ void read_added_token(const Part& part, TokenizerJson& tokenizer) {
 } // namespace
 
 TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
-  const auto parsed = parse(path);
-  const Part root{parsed, path.string()};
+  auto file = read_tokenizer_file(path);
+  const Part root{file.rest, path.string()};
   root.allow_only(
       {"version",
        "truncation",
@@ -277,7 +278,7 @@ TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
        "decoder",
        "model"});
   TokenizerJson tokenizer{
-      read_model(root["model"]), {}, {}, {}, {}, {}, {}, {}, {}};
+      read_model(root["model"], file), {}, {}, {}, {}, {}, {}, {}, {}, {}};
   if (root.has("added_tokens")) {
     for (const auto& item : root["added_tokens"].items()) {
       read_added_token(item, tokenizer);
@@ -285,6 +286,7 @@ TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
   }
   if (root.has("normalizer")) {
     read_normalizer(root["normalizer"], tokenizer.normalizer);
+    check_growth(root["normalizer"], tokenizer.normalizer);
   }
   if (root.has("pre_tokenizer")) {
     tokenizer.split_behind = read_pre_tokenizer(root["pre_tokenizer"]);
@@ -293,17 +295,24 @@ TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
     read_post_processor(root["post_processor"], tokenizer);
   }
   read_decoder(root["decoder"], tokenizer.decoder);
+  std::vector<Replacement> replacements;
+  for (const auto& step : tokenizer.decoder) {
+    if (step.kind == DecodeStep::kReplace) {
+      replacements.push_back(step.replacement);
+    }
+  }
+  check_growth(root["decoder"], replacements);
   return tokenizer;
 }
 
 std::map<std::string, std::string> read_special_tokens(
     const std::filesystem::path& tokenizer_config) {
   std::map<std::string, std::string> tokens;
-  std::error_code error;
-  if (!std::filesystem::exists(tokenizer_config, error)) {
+  if (!io::is_present(tokenizer_config)) {
     return tokens;
   }
-  const auto parsed = parse(tokenizer_config);
+  const auto parsed = io::read_json(
+      tokenizer_config, "[tokenizer] " + tokenizer_config.string() + ": ");
   const Part root{parsed, tokenizer_config.string()};
   for (const auto* name : {"bos_token", "eos_token", "pad_token"}) {
     if (root.has(name)) {

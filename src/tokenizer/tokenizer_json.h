@@ -23,7 +23,8 @@ struct DecodeStep {
 struct TokenizerJson {
   Bpe bpe;
   AddedTokens added_tokens;
-  std::map<std::string, int64_t> added_ids;
+  std::map<std::string, int64_t, std::less<>> added_ids;
+  std::map<int64_t, std::string> added_texts;
   std::set<int64_t> special_ids;
   std::vector<Replacement> normalizer;
   /// A word ends after each occurrence of this string. Empty: the text is one

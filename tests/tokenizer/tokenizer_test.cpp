@@ -169,6 +169,36 @@ TEST(Tokenizer, RefusesByNameWhatItDoesNotImplement) {
                {"normalizers", json::array({v["normalizer"]})}};
          }
        }},
+      {"not a token id",
+       [](json& v) { v["model"]["vocab"]["x"] = UINT64_MAX; }},
+      {"not a token id", [](json& v) { v["model"]["vocab"]["x"] = nullptr; }},
+      {"not a token id",
+       [](json& v) { v["model"]["vocab"]["x"] = json::array(); }},
+      {"not a token id",
+       [](json& v) { v["added_tokens"][0]["id"] = UINT64_MAX; }},
+      {"\"the same id\" have the same id 7",
+       [](json& v) { v["model"]["vocab"]["the same id"] = 7; }},
+      {"the same id or the same text",
+       [](json& v) { v["added_tokens"][0]["content"] = "other text"; }},
+      {"expected a pair of tokens",
+       [](json& v) { v["model"]["merges"][0] = {"a", "b", "c"}; }},
+      {"expected a pair of tokens",
+       [](json& v) { v["model"]["merges"][0] = {"a"}; }},
+      {"expected a pair of tokens",
+       [](json& v) { v["model"]["merges"][0] = 3; }},
+      {"must be an object",
+       [](json& v) { v["model"]["vocab"] = json::array(); }},
+      {"times as long",
+       [](json& v) {
+         auto steps = json::array();
+         for (int i = 0; i < 40; ++i) {
+           steps.push_back(
+               {{"type", "Replace"},
+                {"pattern", {{"String", "a"}}},
+                {"content", "aa"}});
+         }
+         v["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
+       }},
       {"vocab", [](json& v) { v["model"].erase("vocab"); }},
       {"merges", [](json& v) { v["model"]["merges"] = "x"; }},
   };
@@ -184,6 +214,22 @@ TEST(Tokenizer, RefusesByNameWhatItDoesNotImplement) {
     }
   }
   EXPECT_THROW(Tokenizer::from_pretrained("no such folder"), DataError);
+}
+
+TEST(Tokenizer, MemoryFollowsTheNumberOfTokensNotTheirIds) {
+  static constexpr int64_t kLast = (int64_t{1} << 31) - 1;
+  const auto tokenizer = Tokenizer::from_pretrained(edited([](json& v) {
+    v["model"]["vocab"]["far away"] = 1 << 24;
+    v["added_tokens"].push_back(v["added_tokens"][0]);
+    v["added_tokens"].back()["content"] = "<last>";
+    v["added_tokens"].back()["id"] = kLast;
+  }));
+  EXPECT_EQ(tokenizer.vocab_size(), kLast + 1);
+  EXPECT_EQ(tokenizer.token_to_id("far away"), 1 << 24);
+  EXPECT_EQ(tokenizer.id_to_token(1 << 24), "far away");
+  EXPECT_EQ(tokenizer.id_to_token((1 << 24) + 1), "");
+  EXPECT_EQ(tokenizer.encode("<last>"), std::vector<int64_t>{kLast});
+  EXPECT_EQ(tokenizer.decode({kLast}), "<last>");
 }
 
 double seconds_to_encode(const Tokenizer& tokenizer, const std::string& text) {
