@@ -5,13 +5,13 @@
 // layer.
 #include <torchlora/models/gemma4/config.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <type_traits>
 
 #include <nlohmann/json.hpp>
 
 #include <torchlora/error.h>
-#include <torchlora/io/atomic_file.h>
 
 #include "io/parse_json.h"
 
@@ -22,11 +22,15 @@ namespace {
 
 /// The head size of full-attention layers if config.json has none.
 constexpr int64_t kDefaultGlobalHeadDim = 512;
+/// Products of two sizes fit into 64 bits.
+constexpr int64_t kMaxSize = (int64_t{1} << 31) - 1;
+/// The layers of the configuration are listed before any weight is looked at.
+constexpr int64_t kMaxLayers = 10000;
 
 template <class T>
 bool holds(const json& value) {
   if constexpr (std::is_same_v<T, int64_t>) {
-    return value.is_number_integer();
+    return value.is_number_integer() && std::abs(value.get<double>()) < 1e15;
   } else if constexpr (std::is_same_v<T, double>) {
     return value.is_number();
   } else {
@@ -79,15 +83,30 @@ struct Section {
   int64_t size(const std::string& key) const {
     const auto n = get<int64_t>(key);
     TORCHLORA_CHECK_DATA(
-        n > 0, name, ": the key \"", key, "\" must be positive, found ", n);
+        n > 0 && n <= kMaxSize,
+        name,
+        ": the key \"",
+        key,
+        "\" must be positive and at most ",
+        kMaxSize,
+        ", found ",
+        n);
     return n;
   }
 
-  double positive(const std::string& key, double otherwise) const {
-    const auto x = get<double>(key, otherwise);
+  int64_t size(const std::string& key, int64_t otherwise) const {
+    return !has(key) || value[key] == 0 ? otherwise : size(key);
+  }
+
+  double positive(const std::string& key) const {
+    const auto x = get<double>(key);
     TORCHLORA_CHECK_DATA(
         x > 0, name, ": the key \"", key, "\" must be positive, found ", x);
     return x;
+  }
+
+  double positive(const std::string& key, double otherwise) const {
+    return has(key) ? positive(key) : otherwise;
   }
 
   /// Refuses any value but `supported`.
@@ -110,7 +129,7 @@ struct Section {
 RopeParameters rope_parameters(const Section& text, const std::string& type) {
   const auto section = text.section("rope_parameters").section(type);
   RopeParameters rope;
-  rope.rope_theta = section.get<double>("rope_theta");
+  rope.rope_theta = section.positive("rope_theta");
   rope.rope_type = section.get<std::string>("rope_type", "default");
   TORCHLORA_CHECK_DATA(
       rope.rope_type == "default" || rope.rope_type == "proportional",
@@ -195,6 +214,13 @@ void apply_per_layer_config(
 
 std::vector<TextConfig::Layer> text_layers(const Section& text) {
   const auto count = text.size("num_hidden_layers");
+  TORCHLORA_CHECK_DATA(
+      count <= kMaxLayers,
+      text.name,
+      ": num_hidden_layers must be at most ",
+      kMaxLayers,
+      ", found ",
+      count);
   const auto shared = text.get<int64_t>("num_kv_shared_layers", 0);
   TORCHLORA_CHECK_DATA(
       shared >= 0 && shared < count,
@@ -255,7 +281,18 @@ std::vector<TextConfig::Layer> text_layers(const Section& text) {
   return layers;
 }
 
+/// A file of quantized weights has their scales beside them.
+void check_not_quantized(const Section& section) {
+  TORCHLORA_CHECK_DATA(
+      !section.has("quantization_config"),
+      section.name,
+      ": the key \"quantization_config\" says that the weights are quantized (",
+      section.value["quantization_config"].dump().substr(0, 80),
+      "), which is not supported; use the checkpoint in bf16");
+}
+
 TextConfig read_text_config(const Section& text) {
+  check_not_quantized(text);
   TORCHLORA_CHECK_DATA(
       !text.get<bool>("enable_moe_block", false),
       text.name,
@@ -279,11 +316,16 @@ TextConfig read_text_config(const Section& text) {
   config.rms_norm_eps = text.positive("rms_norm_eps", 1e-6);
   config.final_logit_softcapping =
       text.get<double>("final_logit_softcapping", 0);
+  TORCHLORA_CHECK_DATA(
+      config.final_logit_softcapping >= 0,
+      text.name,
+      ": final_logit_softcapping must be positive or null, found ",
+      config.final_logit_softcapping);
   config.sliding_window = text.size("sliding_window");
   config.hidden_size_per_layer_input =
-      text.get<int64_t>("hidden_size_per_layer_input", 0);
+      text.size("hidden_size_per_layer_input", 0);
   config.vocab_size_per_layer_input =
-      text.get<int64_t>("vocab_size_per_layer_input", config.vocab_size);
+      text.size("vocab_size_per_layer_input", config.vocab_size);
   config.pad_token_id = text.get<int64_t>("pad_token_id", 0);
   TORCHLORA_CHECK_DATA(
       config.pad_token_id >= 0 && config.pad_token_id < config.vocab_size &&
@@ -315,7 +357,7 @@ TextConfig read_text_config(const Section& text) {
 
 Config Config::from_pretrained(const std::filesystem::path& directory) {
   const auto path = directory / "config.json";
-  const json parsed = io::parse_json(io::read_file(path), path.string() + ": ");
+  const json parsed = io::read_json(path, path.string() + ": ");
   TORCHLORA_CHECK_DATA(
       parsed.is_object(), path.string(), ": expected a JSON object");
   const Section root{parsed, path.string()};
@@ -327,6 +369,8 @@ Config Config::from_pretrained(const std::filesystem::path& directory) {
       ": model_type must be \"gemma4\" or \"gemma4_text\", found \"",
       config.model_type,
       "\"");
+  root.require("tie_word_embeddings", true);
+  check_not_quantized(root);
   config.architecture = config.is_conditional()
       ? "Gemma4ForConditionalGeneration"
       : "Gemma4ForCausalLM";

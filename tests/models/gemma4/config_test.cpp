@@ -83,6 +83,14 @@ TEST(Gemma4Config, TheLastLayerIsFullAndEverySixthByDefault) {
   }
 }
 
+TEST(Gemma4Config, ManyLayersAreRefusedBeforeTheyAreListed) {
+  auto config = tiny_config("31B");
+  config["text_config"].erase("layer_types");
+  config["text_config"]["num_hidden_layers"] = 1000000000;
+  const auto message = message_of<DataError>([&] { read(config); });
+  EXPECT_NE(message.find("at most 10000"), std::string::npos) << message;
+}
+
 TEST(Gemma4Config, TheDefaultSizeOfFullHeadsIsThatOfTransformers) {
   auto config = tiny_config();
   config["text_config"].erase("global_head_dim");
@@ -138,6 +146,30 @@ TEST(Gemma4Config, NamesWhatIsWrong) {
       {"/text_config/rope_parameters/full_attention/rope_theta",
        "1e6",
        {"rope_theta", "wrong type"}},
+      {"/text_config/rope_parameters/full_attention/rope_theta",
+       0,
+       {"rope_theta", "positive", "0"}},
+      {"/text_config/rope_parameters/sliding_attention/rope_theta",
+       -1e4,
+       {"rope_theta", "positive", "-10000"}},
+      {"/text_config/final_logit_softcapping",
+       -30,
+       {"final_logit_softcapping", "-30"}},
+      {"/text_config/num_hidden_layers",
+       1000000000,
+       {"num_hidden_layers", "1000000000"}},
+      {"/text_config/vocab_size", UINT64_MAX, {"vocab_size", "wrong type"}},
+      {"/text_config/head_dim", int64_t{1} << 40, {"head_dim", "at most"}},
+      {"/text_config/hidden_size_per_layer_input",
+       -1,
+       {"hidden_size_per_layer_input", "-1"}},
+      {"/tie_word_embeddings", false, {"tie_word_embeddings", "false"}},
+      {"/quantization_config",
+       {{"quant_method", "bitsandbytes"}},
+       {"quantization_config", "bitsandbytes"}},
+      {"/text_config/quantization_config",
+       {{"quant_method", "fp8"}},
+       {"quantization_config", "fp8"}},
       {"/text_config/rope_parameters/full_attention/partial_rotary_factor",
        2,
        {"partial_rotary_factor", "2"}},
