@@ -176,6 +176,10 @@ class TORCHLORA_API PeftModel {
       const std::vector<std::string>& selected_adapters = {},
       const std::filesystem::path& path_initial_model_for_weight_conversion =
           {}) const;
+  /// The same with options.
+  void save_pretrained(
+      const std::filesystem::path& directory,
+      const SaveOptions& options) const;
   /// Adds another adapter from a folder that PEFT or torchlora wrote. It is
   /// inactive until `set_adapter` names it; with `LoadOptions::is_trainable`
   /// its tensors require a gradient at once. DataError for missing, unexpected

@@ -9,6 +9,7 @@
 #include <torchlora/lora/variant.h>
 
 #include "adapter_files/match_tensors.h"
+#include "adapter_files/out_proj.h"
 #include "model/replicate.h"
 #include "model/requirements.h"
 
@@ -96,8 +97,9 @@ void hotswap_adapter(
         adapter_name,
         " does not");
   }
-  const auto tensors =
-      match_tensors(read_adapter_file(directory), *state.saved, plan);
+  auto file = read_adapter_file(directory);
+  read_out_proj(file, plan, /*of_peft=*/false);
+  const auto tensors = match_tensors(file, *state.saved, plan);
   TORCH_CHECK_VALUE(
       plan.saved.empty() && plan.tokens.empty(),
       "[hotswap_adapter] the adapter in ",

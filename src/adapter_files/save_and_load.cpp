@@ -11,6 +11,7 @@
 
 #include "adapter_files/adapter_file.h"
 #include "adapter_files/match_tensors.h"
+#include "adapter_files/out_proj.h"
 #include "adapter_files/saved_config.h"
 #include "adapter_files/weight_conversion.h"
 #include "model/inject.h"
@@ -49,7 +50,7 @@ void inject_from_folder(
             "fits the original base"
           : "with the base that it made, set init_lora_weights to true in its "
             "adapter_config.json");
-  const auto file = read_adapter_file(directory);
+  auto file = read_adapter_file(directory);
   std::optional<Replication> replication;
   if (state) {
     config = for_replicated(config, state->layer_replication);
@@ -60,6 +61,7 @@ void inject_from_folder(
   auto plan =
       plan_injection(model, config, adapter_name, options, /*is_loaded=*/true);
   check_is_base(saved, plan);
+  read_out_proj(file, plan, load_options.peft_multihead_attention());
   const auto tensors = match_tensors(file, saved, plan, load_options.strict());
   inject(plan, adapter_name, saved, [&](const Layers& layers) {
     std::vector<Tensor> targets;
@@ -109,9 +111,22 @@ void PeftModel::save_pretrained(
     const fs::path& directory,
     const std::vector<std::string>& selected_adapters,
     const fs::path& path_initial_model_for_weight_conversion) const {
+  save_pretrained(
+      directory,
+      SaveOptions()
+          .selected_adapters(selected_adapters)
+          .path_initial_model_for_weight_conversion(
+              path_initial_model_for_weight_conversion));
+}
+
+void PeftModel::save_pretrained(
+    const fs::path& directory,
+    const SaveOptions& options) const {
   state_->check_not_empty("save_pretrained");
-  const auto names =
-      selected_adapters.empty() ? adapter_names() : selected_adapters;
+  const auto& initial = options.path_initial_model_for_weight_conversion();
+  const auto names = options.selected_adapters().empty()
+      ? adapter_names()
+      : options.selected_adapters();
   for (const auto& name : names) {
     state_->adapters.at(name);
   }
@@ -137,7 +152,7 @@ void PeftModel::save_pretrained(
     config.inference_mode(true);
     const auto& initializer =
         init::find_initializer(config.init_lora_weights());
-    if (!path_initial_model_for_weight_conversion.empty()) {
+    if (!initial.empty()) {
       TORCH_CHECK_VALUE(
           initializer.traits.is_convertible,
           "[save_pretrained] an adapter by ",
@@ -156,8 +171,7 @@ void PeftModel::save_pretrained(
           name,
           " has target_parameters, whose initializers leave the base as it is: "
           "save it without path_initial_model_for_weight_conversion");
-      convert_to_plain_lora(
-          tensors, config, path_initial_model_for_weight_conversion);
+      convert_to_plain_lora(tensors, config, initial);
     } else if (init::is_unknown_to_peft(config.init_lora_weights())) {
       TORCH_CHECK_VALUE(
           !initializer.traits.modifies_base,
@@ -181,7 +195,14 @@ void PeftModel::save_pretrained(
               ? "; pass path_initial_model_for_weight_conversion"
               : "");
     }
-    io::save_safetensors(folder / kWeightsFile, tensors);
+    std::map<std::string, std::string> metadata{{"format", "pt"}};
+    write_out_proj(
+        *state_->model,
+        name,
+        options.peft_multihead_attention(),
+        tensors,
+        metadata);
+    io::save_safetensors(folder / kWeightsFile, tensors, metadata);
     io::write_file_atomic(
         folder / "adapter_config.json", adapter_config_json(config));
   }

@@ -121,7 +121,12 @@ std::shared_ptr<LoraLayer> LoraRegistry::create(
     const std::shared_ptr<Module>& module) const {
   if (const auto type = find(*module)) {
     check_can_be_bound(module_name, *module, *type);
-    return type->create(module, type->base_weight);
+    try {
+      return type->create(module, type->base_weight);
+    } catch (c10::Error& e) {
+      e.add_context("module " + module_name);
+      throw;
+    }
   }
   const auto type = module->name();
   static const std::regex recurrent("torch::nn::(LSTM|GRU|RNN)(Impl)?");

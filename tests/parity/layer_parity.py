@@ -5,7 +5,7 @@
 make for a convolution or an embedding are compared on the linear layers. pissa_niter_N, corda and lora_ga are exchanged as plain LoRAs of the
 original base, the others as they are. Their data are one sample a forward, as preprocess_corda takes no more; its inverse of an input's
 covariance costs digits (of "down", which is ill-conditioned, three more in peft's ipm than here): hence the wider limit. peft adds the update of
-an attention's out_proj twice: on the way from peft its lora_B is doubled, on the way to it halved.
+an attention's out_proj twice: files are written for it and read as its by the options peft_multihead_attention.
 """
 
 import sys
@@ -108,14 +108,6 @@ def make_net():
     return net
 
 
-def scale_out_proj(folder, factor):
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(folder / "adapter_model.safetensors")
-    scaled = {key: value * (factor if "out_proj.lora_B" in key else 1) for key, value in tensors.items()}
-    save_file(scaled, folder / "adapter_model.safetensors")
-
-
 def updates(folder, like=None):
     """B A of each layer of an adapter. lora_ga leaves the signs of A and of B open: with `like`, another adapter's folder, they are made its."""
     from safetensors.torch import load_file
@@ -180,7 +172,6 @@ def compare(build, folder, ids, targets, values):
         theirs = model(ids)
     convert = {"path_initial_model_for_weight_conversion": str(folder / "peft" / "initial")} if converts else {}
     model.save_pretrained(folder / "peft" / "trained", **convert)
-    scale_out_proj(folder / "peft" / "trained", 2)
     common.run_program(program, ["load", base, folder / "peft" / "trained", given, folder / "theirs.safetensors"], folder / "load.log")
     ours = load_file(folder / "theirs.safetensors")
 
@@ -199,7 +190,6 @@ def compare(build, folder, ids, targets, values):
     for kind in ("raw", "plain"):
         if kind == "raw" and converts:
             continue
-        scale_out_proj(folder / "ours" / kind, 0.5)
         with torch.no_grad():
             loaded = peft.PeftModel.from_pretrained(make_net(), folder / "ours" / kind).eval()
             keys = set(peft.get_peft_model_state_dict(loaded))

@@ -136,7 +136,11 @@ void load(
     const torch::Tensor& ids,
     const fs::path& output) {
   torch::NoGradGuard no_grad;
-  auto peft = torchlora::PeftModel::from_pretrained(*net, adapter);
+  auto peft = torchlora::PeftModel::from_pretrained(
+      *net,
+      adapter,
+      "default",
+      torchlora::LoadOptions().peft_multihead_attention(true));
   const auto unmerged = net(ids);
   if (peft.peft_config().layer_replication().empty()) {
     peft.merge_and_unload();
@@ -218,10 +222,14 @@ void make(
     net(ids).square().mean().backward();
     optimizer.step();
   }
-  peft.save_pretrained(folder / "raw");
+  const auto options = torchlora::SaveOptions().peft_multihead_attention(true);
+  peft.save_pretrained(folder / "raw", options);
   const auto& made = peft.peft_config();
   if (made.target_parameters().empty() && !made.kasa_config()) {
-    peft.save_pretrained(folder / "plain", {}, folder / "initial");
+    peft.save_pretrained(
+        folder / "plain",
+        torchlora::SaveOptions(options)
+            .path_initial_model_for_weight_conversion(folder / "initial"));
   }
   torch::NoGradGuard no_grad;
   torchlora::io::save_safetensors(

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,26 @@ struct TORCHLORA_API LoadOptions {
   /// DataError. False: they cause a warning, and a missing tensor keeps its
   /// initial value, which is zero (for PiSSA and OLoRA the initializer's).
   TORCHLORA_ARG(bool, strict) = true;
+  /// Whether PEFT trained the adapter, which adds the update of a
+  /// MultiheadAttention's `out_proj` twice. B of `out_proj` is doubled then, so
+  /// that the layer computes what it computes in PEFT. A file that was saved
+  /// with `SaveOptions::peft_multihead_attention` is recognized without it.
+  TORCHLORA_ARG(bool, peft_multihead_attention) = false;
+};
+
+/// The options of `PeftModel::save_pretrained`, with PEFT's names.
+struct TORCHLORA_API SaveOptions {
+  SaveOptions() = default;
+  /// The adapters to save. Empty: all.
+  TORCHLORA_ARG(std::vector<std::string>, selected_adapters);
+  /// The folder in which you saved an adapter by an initializer that changes
+  /// the base weights (PiSSA, OLoRA) before training. Empty: none.
+  TORCHLORA_ARG(std::filesystem::path, path_initial_model_for_weight_conversion);
+  /// Whether PEFT is to compute what the model computes here. PEFT adds the
+  /// update of a MultiheadAttention's `out_proj` twice, so half of its B is
+  /// written. The file is marked, and loading it here restores B. ValueError
+  /// for a variant such as DoRA, which PEFT refuses in such layers.
+  TORCHLORA_ARG(bool, peft_multihead_attention) = false;
 };
 
 } // namespace torchlora
