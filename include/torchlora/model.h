@@ -183,7 +183,8 @@ class TORCHLORA_API PeftModel {
   /// Adds another adapter from a folder that PEFT or torchlora wrote. It is
   /// inactive until `set_adapter` names it; with `LoadOptions::is_trainable`
   /// its tensors require a gradient at once. DataError for missing, unexpected
-  /// or mis-shaped tensors.
+  /// or mis-shaped tensors, and for a configuration that does not fit the
+  /// model.
   void load_adapter(
       const std::filesystem::path& directory,
       const std::string& adapter_name,

@@ -25,6 +25,20 @@ namespace {
 
 constexpr auto kWeightsFile = "adapter_model.safetensors";
 
+/// Runs a step in which a file's configuration meets the model. One that cannot
+/// be right there is an error of its file.
+template <class Step>
+auto blame_file(const fs::path& directory, const Step& step) {
+  try {
+    return step();
+  } catch (const c10::ValueError& e) {
+    throw DataError(
+        {__func__, __FILE__, static_cast<uint32_t>(__LINE__)},
+        "[load_adapter] " + (directory / "adapter_config.json").string() +
+            " does not fit this model: " + e.what_without_backtrace());
+  }
+}
+
 /// Adds the adapter of a folder, inactive and frozen, and calls `finish` with
 /// its plan. `state` is nullptr for a model that is not adapted.
 void inject_from_folder(
@@ -52,14 +66,18 @@ void inject_from_folder(
             "adapter_config.json");
   auto file = read_adapter_file(directory);
   std::optional<Replication> replication;
-  if (state) {
-    config = for_replicated(config, state->layer_replication);
-  } else {
-    replication.emplace(model, config);
-  }
+  blame_file(directory, [&] {
+    if (state) {
+      config = for_replicated(config, state->layer_replication);
+    } else {
+      replication.emplace(model, config);
+    }
+  });
   config.inference_mode(!load_options.is_trainable());
-  auto plan =
-      plan_injection(model, config, adapter_name, options, /*is_loaded=*/true);
+  auto plan = blame_file(directory, [&] {
+    return plan_injection(
+        model, config, adapter_name, options, /*is_loaded=*/true);
+  });
   check_is_base(saved, plan);
   read_out_proj(file, plan, load_options.peft_multihead_attention());
   const auto tensors = match_tensors(file, saved, plan, load_options.strict());
