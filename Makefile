@@ -6,7 +6,11 @@ CMAKE_FLAGS ?=
 # Threads that wait for work must not spin: the cores are few.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help bootstrap build demo test parity bench release package asan headers docs minimum-cmake \
+# How long `make fuzz` gives each parser, and libFuzzer's seed (0: another one each time).
+FUZZ_SECONDS ?= 600
+FUZZ_SEED ?= 0
+
+.PHONY: help bootstrap build demo test parity bench release package asan fuzz headers docs minimum-cmake \
   clang-format format format-check lint clean
 help:
 	@echo "make demo      fine-tune the bundled Gemma 4 checkpoint by DPO, merge, check"
@@ -17,6 +21,7 @@ help:
 	@echo "make release   the libraries and the program with g++ -O3, tried as a package"
 	@echo "make package   of that a .deb and a .tar.gz, in build/release/packages"
 	@echo "make asan      the core's and the parsers' tests under sanitizers"
+	@echo "make fuzz      each parser on changed inputs for FUZZ_SECONDS ($(FUZZ_SECONDS)), under sanitizers"
 	@echo "make headers   compile each public header alone"
 	@echo "make minimum-cmake  configure with the oldest CMake that will do"
 	@echo "make docs      the reference of the headers (Doxygen), build/docs/html"
@@ -64,6 +69,10 @@ package: configure-release
 asan: configure-asan
 	@cmake --build --preset asan
 	@ctest --preset asan
+
+fuzz: configure-asan
+	@cmake --build --preset asan --target fuzzers
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) scripts/fuzz.sh build/asan
 
 headers: configure-dev
 	@cmake --build --preset dev --target torchlora_headers
