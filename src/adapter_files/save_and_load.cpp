@@ -14,6 +14,7 @@
 #include "adapter_files/out_proj.h"
 #include "adapter_files/saved_config.h"
 #include "adapter_files/weight_conversion.h"
+#include "lora/check_config.h"
 #include "model/inject.h"
 #include "model/replicate.h"
 #include "model/state.h"
@@ -50,6 +51,7 @@ void inject_from_folder(
     const InjectOptions& options,
     const LoadOptions& load_options,
     const Finish& finish) {
+  check_adapter_name(adapter_name);
   auto config = load_adapter_config(directory);
   const auto& initializer = init::find_initializer(config.init_lora_weights());
   TORCHLORA_CHECK_DATA(
