@@ -28,20 +28,25 @@ std::string strip_thinking(std::string_view text) {
   return std::string(detail::strip(result));
 }
 
-/// The template prints each part without the white space around it.
-std::string text_of(const ChatMessage& message) {
+bool is_system(const ChatMessage& message) {
+  return message.role == "system" || message.role == "developer";
+}
+
+/// Returns the content as the template prints it: each part of a list without
+/// the white space around it, and a space behind each part of the system turn.
+std::string text_of(const ChatMessage& message, bool is_system_turn) {
+  const auto print = [&](std::string_view text) {
+    return message.role == "assistant" ? strip_thinking(text)
+                                       : std::string(detail::strip(text));
+  };
   if (const auto* text = std::get_if<std::string>(&message.content)) {
-    return *text;
+    return print(*text);
   }
   std::string joined;
   for (const auto& part : std::get<std::vector<std::string>>(message.content)) {
-    joined += detail::strip(part);
+    joined += print(part) + (is_system_turn ? " " : "");
   }
   return joined;
-}
-
-bool is_system(const ChatMessage& message) {
-  return message.role == "system" || message.role == "developer";
 }
 
 } // namespace
@@ -68,20 +73,19 @@ std::string ChatFormat::apply_chat_template(
         " has the role \"",
         message.role,
         "\"; supported are system, developer, user and assistant");
+    const bool is_system_turn = i == 0 && is_system(message);
     const auto is_assistant_at = [&](size_t j) {
       return j < messages.size() && messages[j].role == "assistant";
     };
     // Consecutive assistant messages are one turn.
     const bool continues = is_assistant && i > 0 && is_assistant_at(i - 1);
     if (!continues) {
-      const auto role = is_assistant     ? "model"
-          : i == 0 && is_system(message) ? "system"
-                                         : message.role;
+      const auto role = is_assistant ? "model"
+          : is_system_turn           ? "system"
+                                     : message.role;
       text += kTurn + role + "\n";
     }
-    const auto content = text_of(message);
-    text += is_assistant ? strip_thinking(content)
-                         : std::string(detail::strip(content));
+    text += text_of(message, is_system_turn);
     if (!is_assistant || !is_assistant_at(i + 1)) {
       text += std::string(kTurnEnd) + "\n";
     }

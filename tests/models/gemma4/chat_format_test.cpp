@@ -64,6 +64,18 @@ TEST(ChatFormat, JoinsPartsWithoutTheSpaceAroundEach) {
       ChatFormat().apply_chat_template({{"user", "ab"}}));
 }
 
+// What the template of the newest revision prints.
+TEST(ChatFormat, PrintsPartsAsTheTemplateDoes) {
+  using Parts = std::vector<std::string>;
+  EXPECT_EQ(
+      ChatFormat().apply_chat_template({{"system", Parts{" b ", "c"}}}),
+      "<bos><|turn>system\nb c <turn|>\n");
+  EXPECT_EQ(
+      ChatFormat().apply_chat_template(
+          {{"user", "q"}, {"assistant", Parts{"a<|channel>b", " c "}}}),
+      "<bos><|turn>user\nq<turn|>\n<|turn>model\nac<turn|>\n");
+}
+
 TEST(ChatFormat, RefusesOtherRolesByName) {
   try {
     ChatFormat().apply_chat_template({{"user", "Hi"}, {"tool", "rain"}});
