@@ -115,29 +115,6 @@ PreferenceTokenSet tokenize_or_none(
 
 } // namespace
 
-void DpoConfig::validate() const {
-  TrainingArguments::validate();
-  TORCH_CHECK_VALUE(
-      beta > 0, "[DpoConfig] beta must be positive, found ", beta);
-  TORCH_CHECK_VALUE(
-      !loss_type.empty(), "[DpoConfig] loss_type must name a loss");
-  for (const auto& name : loss_type) {
-    find_dpo_loss(name);
-  }
-  TORCH_CHECK_VALUE(
-      loss_weights.empty() || loss_weights.size() == loss_type.size(),
-      "[DpoConfig] loss_weights must be as many as loss_type (",
-      loss_type.size(),
-      "), found ",
-      loss_weights.size());
-  TORCH_CHECK_VALUE(
-      reference == "auto" || reference == "base" ||
-          reference == "initial_adapter",
-      "[DpoConfig] reference must be auto, base or initial_adapter, found ",
-      reference);
-  RowTruncation::validate();
-}
-
 DpoTrainer::DpoTrainer(
     TokenScorer model,
     PeftModel peft_model,
@@ -358,8 +335,14 @@ void DpoTrainer::add_metrics(
     const DpoLossInput& input,
     Metrics& metrics) const {
   torch::NoGradGuard no_grad;
-  const auto mean = [](const Tensor& values) {
-    return values.to(at::kFloat).mean().item<double>();
+  // Each mean counts as often as it has values: pairs or tokens.
+  const auto add = [&](const char* name, const Tensor& values) {
+    if (values.numel() > 0) {
+      metrics.add(
+          name,
+          values.to(at::kFloat).mean().item<double>(),
+          static_cast<double>(values.numel()));
+    }
   };
   const auto chosen = [&](const Tensor& tokens) {
     return tokens.narrow(0, 0, batch.num_chosen);
@@ -370,17 +353,17 @@ void DpoTrainer::add_metrics(
   };
   const auto chosen_rewards = input.chosen_logratios() * config_.beta;
   const auto rejected_rewards = input.rejected_logratios() * config_.beta;
-  metrics.add("entropy", mean(scores.entropy));
+  add("entropy", scores.entropy);
   metrics.set("num_tokens", static_cast<double>(num_train_tokens_));
-  metrics.add("logits/chosen", mean(chosen(scores.mean_logits)));
-  metrics.add("logits/rejected", mean(rejected(scores.mean_logits)));
-  metrics.add("mean_token_accuracy", mean(chosen(scores.is_top1)));
-  metrics.add("rewards/chosen", mean(chosen_rewards));
-  metrics.add("rewards/rejected", mean(rejected_rewards));
-  metrics.add("rewards/accuracies", mean(chosen_rewards.gt(rejected_rewards)));
-  metrics.add("rewards/margins", mean(chosen_rewards - rejected_rewards));
-  metrics.add("logps/chosen", mean(input.chosen_logps));
-  metrics.add("logps/rejected", mean(input.rejected_logps));
+  add("logits/chosen", chosen(scores.mean_logits));
+  add("logits/rejected", rejected(scores.mean_logits));
+  add("mean_token_accuracy", chosen(scores.is_top1));
+  add("rewards/chosen", chosen_rewards);
+  add("rewards/rejected", rejected_rewards);
+  add("rewards/accuracies", chosen_rewards.gt(rejected_rewards));
+  add("rewards/margins", chosen_rewards - rejected_rewards);
+  add("logps/chosen", input.chosen_logps);
+  add("logps/rejected", input.rejected_logps);
 }
 
 } // namespace torchlora::train

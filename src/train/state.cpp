@@ -54,19 +54,19 @@ Metrics::Entry& Metrics::entry(std::string_view name) {
       });
   return found != entries_.end()
       ? *found
-      : entries_.emplace_back(Entry{std::string(name), 0, 0});
+      : entries_.emplace_back(Entry{std::string(name)});
 }
 
-void Metrics::add(std::string_view name, double value) {
+void Metrics::add(std::string_view name, double value, double weight) {
   auto& added = entry(name);
-  added.sum += value;
-  ++added.count;
+  added.sum += value * weight;
+  added.weight += weight;
 }
 
 void Metrics::set(std::string_view name, double value) {
   auto& last = entry(name);
   last.sum = value;
-  last.count = 1;
+  last.weight = 1;
 }
 
 std::vector<std::pair<std::string, double>> Metrics::take(
@@ -74,8 +74,7 @@ std::vector<std::pair<std::string, double>> Metrics::take(
   std::vector<std::pair<std::string, double>> means;
   for (const auto& entry : entries_) {
     means.emplace_back(
-        std::string(prefix) + entry.name,
-        entry.sum / static_cast<double>(entry.count));
+        std::string(prefix) + entry.name, entry.sum / entry.weight);
   }
   entries_.clear();
   return means;

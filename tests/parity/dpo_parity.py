@@ -2,7 +2,7 @@
 """`torchlora dpo` against TRL's DPOTrainer, step by step: the plain sigmoid loss and what surrounds it.
 
 Each run starts both programs from the same adapter (lora_B is not zero but in the first run, so that step 1 says something), on the same
-checkpoint, data and arguments.
+checkpoint, data and arguments. TRL's trainer is made to record means of all pairs and tokens, as torchlora does.
 """
 
 import json
@@ -91,7 +91,7 @@ def main():
     for name, options in RUNS.items():
         if "model" in options:
             options = options | {"model": with_tokenizer(options["model"], runs / f"{name}-checkpoint")}
-        words = ["--out", str(runs / name), *common.flags(options)]
+        words = ["--out", str(runs / name), "--weighted_means", *common.flags(options)]
         args = trl_dpo.arguments(words)
         with common.quiet(runs / f"{name}.trl.log"):
             trl_dpo.run(args)

@@ -201,6 +201,39 @@ def dumping_gradients(base, out, steps):
     return Dumping
 
 
+TOKEN_METRICS = {"entropy": (0, 1), "logits/chosen": (0,), "logits/rejected": (1,), "mean_token_accuracy": (0,)}
+
+
+def weighing_metrics(base):
+    """The trainer class `base` with means of all pairs and tokens, as torchlora
+    records them. TRL averages the means of micro-batches."""
+
+    class Weighing(base):
+        def __init__(self, *args, **kwargs):
+            self.weights = {}
+            super().__init__(*args, **kwargs)
+
+        def _compute_loss(self, model, inputs, return_outputs):
+            result = super()._compute_loss(model, inputs, return_outputs)
+            tokens = [half.sum().item() for half in inputs["completion_mask"][..., 1:].chunk(2)]
+            metrics = self._metrics["train" if self.model.training else "eval"]
+            for name, values in metrics.items():
+                if name != "num_tokens":
+                    weight = sum(tokens[i] for i in TOKEN_METRICS[name]) if name in TOKEN_METRICS else len(inputs["input_ids"]) // 2
+                    self.weights.setdefault(name, []).append(weight)
+                    assert len(self.weights[name]) == len(values), name
+            return result
+
+        def log(self, logs, start_time=None):
+            for name, values in self._metrics["train" if self.model.training else "eval"].items():
+                if name != "num_tokens":
+                    weights = self.weights.pop(name)
+                    values[:] = [sum(w * v for w, v in zip(weights, values)) / sum(weights)]
+            super().log(logs, start_time)
+
+    return Weighing
+
+
 def versions():
     import accelerate, datasets, peft, tokenizers, transformers, trl
 

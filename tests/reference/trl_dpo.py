@@ -50,6 +50,7 @@ def arguments(argv=None):
     parser.add_argument("--lora_target_modules", nargs="+", default=PROJECTIONS)
     parser.add_argument("--use_rslora", action="store_true")
     parser.add_argument("--lora_b_std", type=float, default=0.0, help="> 0: lora_B from N(0, std) instead of zero")
+    parser.add_argument("--weighted_means", action="store_true", help="record means of all pairs and tokens, as torchlora does")
     return parser.parse_args(argv)
 
 
@@ -124,7 +125,10 @@ def run(args):
     )  # fmt: skip
     # As TRL does: one entry is passed on as a string, which PEFT takes for a regular expression.
     targets = args.lora_target_modules[0] if len(args.lora_target_modules) == 1 else args.lora_target_modules
-    trainer = common.dumping_gradients(DPOTrainer, args.out, steps=[1])(
+    trainer_class = common.dumping_gradients(DPOTrainer, args.out, steps=[1])
+    if args.weighted_means:
+        trainer_class = common.weighing_metrics(trainer_class)
+    trainer = trainer_class(
         model=create_model_from_path(str(model_dir), dtype=args.dtype, attn_implementation="eager", device_map=None),
         args=config,
         train_dataset=Dataset.from_list(rows),

@@ -30,6 +30,30 @@ struct FirstGradients : TrainerCallback {
   std::map<std::string, at::Tensor> gradients;
 };
 
+/// Records means of the means of micro-batches, as TRL does. `DpoTrainer`
+/// weighs these by their pairs and tokens.
+class TrlMeans : public DpoTrainer {
+ public:
+  using DpoTrainer::DpoTrainer;
+
+ protected:
+  at::Tensor compute_loss(
+      const std::vector<int64_t>& indices,
+      bool training,
+      Metrics& metrics) override {
+    Metrics own;
+    auto loss = DpoTrainer::compute_loss(indices, training, own);
+    for (const auto& [name, value] : own.take()) {
+      if (name == "num_tokens") {
+        metrics.set(name, value);
+      } else {
+        metrics.add(name, value);
+      }
+    }
+    return loss;
+  }
+};
+
 struct GoldenRun {
   explicit GoldenRun(const std::string& name) : folder(kData / name) {
     std::ifstream(folder / "golden.json") >> golden;
@@ -56,8 +80,8 @@ struct GoldenRun {
         "default",
         LoadOptions().is_trainable(true));
   }
-  DpoTrainer trainer(PeftModel& peft) {
-    return DpoTrainer(
+  TrlMeans trainer(PeftModel& peft) {
+    return TrlMeans(
         *model,
         peft,
         tokenizer,

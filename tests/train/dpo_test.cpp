@@ -101,6 +101,43 @@ TEST_F(Dpo, FirstStepFollowsTheFormulas) {
   EXPECT_EQ(record.at("num_tokens"), 5 + 2 + 4 + 3 + 3 + 4);
 }
 
+// A mean is that of all pairs or tokens, whatever the batches are.
+TEST_F(Dpo, MetricsDoNotDependOnTheBatchSize) {
+  auto peft = get_peft_model(*model, lora);
+  fill_lora_b(peft);
+  config.reference = "base";
+  config.learning_rate = 0;
+  config.per_device_train_batch_size = 2; // and a micro-batch of one pair
+  config.gradient_accumulation_steps = 2;
+  std::vector<LogRecord> records;
+  for (const int64_t batch_size : {3, 2, 1}) {
+    config.per_device_eval_batch_size = batch_size;
+    DpoTrainer dpo(*model, peft, config, kPairs, kPairs, /*pad_token_id=*/0);
+    records.push_back(dpo.evaluate());
+    dpo.train();
+    auto logged = dpo.state().log_history.at(0);
+    for (auto& metric : logged.metrics) {
+      metric.first = "eval_" + metric.first;
+    }
+    records.push_back(logged);
+  }
+  for (const auto* name :
+       {"eval_rewards/chosen",
+        "eval_rewards/rejected",
+        "eval_rewards/margins",
+        "eval_rewards/accuracies",
+        "eval_logps/chosen",
+        "eval_logps/rejected",
+        "eval_logits/chosen",
+        "eval_logits/rejected",
+        "eval_mean_token_accuracy",
+        "eval_entropy"}) {
+    for (const auto& record : records) {
+      EXPECT_NEAR(record.at(name), records[0].at(name), 1e-5) << name;
+    }
+  }
+}
+
 TEST_F(Dpo, AFreshAdapterIsComparedWithTheBase) {
   auto peft = get_peft_model(*model, lora);
   auto dpo = trainer(peft);
@@ -280,6 +317,15 @@ TEST_F(Dpo, ImpossibleConfigurationsNameTheField) {
   EXPECT_PRED_FORMAT2(
       testing::IsSubstring, "reference must be auto, base or", error_of(peft));
   config.reference = "auto";
+  for (const double beta : {double{INFINITY}, double{NAN}}) {
+    config.beta = beta;
+    EXPECT_PRED_FORMAT2(testing::IsSubstring, "beta must be", error_of(peft));
+  }
+  config.beta = 0.1;
+  config.loss_weights = {NAN};
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "loss_weights must be finite", error_of(peft));
+  config.loss_weights = {};
   config.beta = 0;
   EXPECT_PRED_FORMAT2(
       testing::IsSubstring, "beta must be positive, found 0", error_of(peft));

@@ -35,12 +35,15 @@ struct TORCHLORA_API LogRecord {
 };
 
 /// A collector of the metrics of micro-batches between two log records. Names
-/// keep the order in which they first appeared.
+/// keep the order in which they first appeared. A mean is that of all examples
+/// or tokens, however they were divided into micro-batches; TRL averages the
+/// means of micro-batches.
 class TORCHLORA_API Metrics {
  public:
-  /// Adds the value that one micro-batch has for the metric `name`. `take`
-  /// returns the unweighted mean of all values.
-  void add(std::string_view name, double value);
+  /// Adds the value that one micro-batch has for the metric `name`: a mean of
+  /// `weight` examples or tokens. `take` returns the weighted mean of all
+  /// values.
+  void add(std::string_view name, double value, double weight = 1);
   /// Sets the metric `name` to a running count, such as `num_tokens`. `take`
   /// returns the last value.
   void set(std::string_view name, double value);
@@ -59,7 +62,7 @@ class TORCHLORA_API Metrics {
   struct Entry {
     std::string name;
     double sum = 0;
-    int64_t count = 0;
+    double weight = 0;
   };
   Entry& entry(std::string_view name);
   std::vector<Entry> entries_;
