@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include <c10/util/Exception.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -32,6 +33,16 @@ TEST(MetricsTest, MeansAndLastValuesAreTakenOnce) {
       metrics.take("eval_"),
       (Taken{{"eval_loss", 1.5}, {"eval_num_tokens", 25}}));
   EXPECT_TRUE(metrics.empty());
+}
+
+TEST(MetricsTest, MeansWeighByExamples) {
+  Metrics metrics;
+  metrics.add("accuracy", 1, 2);
+  metrics.add("accuracy", 0, 1);
+  metrics.add("loss", 3);
+  metrics.add("loss", 1);
+  using Taken = std::vector<std::pair<std::string, double>>;
+  EXPECT_EQ(metrics.take(), (Taken{{"accuracy", 2 / 3.}, {"loss", 2}}));
 }
 
 TEST(TrainerStateTest, IsWrittenAsTransformersWritesIt) {
@@ -109,6 +120,61 @@ TEST(TrainingArgumentsTest, ImpossibleValuesNameTheField) {
         args.train_sampling_strategy = "shuffle";
       }).find("random or sequential, found shuffle"),
       std::string::npos);
+}
+
+TEST(TrainingArgumentsTest, NumbersThatOverflowNameTheFieldAndTheValue) {
+  const auto expect = [](auto field, auto value, const std::string& message) {
+    TrainingArguments args;
+    args.*field = value;
+    try {
+      args.validate();
+      ADD_FAILURE() << message;
+    } catch (const c10::ValueError& error) {
+      EXPECT_EQ(
+          std::string("[TrainingArguments] ") + message,
+          error.what_without_backtrace());
+    }
+  };
+  using Args = TrainingArguments;
+  expect(
+      &Args::num_train_epochs,
+      1e300,
+      "num_train_epochs must be at most 1e9, found 1e+300");
+  expect(
+      &Args::num_train_epochs,
+      INFINITY,
+      "num_train_epochs must be at most 1e9, found inf");
+  expect(
+      &Args::max_steps,
+      INT64_MAX,
+      "max_steps must be at most 1e9, found 9223372036854775807");
+  expect(
+      &Args::gradient_accumulation_steps,
+      INT64_MAX,
+      "gradient_accumulation_steps must be below 2^31, found "
+      "9223372036854775807");
+  for (const auto field :
+       {&Args::per_device_train_batch_size,
+        &Args::per_device_eval_batch_size}) {
+    Args args;
+    args.*field = int64_t{1} << 31;
+    EXPECT_THROW(args.validate(), c10::ValueError);
+  }
+  for (const auto field :
+       {&Args::warmup_steps,
+        &Args::logging_steps,
+        &Args::eval_steps,
+        &Args::save_steps,
+        &Args::adam_epsilon,
+        &Args::max_grad_norm,
+        &Args::weight_decay,
+        &Args::loraplus_lr_ratio}) {
+    for (const double value : {double{INFINITY}, double{NAN}}) {
+      Args args;
+      args.*field = value;
+      EXPECT_THROW(args.validate(), c10::ValueError);
+    }
+  }
 }
 
 } // namespace
