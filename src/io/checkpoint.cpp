@@ -63,6 +63,19 @@ bool is_weight_file(const fs::path& path) {
            name.size() - kIndexEnd.size(), kIndexEnd.size(), kIndexEnd) == 0);
 }
 
+/// Names a file with weights in another format, for an error message.
+std::string note_of_other_weights(const fs::path& directory) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    if (is_weight_file(entry.path())) {
+      return "; it has " + entry.path().filename().string() +
+          ", convert it to safetensors (in Python: from_pretrained, then "
+          "save_pretrained)";
+    }
+  }
+  return "";
+}
+
 /// Returns the files of a checkpoint folder that a save copies. config.json is
 /// the last.
 std::vector<fs::path> other_files(const Checkpoint& checkpoint) {
@@ -114,7 +127,8 @@ Checkpoint::Checkpoint(const fs::path& directory) : directory_(directory) {
         " has neither ",
         kSingleFile,
         " nor ",
-        kIndexFile);
+        kIndexFile,
+        note_of_other_weights(directory));
     files_.push_back(std::make_shared<SafetensorsFile>(single));
     for (const auto& key : files_[0]->keys()) {
       keys_.push_back(key);

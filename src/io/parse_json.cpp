@@ -7,6 +7,8 @@
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
 
+#include "io/recognize.h"
+
 namespace torchlora::io {
 using nlohmann::json;
 
@@ -52,6 +54,8 @@ json parse(
     std::string_view text,
     const std::string& where,
     const json::parser_callback_t& callback) {
+  const auto format = recognized_format(text);
+  TORCHLORA_CHECK_DATA(format.empty(), where, "expected JSON, found ", format);
   check_structure(text, where);
   try {
     return json::parse(text.begin(), text.end(), callback);

@@ -8,6 +8,7 @@
 #include <torchlora/error.h>
 
 #include "io/parse_json.h"
+#include "io/recognize.h"
 
 namespace torchlora::io {
 using nlohmann::json;
@@ -204,6 +205,12 @@ SafetensorsHeader parse_safetensors_header(
     length |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[i]))
         << (8 * i);
   }
+  // Only then: a length may begin with the bytes of another format.
+  const auto format = length <= kMaxHeaderBytes
+      ? std::string()
+      : recognized_format({bytes, std::min<size_t>(size, 4096)});
+  TORCHLORA_CHECK_DATA(
+      format.empty(), where, "expected a safetensors file, found ", format);
   TORCHLORA_CHECK_DATA(
       length <= kMaxHeaderBytes,
       where,

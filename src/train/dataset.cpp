@@ -6,7 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include <torchlora/error.h>
-#include <torchlora/io/atomic_file.h>
+
+#include "train/json_lines.h"
 
 namespace torchlora::train {
 using nlohmann::json;
@@ -24,7 +25,15 @@ constexpr const char* kRefusedKeys[] = {
     "tool_calls",
     "tool_responses",
     "reasoning",
-    "reasoning_content"};
+    "reasoning_content",
+    "thinking"}; // which transformers reads as reasoning
+
+/// Returns whether a value is one that a template takes for nothing: null,
+/// false, "", [] or {}.
+bool is_nothing(const json& value) {
+  return value.is_null() || value == false || value == "" ||
+      (value.is_structured() && value.empty());
+}
 
 bool has(const json& object, const char* key) {
   return object.contains(key) && !object[key].is_null();
@@ -48,7 +57,7 @@ class JsonRow {
         object.type_name());
     for (const auto* column : kRefusedColumns) {
       TORCHLORA_CHECK_DATA(
-          !has(object, column) || object[column].empty(),
+          !has(object, column) || is_nothing(object[column]),
           where(),
           "the column `",
           column,
@@ -135,7 +144,7 @@ class JsonRow {
           "` should be a message {\"role\": …, \"content\": …}");
       for (const auto* key : kRefusedKeys) {
         TORCHLORA_CHECK_DATA(
-            !has(message, key) || message[key].empty(),
+            !has(message, key) || is_nothing(message[key]),
             where(),
             "`",
             name,
@@ -194,29 +203,6 @@ class JsonRow {
   const json& object_;
   std::string source_;
 };
-
-json parse_row(std::string_view line, const std::string& source) {
-  try {
-    return json::parse(line);
-  } catch (const json::parse_error& error) {
-    const std::string_view what = error.what();
-    TORCHLORA_CHECK_DATA(
-        false,
-        "[load_preference_dataset] ",
-        source,
-        " is not valid JSON at byte ",
-        error.byte,
-        ": ",
-        what.substr(std::min(what.find(": "), what.size() - 2) + 2));
-  } catch (const json::exception& error) { // a number that no double holds
-    TORCHLORA_CHECK_DATA(
-        false,
-        "[load_preference_dataset] ",
-        source,
-        " cannot be read: ",
-        error.what());
-  }
-}
 
 /// Returns the index of the first difference of two sequences. If one continues
 /// the other it is one before the end of the shorter one, as in TRL.
@@ -293,31 +279,19 @@ void extract_prompt(PreferenceExample& example) {
 
 std::vector<PreferenceExample> load_preference_dataset(
     const std::filesystem::path& path) {
-  const auto text = io::read_file(path);
-  const auto name = path.string();
   std::vector<PreferenceExample> examples;
   std::optional<Format> format;
-  int64_t line_number = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const auto end = std::min(text.find('\n', begin), text.size());
-    const auto line = std::string_view(text).substr(begin, end - begin);
-    begin = end + 1;
-    ++line_number;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) {
-      continue;
-    }
-    const auto source = name + ":" + std::to_string(line_number);
-    const auto object = parse_row(line, source);
-    const JsonRow row(object, source);
+  for_each_json_line(path, [&](const json& value, const std::string& source) {
+    const JsonRow row(value, source);
     if (!format) {
       format = row.format();
     }
     examples.push_back(row.example(*format));
-  }
+  });
   TORCHLORA_CHECK_DATA(
       !examples.empty(),
       "[load_preference_dataset] ",
-      name,
+      path.string(),
       " has no rows; a row is a JSON object on a line of its own");
   return examples;
 }

@@ -107,6 +107,92 @@ TEST_F(PreferenceDataset, RefusesWhatTheTemplateCannotPrint) {
       testing::IsSubstring, "`prompt` is a list without", error_of(row("")));
 }
 
+TEST_F(PreferenceDataset, WhatHoldsNothingIsNothing) {
+  for (const auto* nothing : {"null", "false", R"("")", "[]", "{}"}) {
+    for (const auto* key :
+         {"tool_calls",
+          "tool_responses",
+          "reasoning",
+          "reasoning_content",
+          "thinking"}) {
+      const auto message = R"([{"role": "assistant", "content": "a", ")" +
+          std::string(key) + R"(": )" + nothing + "}]";
+      const auto rows = load(
+          R"({"prompt": [{"role": "user", "content": "q"}], "chosen": )" +
+          message + R"(, "rejected": )" + message + R"(, "tools": )" + nothing +
+          "}");
+      EXPECT_EQ(rows.size(), 1U);
+    }
+  }
+}
+
+TEST_F(PreferenceDataset, KeysThatTheTemplateWouldPrintAreNamed) {
+  for (const auto* key :
+       {"tool_calls", "tool_responses", "reasoning", "thinking"}) {
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring,
+        "`prompt[0]." + std::string(key) + "` is not supported",
+        error_of(
+            R"({"prompt": [{"role": "user", "content": "q", ")" +
+            std::string(key) +
+            R"(": "x"}], "chosen": [{"role": "assistant", "content": "c"}], "rejected": []})"));
+  }
+}
+
+// Python's json writes them for missing numbers.
+TEST_F(PreferenceDataset, NanOutsideOfStringsIsNull) {
+  const auto rows = load(
+      R"({"prompt": "NaN", "chosen": "\"Infinity", "rejected": "-Infinity", "score": NaN, "low": -Infinity, "high": [Infinity]})");
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_EQ(text(rows[0].prompt), "NaN");
+  EXPECT_EQ(text(rows[0].chosen), "\"Infinity");
+  EXPECT_EQ(text(rows[0].rejected), "-Infinity");
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring,
+      "the row has no `chosen`",
+      error_of(R"({"prompt": "p", "chosen": NaN, "rejected": "r"})"));
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring,
+      "not valid JSON",
+      error_of(R"({"prompt": "p", "chosen": NaNa, "rejected": "r"})"));
+}
+
+TEST_F(PreferenceDataset, OtherFormatsAreRecognizedByTheirContent) {
+  using namespace std::string_literals;
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"prompt,chosen,rejected\np,c,r\n", "CSV"},
+      {"prompt\tchosen\trejected\np\tc\tr\n", "CSV"},
+      {"- prompt: p\n  chosen: c\n", "YAML"},
+      {"# pairs\nprompt: p\n", "YAML"},
+      {"---\na: b\n", "YAML"},
+      {"PAR1\x15\x04", "parquet"},
+      {"ARROW1", "Arrow"},
+      {"\x1f\x8b\x08\0"s, "gzip"},
+      {"BZh91AY", "bzip2"},
+      {"\xfd\x37zXZ", "xz"},
+      {"\x28\xb5\x2f\xfd", "zstd"},
+      {"PK\x03\x04", "zip"},
+      {"\x80\x02}q", "pickle"},
+      {"\xff\xfe{\0\"\0"s, "UTF-16"},
+      {"\xfe\xff\0{"s, "UTF-16"},
+      {"{\0\"\0p\0"s, "UTF-16"},
+      {"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "LFS"},
+      {"<!DOCTYPE html>\n<html>", "web page"},
+      {"[\n {\"prompt\": \"p\"}]", "JSON array"},
+      {"{\n  \"prompt\": \"p\"\n}\n", "several lines"},
+  };
+  for (const auto& [content, format] : cases) {
+    const auto error = error_of(content);
+    EXPECT_PRED_FORMAT2(testing::IsSubstring, "should be a JSONL file", error);
+    EXPECT_PRED_FORMAT2(testing::IsSubstring, format, error);
+  }
+  EXPECT_EQ(
+      load("\xEF\xBB\xBF{\"prompt\": \"p\", \"chosen\": \"c\", "
+           "\"rejected\": \"r\"}")
+          .size(),
+      1U);
+}
+
 TEST_F(PreferenceDataset, NoRowsAndNoFileAreErrors) {
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "has no rows", error_of(""));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "has no rows", error_of("\n \n"));

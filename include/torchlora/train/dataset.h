@@ -34,10 +34,14 @@ struct PreferenceExample {
 /// beginning becomes the prompt (`extract_prompt`). A value is a string or a
 /// list of {"role", "content"}; a content is a string or a list of {"type":
 /// "text", "text"} parts. The first row decides the format of all rows. Skips
-/// blank lines and ignores other columns.
+/// blank lines and ignores other columns. NaN and Infinity, which Python's json
+/// writes, are null.
 ///
-/// DataError names file, line and field: a file that is missing, has no rows or
-/// has broken JSON; a field that is missing or has another format; media.
+/// DataError names file, line and field: a file that is missing, has no rows,
+/// has another format (it says which) or broken JSON; a field that is missing
+/// or has another format; media; keys of messages that a chat template would
+/// print, such as `tool_calls` and `reasoning_content`, unless they hold
+/// nothing (null, "", [] or {}).
 TORCHLORA_API std::vector<PreferenceExample> load_preference_dataset(
     const std::filesystem::path& path);
 
