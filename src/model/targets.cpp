@@ -1,6 +1,7 @@
 #include "model/targets.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -8,6 +9,8 @@
 
 #include <torchlora/config/targets.h>
 #include <torchlora/nn/pretrained.h>
+
+#include "config/nearest.h"
 
 namespace torchlora {
 namespace {
@@ -67,6 +70,48 @@ std::string note_of_parameter(const Module& model, const ModuleNames& targets) {
     }
   }
   return "";
+}
+
+/// The last parts of the names of all modules that own a matrix, each once.
+/// Numbers, which are places in a list, do not count.
+std::vector<std::string> matrix_owners(const Module& model) {
+  std::vector<std::string> names;
+  for (const auto& item : model.named_modules("", /*include_self=*/false)) {
+    const auto owned = item.value()->named_parameters(/*recurse=*/false);
+    const auto name = item.key().substr(item.key().rfind('.') + 1);
+    if (std::isalpha(static_cast<unsigned char>(name[0])) != 0 &&
+        std::ranges::count(names, name) == 0 &&
+        std::any_of(owned.begin(), owned.end(), [](const auto& parameter) {
+          return parameter.value().dim() > 1;
+        })) {
+      names.push_back(name);
+    }
+  }
+  return names;
+}
+
+/// Says which names the model has instead of those of `targets`.
+std::string note_of_names(const Module& model, const ModuleNames& targets) {
+  constexpr size_t kMostNames = 20;
+  auto names = matrix_owners(model);
+  std::string note;
+  if (targets.is_list()) {
+    for (const auto& entry : targets.list()) {
+      const auto last = entry.substr(entry.rfind('.') + 1);
+      if (const auto near = detail::nearest(last, names); !near.empty()) {
+        note += fmt::format(" Instead of '{}': '{}'?", entry, near);
+      }
+    }
+  }
+  if (!names.empty()) {
+    const bool has_more = names.size() > kMostNames;
+    names.resize(std::min(names.size(), kMostNames));
+    note += fmt::format(
+        " Modules with a weight matrix are: {}{}.",
+        fmt::join(names, ", "),
+        has_more ? ", …" : "");
+  }
+  return note;
 }
 
 } // namespace
@@ -141,6 +186,7 @@ void refuse_no_match(
         "target modules and try again.",
         repr(config.target_modules()));
     message += note_of_parameter(model, config.target_modules());
+    message += note_of_names(model, config.target_modules());
     if (!config.layers_to_transform().empty()) {
       message += fmt::format(
           " Note: You specified 'layers_to_transform': [{}].",
