@@ -1,7 +1,5 @@
 #include "cli/adapt.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -83,7 +81,7 @@ PeftModel adapt(gemma4::Gemma4ForCausalLM& model, const LoraConfig& config) {
         "name modules of the language model, or add --exclude_modules ",
         fmt::format("{}", fmt::join(towers, " ")));
   }
-  Progress progress(isatty(STDERR_FILENO) == 1, "layer");
+  Progress progress("layer");
   const auto report = [&](size_t done, size_t total, const std::string& name) {
     progress.activity("initializing " + name);
     progress.step(static_cast<int64_t>(done), static_cast<int64_t>(total));

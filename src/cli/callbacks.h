@@ -9,13 +9,19 @@
 
 namespace torchlora::cli {
 
-/// Shows the run in `Progress` and keeps the records of the evaluations.
+/// Shows the run in `Progress`, prints its records as columns and keeps those
+/// of the evaluations. log.jsonl has the full records.
 class ProgressCallback : public train::TrainerCallback {
  public:
   explicit ProgressCallback(std::shared_ptr<Progress> progress)
       : progress_(std::move(progress)) {}
 
   void on_train_begin(train::Trainer& trainer) override;
+  void on_step_begin(train::Trainer& trainer) override;
+  void on_substep_end(
+      train::Trainer& trainer,
+      int64_t micro_step,
+      int64_t num_micro_steps) override;
   void on_step_end(train::Trainer& trainer) override;
   void on_log(train::Trainer& trainer, const train::LogRecord& record) override;
   void on_evaluate(train::Trainer& trainer, const train::LogRecord& record)
@@ -32,8 +38,13 @@ class ProgressCallback : public train::TrainerCallback {
   }
 
  private:
+  void print_step(const train::LogRecord& record);
+
   std::shared_ptr<Progress> progress_;
   std::vector<train::LogRecord> evaluations_;
+  bool has_header_ = false;
+  /// Tokens and seconds of all steps up to the last record.
+  double tokens_ = 0, seconds_ = 0;
 };
 
 /// Writes the gradients of one step before clipping to

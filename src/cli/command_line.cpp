@@ -1,31 +1,21 @@
 #include "cli/command_line.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <iostream>
 #include <memory>
-#include <numeric>
 #include <set>
+#include <sstream>
 
 #include <c10/util/Exception.h>
+#include <fmt/ranges.h>
+
+#include "cli/help_formatter.h"
+#include "cli/numbers.h"
+#include "cli/terminal.h"
+#include "config/nearest.h"
+#include "io/recognize.h"
 
 namespace torchlora::cli {
 namespace {
-
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row.back();
-}
 
 std::string with_underscores(std::string name) {
   std::replace(name.begin(), name.end(), '-', '_');
@@ -41,37 +31,76 @@ std::vector<std::string> option_names(const CLI::App& app) {
   return names;
 }
 
+/// Judges names of flags and collects those that do not exist, so that a user
+/// learns of all of them at once.
 class Names {
  public:
-  Names(const CLI::App& app, std::vector<RetiredFlag> retired)
-      : app_(app), retired_(std::move(retired)) {}
+  Names(const CLI::App& app, const std::vector<ForeignFlag>& foreign)
+      : app_(app), foreign_(foreign) {}
 
-  /// Returns the option `name`. If there is none, ValueError says where the
-  /// name was found.
-  const CLI::Option& option(const std::string& name, const std::string& where)
-      const {
-    for (const RetiredFlag& flag : retired_) {
-      TORCH_CHECK_VALUE(
-          flag.name != name, where, " does not exist: ", flag.advice);
-    }
+  /// Returns the option `name`, or nullptr if there is none. `where` says where
+  /// the name was found, and `values` what it was given.
+  const CLI::Option* find(
+      const std::string& name,
+      const std::string& where,
+      const std::vector<std::string>& values) {
     const CLI::Option* found = app_.get_option_no_throw("--" + name);
     if (found == nullptr) {
-      const std::string near = nearest(name, option_names(app_));
-      TORCH_CHECK_VALUE(
-          false,
-          where,
-          " is unknown",
-          near.empty() ? "" : "; did you mean --" + near + "?",
-          " (all flags: ",
-          app_.get_name(),
-          " --help)");
+      judge(name, where, values);
     }
-    return *found;
+    return found;
+  }
+
+  /// ValueError if names were refused, a warning if names have no effect.
+  void report() const {
+    TORCH_CHECK_VALUE(
+        refused_.empty(),
+        fmt::format(
+            "{} (all flags: {} --help)",
+            fmt::join(refused_, "\n  "),
+            app_.get_name()));
+    if (!ignored_.empty()) {
+      TORCH_WARN(fmt::format(
+          "without effect here:\n  {}", fmt::join(ignored_, "\n  ")));
+    }
   }
 
  private:
+  void judge(
+      const std::string& name,
+      const std::string& where,
+      const std::vector<std::string>& values) {
+    const auto flag =
+        std::find_if(foreign_.begin(), foreign_.end(), [&](const auto& entry) {
+          return entry.name == name || "no_" + entry.name == name;
+        });
+    if (flag == foreign_.end()) {
+      const std::string near = detail::nearest(name, option_names(app_));
+      refused_.push_back(
+          where + " is unknown" +
+          (near.empty() ? "" : "; did you mean --" + near + "?"));
+      return;
+    }
+    const std::string value = flag->name != name ? "false"
+        : values.empty()                         ? "true"
+                                                 : values.front();
+    const bool is_neutral = std::any_of(
+        flag->neutral_values.begin(),
+        flag->neutral_values.end(),
+        [&](const auto& neutral) {
+          return CLI::detail::to_lower(neutral) == CLI::detail::to_lower(value);
+        });
+    if (!is_neutral) {
+      (flag->is_harmless ? ignored_ : refused_)
+          .push_back(
+              where + (flag->is_harmless ? ": " : " does not exist: ") +
+              flag->advice);
+    }
+  }
+
   const CLI::App& app_;
-  std::vector<RetiredFlag> retired_;
+  const std::vector<ForeignFlag>& foreign_;
+  std::vector<std::string> refused_, ignored_;
 };
 
 bool is_boolean_word(const std::string& text) {
@@ -84,14 +113,28 @@ bool is_flag(const CLI::Option& option) {
   return option.get_items_expected_max() == 0;
 }
 
+/// Returns the values behind the flag at `begin`: everything up to the next
+/// flag.
+std::vector<std::string> values_behind(
+    const std::vector<std::string>& args,
+    size_t begin) {
+  std::vector<std::string> values;
+  while (++begin < args.size() && !args[begin].starts_with("--")) {
+    values.push_back(args[begin]);
+  }
+  return values;
+}
+
 /// Joins a boolean flag and its value to `--flag=value`, the only form that
-/// CLI11 reads, and replaces hyphens in the names of flags.
+/// CLI11 reads, replaces hyphens in the names of flags, and leaves out flags
+/// that do not exist with their values.
 std::vector<std::string> normalized(
     const std::vector<std::string>& args,
-    const Names& names) {
+    Names& names) {
   std::vector<std::string> result;
   bool after_flag = false;
-  for (const std::string& arg : args) {
+  for (size_t i = 0; i < args.size(); ++i) {
+    const std::string& arg = args[i];
     if (after_flag && is_boolean_word(arg)) {
       result.back() += "=" + arg;
       after_flag = false;
@@ -104,8 +147,17 @@ std::vector<std::string> normalized(
     }
     const size_t end = std::min(arg.find('='), arg.size());
     const std::string name = with_underscores(arg.substr(2, end - 2));
-    after_flag =
-        is_flag(names.option(name, arg.substr(0, end))) && end == arg.size();
+    std::vector<std::string> values = values_behind(args, i);
+    const size_t num_values = values.size();
+    if (end < arg.size()) {
+      values.insert(values.begin(), arg.substr(end + 1));
+    }
+    const CLI::Option* option = names.find(name, arg.substr(0, end), values);
+    if (option == nullptr) {
+      i += num_values;
+      continue;
+    }
+    after_flag = is_flag(*option) && end == arg.size();
     result.push_back("--" + name + arg.substr(end));
   }
   return result;
@@ -115,13 +167,26 @@ std::vector<std::string> normalized(
 /// line.
 class ConfigFile : public CLI::ConfigTOML {
  public:
-  ConfigFile(std::string section, Names names)
-      : section_(std::move(section)), names_(std::move(names)) {}
+  ConfigFile(std::string section, const Names& names)
+      : section_(std::move(section)), names_(names) {}
 
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    std::ostringstream content;
+    content << input.rdbuf();
+    TORCH_CHECK_VALUE(
+        !input.bad(), "--config: the file cannot be read; is it a folder?");
+    const std::string text = std::move(content).str();
+    const std::string format = io::recognized_format(text);
+    TORCH_CHECK_VALUE(
+        format.empty(),
+        "--config should be a TOML or INI file, one `key = value` per line; "
+        "found ",
+        format);
+    std::istringstream lines(text);
     std::vector<CLI::ConfigItem> kept;
     std::set<std::string> seen;
-    for (CLI::ConfigItem& item : CLI::ConfigTOML::from_config(input)) {
+    Names names = names_;
+    for (CLI::ConfigItem& item : CLI::ConfigTOML::from_config(lines)) {
       if (item.name == "++" || item.name == "--") {
         continue;
       }
@@ -136,11 +201,13 @@ class ConfigFile : public CLI::ConfigTOML {
           "]");
       item.parents.clear();
       item.name = with_underscores(item.name);
-      names_.option(item.name, where);
       TORCH_CHECK_VALUE(
           seen.insert(item.name).second, where, " is there twice");
-      kept.push_back(std::move(item));
+      if (names.find(item.name, where, item.inputs) != nullptr) {
+        kept.push_back(std::move(item));
+      }
     }
+    names.report();
     return kept;
   }
 
@@ -160,7 +227,10 @@ nlohmann::ordered_json typed(
   }
   // Read by the parser: ".5" and "+1" are not JSON.
   const std::string type = option.get_type_name();
-  if (type.starts_with("INT") || type.starts_with("UINT")) {
+  if (type.starts_with("UINT")) {
+    return option.as<uint64_t>();
+  }
+  if (type.starts_with("INT")) {
     return option.as<int64_t>();
   }
   if (type.starts_with("FLOAT")) {
@@ -171,40 +241,29 @@ nlohmann::ordered_json typed(
 
 } // namespace
 
-std::string nearest(
-    const std::string& name,
-    const std::vector<std::string>& candidates) {
-  std::string best;
-  size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
-  for (const std::string& candidate : candidates) {
-    const size_t distance = edit_distance(name, candidate);
-    if (distance < best_distance) {
-      best = candidate;
-      best_distance = distance;
-    }
-  }
-  return best;
-}
-
 bool parse_command_line(
     CLI::App& app,
     std::vector<std::string> args,
-    const std::vector<RetiredFlag>& retired_flags) {
+    const std::vector<ForeignFlag>& foreign_flags) {
   const std::string command =
       app.get_name().substr(app.get_name().rfind(' ') + 1);
-  const Names names(app, retired_flags);
+  Names names(app, foreign_flags);
   app.set_config("--config")
       ->type_name("FILE")
       ->description(
           "TOML or INI file of flags (key = value); the command line wins");
-  app.config_formatter(std::make_shared<ConfigFile>(command, names));
+  app.config_formatter(
+      std::make_shared<ConfigFile>(command, Names(app, foreign_flags)));
   app.allow_config_extras(false);
+  app.formatter(std::make_shared<HelpFormatter>());
+  check_numbers(app);
   args = normalized(args, names);
+  names.report();
   std::reverse(args.begin(), args.end());
   try {
     app.parse(std::move(args));
   } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
+    say(app.help());
     return false;
   } catch (const CLI::ParseError& error) {
     TORCH_CHECK_VALUE(

@@ -9,6 +9,8 @@ namespace torchlora::cli {
 namespace {
 
 std::atomic<bool> stop{false};
+/// Whether a person or a system asked, by SIGINT or SIGTERM.
+std::atomic<bool> asked{false};
 static_assert(std::atomic<bool>::is_always_lock_free);
 
 void print(std::string_view text) {
@@ -17,10 +19,14 @@ void print(std::string_view text) {
 }
 
 // NOTE: a signal handler; only async-signal-safe calls.
-void on_signal(int /*signal*/) {
-  if (stop.exchange(true)) {
+void on_signal(int signal) {
+  const bool again = signal != SIGHUP && asked.exchange(true);
+  if (again) {
     print("\ntorchlora: ended at once; nothing more was saved\n");
     _exit(kInterrupted);
+  }
+  if (stop.exchange(true)) {
+    return;
   }
   print("\ntorchlora: stopping and saving; once more to end at once\n");
 }
@@ -34,6 +40,11 @@ void handle_interrupts() {
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  struct sigaction before{};
+  sigaction(SIGHUP, nullptr, &before);
+  if (before.sa_handler != SIG_IGN) {
+    sigaction(SIGHUP, &action, nullptr);
+  }
 }
 
 const std::atomic<bool>& stop_requested() {

@@ -1,4 +1,3 @@
-#include <cstdio>
 #include <exception>
 #include <memory>
 #include <new>
@@ -10,8 +9,9 @@
 #include <torchlora/lora/overlay.h>
 #include <torchlora/nn/compute.h>
 
-#include "cli/command_line.h"
 #include "cli/commands.h"
+#include "cli/terminal.h"
+#include "config/nearest.h"
 
 namespace torchlora::cli {
 namespace {
@@ -44,14 +44,14 @@ std::string help() {
       "\n  --help, --version; `torchlora COMMAND --help` for a command's "
       "flags\n"
       "\nExit codes: 0 done, 1 the run failed, 2 wrong flags, 3 bad data, "
-      "130 interrupted\n";
+      "130 interrupted";
 }
 
 std::string version() {
   const bool native = nn::compute_route() == nn::ComputeRoute::kNative;
   return fmt::format(
       "torchlora {}\nLibTorch {}\ncompiler {}\nbf16 matrix products: {}\n"
-      "weight overlay: {}\n",
+      "weight overlay: {}",
       TORCHLORA_VERSION,
       TORCH_VERSION,
       TORCHLORA_COMPILER,
@@ -61,16 +61,16 @@ std::string version() {
 
 int run(const std::vector<std::string>& args) {
   if (args.empty()) {
-    fmt::print(stderr, "{}", help());
+    say_error(help());
     return kUsage;
   }
   const std::string& name = args.front();
   if (name == "--help" || name == "-h" || name == "help") {
-    fmt::print("{}", help());
+    say(help());
     return kOk;
   }
   if (name == "--version") {
-    fmt::print("{}", version());
+    say(version());
     return kOk;
   }
   std::vector<std::string> names;
@@ -80,7 +80,7 @@ int run(const std::vector<std::string>& args) {
     }
     names.emplace_back(command.name);
   }
-  const std::string near = nearest(name, names);
+  const std::string near = detail::nearest(name, names);
   TORCH_CHECK_VALUE(
       false,
       "no command \"",
@@ -93,13 +93,12 @@ int run(const std::vector<std::string>& args) {
 class WarningsToStderr : public c10::WarningHandler {
  public:
   void process(const c10::Warning& warning) override {
-    fmt::print(stderr, "torchlora: warning: {}\n", warning.msg());
+    say_error("torchlora: warning: " + warning.msg());
   }
 };
 
 int report(int code, const std::string& message) {
-  std::fflush(stdout);
-  fmt::print(stderr, "torchlora: error: {}\n", message);
+  say_error("torchlora: error: " + message);
   return code;
 }
 
@@ -125,5 +124,6 @@ int run_and_report(const std::vector<std::string>& args) {
 } // namespace torchlora::cli
 
 int main(int argc, char** argv) {
+  torchlora::cli::prepare_standard_streams();
   return torchlora::cli::run_and_report({argv + 1, argv + argc});
 }

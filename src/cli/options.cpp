@@ -7,6 +7,8 @@
 
 #include <torchlora/init/initializer.h>
 
+#include "cli/numbers.h"
+
 namespace torchlora::cli {
 namespace {
 
@@ -20,6 +22,29 @@ bool is_plain_name(const std::string& value) {
       std::all_of(value.begin(), value.end(), [](unsigned char c) {
         return std::isalnum(c) || c == '_' || c == '.';
       });
+}
+
+/// Checks that a value is no list: commas or spaces between plain names.
+void check_separation(const char* flag, const std::string& value) {
+  const size_t end = value.find_first_of(", ");
+  if (end == std::string::npos || !is_plain_name(value.substr(0, end))) {
+    return;
+  }
+  std::string names = value;
+  std::replace(names.begin(), names.end(), ',', ' ');
+  const bool is_list =
+      std::all_of(names.begin(), names.end(), [](unsigned char c) {
+        return std::isalnum(c) || c == '_' || c == '.' || c == ' ';
+      });
+  TORCH_CHECK_VALUE(
+      !is_list,
+      flag,
+      ": the names must be values of their own, found \"",
+      value,
+      "\"; write ",
+      flag,
+      " ",
+      names);
 }
 
 InitLoraWeights init_from(const std::string& value) {
@@ -60,7 +85,7 @@ void ModelOptions::add_to(CLI::App& app) {
          "--torch_num_threads",
          torch_num_threads,
          "threads of LibTorch; 0: its own choice")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative())
       ->capture_default_str()
       ->group(kModel);
 }
@@ -134,21 +159,34 @@ void LoraOptions::add_to(CLI::App& app) {
 }
 
 LoraConfig LoraOptions::config() const {
-  const auto config = LoraConfig(r)
-                          .init_lora_weights(init_from(init_lora_weights))
-                          .lora_alpha(alpha)
-                          .lora_dropout(dropout)
-                          .use_rslora(use_rslora)
-                          .use_dora(use_dora)
-                          .target_modules(module_names(target_modules))
-                          .exclude_modules(module_names(exclude_modules))
-                          .modules_to_save(modules_to_save)
-                          .task_type("CAUSAL_LM");
+  TORCH_CHECK_VALUE(
+      r <= kLargestRank,
+      "--lora_r must be at most ",
+      kLargestRank,
+      ", found ",
+      r,
+      "; a rank above the sizes of a weight adds nothing");
+  for (const std::string& value : modules_to_save) {
+    check_separation("--lora_modules_to_save", value);
+  }
+  const auto config =
+      LoraConfig(r)
+          .init_lora_weights(init_from(init_lora_weights))
+          .lora_alpha(alpha)
+          .lora_dropout(dropout)
+          .use_rslora(use_rslora)
+          .use_dora(use_dora)
+          .target_modules(module_names("--lora_target_modules", target_modules))
+          .exclude_modules(module_names("--exclude_modules", exclude_modules))
+          .modules_to_save(modules_to_save)
+          .task_type("CAUSAL_LM");
   try {
     config.validate();
   } catch (const c10::ValueError& e) {
     TORCH_CHECK_VALUE(
-        false, "--lora_r or --lora_dropout: ", e.what_without_backtrace());
+        false,
+        "--lora_r, --lora_alpha or --lora_dropout: ",
+        e.what_without_backtrace());
   }
   const auto& traits = init::traits_of(config);
   TORCH_CHECK_VALUE(
@@ -188,7 +226,12 @@ void OutputOptions::add_to(CLI::App& app) {
       ->group(kOutput);
 }
 
-ModuleNames module_names(const std::vector<std::string>& values) {
+ModuleNames module_names(
+    const char* flag,
+    const std::vector<std::string>& values) {
+  for (const std::string& value : values) {
+    check_separation(flag, value);
+  }
   if (values.empty()) {
     return {};
   }
@@ -196,20 +239,6 @@ ModuleNames module_names(const std::vector<std::string>& values) {
     return ModuleNames(values.front());
   }
   return ModuleNames(values);
-}
-
-const std::vector<RetiredFlag>& retired_flags() {
-  static const std::vector<RetiredFlag> flags{
-      {"max_prompt_length",
-       "prompts are no longer cut apart from their completions; --max_length "
-       "bounds both together"},
-      {"max_seq_length", "it is called --max_length now"},
-      {"evaluation_strategy", "it is called --eval_strategy now"},
-      {"resume_from_checkpoint",
-       "a run cannot be resumed with its optimizer yet; "
-       "--adapter_name_or_path CHECKPOINT starts a new one from its weights"},
-  };
-  return flags;
 }
 
 } // namespace torchlora::cli

@@ -17,7 +17,7 @@ struct ModelOptions {
   std::string model_name_or_path;
   std::string adapter_name_or_path;
   std::string dtype = "auto";
-  int torch_num_threads = 0;
+  int64_t torch_num_threads = 0;
 
   void add_to(CLI::App& app);
   /// Returns the dtype of the weights in memory. nullopt: the checkpoint's.
@@ -33,6 +33,7 @@ struct DataOptions {
 
 struct LoraOptions {
   static constexpr const char* kGroup = "LoRA";
+  static constexpr int64_t kLargestRank = 65536;
 
   int64_t r = 16;
   double alpha = 32;
@@ -58,11 +59,11 @@ struct OutputOptions {
   void add_to(CLI::App& app);
 };
 
-/// Reads the values of a flag that selects modules: none, "all-linear", one
-/// regular expression (a value that is not a plain name, as in TRL) or a list.
-ModuleNames module_names(const std::vector<std::string>& values);
-
-/// Returns the flags of older releases of TRL and transformers.
-const std::vector<RetiredFlag>& retired_flags();
+/// Reads the values of the flag `flag`, which selects modules: none,
+/// "all-linear", one regular expression (a value that is not a plain name, as
+/// in TRL) or a list. ValueError for names with commas or spaces between them.
+ModuleNames module_names(
+    const char* flag,
+    const std::vector<std::string>& values);
 
 } // namespace torchlora::cli

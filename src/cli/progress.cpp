@@ -1,11 +1,29 @@
 #include "cli/progress.h"
 
+#include <algorithm>
 #include <cstdio>
 
-#include <fmt/format.h>
+#include "cli/terminal.h"
 
 namespace torchlora::cli {
 namespace {
+
+constexpr std::chrono::seconds kBetweenLines(10);
+constexpr size_t kSmallestBar = 8;
+constexpr size_t kLargestBar = 24;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+std::string bar(size_t width, double share) {
+  const auto filled = static_cast<size_t>(static_cast<double>(width) * share);
+  return "[" + std::string(filled, '=') + std::string(width - filled, ' ') +
+      "] ";
+}
+
+} // namespace
 
 std::string clock_time(double seconds) {
   const auto s = static_cast<int64_t>(seconds + 0.5);
@@ -14,98 +32,126 @@ std::string clock_time(double seconds) {
       : fmt::format("{:02}:{:02}", s / 60, s % 60);
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
-      .count();
+std::string progress_line(const ProgressState& state, size_t width) {
+  const double share = state.total > 0
+      ? static_cast<double>(state.step) / static_cast<double>(state.total)
+      : 1;
+  std::string text =
+      fmt::format("{}/{} {}s", state.step, state.total, state.unit);
+  if (state.seconds_per_unit > 0) {
+    const auto left = static_cast<double>(state.total - state.step);
+    text += fmt::format(
+        ", {:.2f} s per {}, {} left",
+        state.seconds_per_unit,
+        state.unit,
+        clock_time(state.seconds_per_unit * left));
+  }
+  if (!state.activity.empty()) {
+    text += ", " + state.activity;
+  }
+  if (width == 0) {
+    return text;
+  }
+  std::string line = fmt::format("{:3.0f}% ", 100 * share);
+  const size_t used = line.size() + text.size() + 3; // the bar's "[] "
+  if (used + kSmallestBar <= width) {
+    line += bar(std::min(kLargestBar, width - used), share);
+  }
+  return (line + text).substr(0, width);
 }
 
-} // namespace
-
-std::string metrics_line(const Progress::Metrics& metrics) {
-  std::string line = "{";
-  for (const auto& [name, value] : metrics) {
-    line += fmt::format(
-        "{}'{}': '{:.4g}'", line.size() > 1 ? ", " : "", name, value);
+Progress::Progress(std::string unit) : unit_(std::move(unit)) {
+  if (terminal_width() > 0) {
+    return;
   }
-  return line + "}";
+  beat_ = std::jthread([this](const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    const auto stops = [&] { return stop.stop_requested(); };
+    while (!wake_.wait_for(lock, stop, kBetweenLines, stops)) {
+      show();
+    }
+  });
+}
+
+void Progress::start(int64_t total) {
+  const std::scoped_lock lock(mutex_);
+  total_ = total;
+  show();
+}
+
+void Progress::begin_step() {
+  const std::scoped_lock lock(mutex_);
+  mark_ = Clock::now();
+}
+
+double Progress::seconds() const {
+  const std::scoped_lock lock(mutex_);
+  return seconds_;
 }
 
 void Progress::finish() {
+  if (beat_.joinable()) {
+    beat_.request_stop();
+    beat_.join();
+  }
   if (bar_shown_) {
     std::fputs("\n", stderr);
     bar_shown_ = false;
   }
 }
 
-std::string Progress::status() const {
+void Progress::show() {
+  if (total_ == 0) {
+    return;
+  }
   const int64_t done = step_ - first_step_;
-  const double each =
-      seconds_since(start_) / static_cast<double>(done > 0 ? done : 1);
-  return fmt::format(
-      "{}/{} {}s, {:.2f} s per {}, {} left",
+  const ProgressState state{
+      unit_,
       step_,
       total_,
-      unit_,
-      each,
-      unit_,
-      clock_time(each * static_cast<double>(total_ - step_)));
-}
-
-void Progress::clear_bar() const {
-  if (bar_shown_) {
-    std::fputs("\r\x1b[2K", stderr);
+      done > 0 ? seconds_ / static_cast<double>(done) : 0,
+      activity_};
+  if (const int width = terminal_width(); width > 0) {
+    // One column stays free: a full line would move the cursor to the next.
+    const std::string line =
+        progress_line(state, static_cast<size_t>(std::max(1, width - 1)));
+    std::fputs(("\r\x1b[2K" + printable(line)).c_str(), stderr);
+    std::fflush(stderr);
+    bar_shown_ = true;
+  } else if (Clock::now() - last_line_ >= kBetweenLines) {
+    last_line_ = Clock::now();
+    say_error(progress_line(state, 0));
   }
 }
 
-void Progress::draw_bar() const {
-  constexpr int64_t kWidth = 24;
-  const int64_t filled = total_ > 0 ? kWidth * step_ / total_ : kWidth;
-  fmt::print(
-      stderr,
-      "\r\x1b[2K{:3}% [{:=<{}}{:<{}}] {}{}",
-      total_ > 0 ? 100 * step_ / total_ : 100,
-      "",
-      filled,
-      "",
-      kWidth - filled,
-      status(),
-      activity_);
-  std::fflush(stderr);
-}
-
 void Progress::step(int64_t step, int64_t total) {
+  const std::scoped_lock lock(mutex_);
   if (total_ == 0) {
     first_step_ = step - 1;
   }
   step_ = step;
   total_ = total;
+  seconds_ += seconds_since(mark_);
+  mark_ = Clock::now();
   activity_.clear();
-  if (terminal_) {
-    bar_shown_ = true;
-    draw_bar();
-  } else if (step < total && seconds_since(last_line_) >= 10) {
-    last_line_ = Clock::now();
-    line(status());
-  }
+  show();
 }
 
 void Progress::activity(const std::string& text) {
-  activity_ = ", " + text;
-  if (bar_shown_) {
-    draw_bar();
-  }
-}
-
-void Progress::metrics(const Metrics& metrics) {
-  line(metrics_line(metrics));
+  const std::scoped_lock lock(mutex_);
+  activity_ = text;
+  show();
 }
 
 void Progress::line(const std::string& text) {
-  clear_bar();
-  fmt::print("{}\n", text);
-  std::fflush(stdout);
+  const std::scoped_lock lock(mutex_);
   if (bar_shown_) {
-    draw_bar();
+    std::fputs("\r\x1b[2K", stderr);
+    std::fflush(stderr);
+  }
+  say(text);
+  if (bar_shown_) {
+    show();
   }
 }
 

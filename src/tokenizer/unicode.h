@@ -12,7 +12,7 @@ namespace torchlora::detail {
 /// none begins there.
 size_t utf8_length(std::string_view text, size_t position);
 
-bool is_valid_utf8(std::string_view text);
+TORCHLORA_API bool is_valid_utf8(std::string_view text);
 
 /// Removes white space (Unicode's, as Python's `str.strip`) from both ends.
 TORCHLORA_API std::string_view strip(std::string_view text);

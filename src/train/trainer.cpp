@@ -155,6 +155,7 @@ void Trainer::run_epoch(Run& run, int64_t epoch) {
       args_.per_device_train_batch_size * args_.gradient_accumulation_steps;
   for (int64_t begin = 0; begin < num_train_examples_; begin += window_size) {
     const auto end = std::min(begin + window_size, num_train_examples_);
+    notify([&](auto& callback) { callback.on_step_begin(*this); });
     if (!run_step(run, {order.begin() + begin, order.begin() + end})) {
       run.interrupted = true;
       return;

@@ -1,5 +1,7 @@
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
+#include <sstream>
 
 #include <torch/version.h>
 #include <nlohmann/json.hpp>
@@ -11,6 +13,8 @@
 
 namespace torchlora::cli {
 namespace {
+
+namespace fs = std::filesystem;
 
 class CommandLine : public ProgramTest {
  protected:
@@ -72,6 +76,118 @@ TEST_F(CommandLine, TellsWhatBecameOfOldNames) {
   expect_refused(2, dpo_args({"--max-seq-length", "9"}), {"--max_length"});
   expect_refused(
       2, dpo_args({"--evaluation_strategy", "no"}), {"--eval_strategy"});
+}
+
+TEST_F(CommandLine, NamesAllFlagsThatDoNotExistAtOnce) {
+  expect_refused(
+      2,
+      dpo_args(
+          {"--load_in_4bit",
+           "--learning-rat",
+           "1",
+           "--deepspeed",
+           "zero3.json",
+           "--optim=adafactor",
+           "--bf16"}),
+      {"--load_in_4bit does not exist: quantized bases",
+       "--learning-rat is unknown; did you mean --learning_rate?",
+       "--deepspeed does not exist: several processes",
+       "--optim does not exist: the optimizer is AdamW"});
+}
+
+TEST_F(CommandLine, AcceptsHarmlessFlagsOfTrlWithAWarning) {
+  write_lines(
+      folder / "run.toml", {"gradient_checkpointing = true", "fp16 = false"});
+  const ProgramResult result = run_program(dpo_args(
+      {"--max_steps",
+       "1",
+       "--bf16",
+       "--report_to",
+       "tensorboard",
+       "wandb",
+       "--no_remove_unused_columns",
+       "--optim",
+       "adamw_torch",
+       "--label_smoothing",
+       "0.0",
+       "--load_in_4bit",
+       "False",
+       "--config",
+       folder / "run.toml"}));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  for (const char* word :
+       {"without effect here:\n  --bf16: ",
+        "--report_to: log.jsonl",
+        "--no_remove_unused_columns: ",
+        "\"gradient_checkpointing\" of the --config file: "}) {
+    EXPECT_NE(result.err.find(word), std::string::npos) << word << result.err;
+  }
+  for (const char* word : {"optim", "smoothing", "4bit", "fp16"}) {
+    EXPECT_EQ(result.err.find(word), std::string::npos) << word << result.err;
+  }
+}
+
+// Every flag of `trl dpo` is accepted, or its refusal says why.
+TEST_F(CommandLine, KnowsEveryFlagOfTrlAndSoDoesThePage) {
+  const fs::path root =
+      fs::path(TORCHLORA_TEST_DATA).parent_path().parent_path();
+  std::ifstream page_file(root / "docs" / "coming_from_trl.md");
+  const std::string page{std::istreambuf_iterator<char>(page_file), {}};
+  std::ifstream names(fs::path(TORCHLORA_TEST_DATA) / "cli" / "trl_flags.txt");
+  std::vector<std::string> args{"dpo"};
+  for (std::string name; std::getline(names, name);) {
+    args.push_back("--" + name);
+    EXPECT_NE(page.find("`" + name + "`"), std::string::npos) << name;
+  }
+  EXPECT_GT(args.size(), 150U);
+  const ProgramResult result = run_program(args);
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_EQ(result.err.find("is unknown"), std::string::npos) << result.err;
+  const ProgramResult help = run_program({"dpo", "--help"});
+  std::istringstream words(help.out);
+  for (std::string word; words >> word;) {
+    if (word.starts_with("--") && word.size() > 3) {
+      const std::string name = word.substr(2, word.find_first_of("=,[") - 2);
+      EXPECT_NE(page.find("`" + name + "`"), std::string::npos) << name;
+    }
+  }
+}
+
+TEST_F(CommandLine, WarnsOfFlagsThatOthersMakeVoid) {
+  const ProgramResult result = run_program(dpo_args(
+      {"--max_steps",
+       "1",
+       "--num_train_epochs",
+       "2",
+       "--warmup_steps",
+       "3",
+       "--lr_scheduler_type",
+       "constant",
+       "--save_strategy",
+       "no",
+       "--save_steps",
+       "5",
+       "--per_device_eval_batch_size",
+       "2"}));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  for (const char* word :
+       {"--num_train_epochs: without effect",
+        "--warmup_steps: without effect",
+        "--save_steps: without effect",
+        "--per_device_eval_batch_size: without effect"}) {
+    EXPECT_NE(result.err.find(word), std::string::npos) << word << result.err;
+  }
+}
+
+TEST_F(CommandLine, TakesEverySeedOfItsType) {
+  EXPECT_EQ(
+      arguments_of({"--seed", "18446744073709551615"})["seed"],
+      18446744073709551615U);
+  fs::remove_all(output);
+  expect_refused(
+      2,
+      dpo_args({"--seed", "18446744073709551616"}),
+      {"--seed", "18446744073709551616"});
 }
 
 TEST_F(CommandLine, RefusesValuesThatCannotBe) {

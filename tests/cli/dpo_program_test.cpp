@@ -58,7 +58,9 @@ TEST_F(DpoProgram, TrainsSavesMergesAndReports) {
         "model.vision_tower",
         "trainable params: 23,808 ||",
         "reference: the base model",
-        "{'loss': '0.",
+        "   step      loss  accuracy     margin  learning rate  tokens/s\n",
+        "\n      2    0.",
+        "trained 3 steps in 0",
         "held out, before: accuracy 0.0000",
         "held out, after: ",
         "reloaded, its logits differ"}) {
@@ -311,7 +313,7 @@ TEST_F(DpoProgram, LeavesNothingHalfWrittenWhenTheDiskIsFull) {
 TEST_F(DpoProgram, CtrlCSavesACheckpointThatCanBeUsed) {
   bool sent = false;
   const auto on_line = [&](const std::string& line, pid_t program) {
-    if (!sent && line.starts_with("{'loss'")) {
+    if (!sent && line.find("tokens/s") != std::string::npos) {
       sent = true;
       kill(program, SIGINT);
     }
@@ -341,7 +343,7 @@ TEST_F(DpoProgram, CtrlCSavesACheckpointThatCanBeUsed) {
 TEST_F(DpoProgram, ASecondSignalEndsItAtOnce) {
   bool sent = false;
   const auto on_line = [&](const std::string& line, pid_t program) {
-    if (!sent && line.starts_with("{'loss'")) {
+    if (!sent && line.find("tokens/s") != std::string::npos) {
       sent = true;
       kill(program, SIGINT);
       kill(program, SIGTERM);

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include <pty.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +19,23 @@ std::array<int, 2> make_pipe() {
   std::array<int, 2> ends{};
   if (pipe(ends.data()) != 0) {
     throw std::runtime_error("pipe");
+  }
+  return ends;
+}
+
+/// A pipe, or the two sides of a terminal: the program's is ends[1].
+std::array<int, 2> make_stderr(int terminal_columns) {
+  if (terminal_columns == 0) {
+    return make_pipe();
+  }
+  std::array<int, 2> ends{};
+  const winsize size{
+      .ws_row = 24,
+      .ws_col = static_cast<uint16_t>(terminal_columns),
+      .ws_xpixel = 0,
+      .ws_ypixel = 0};
+  if (openpty(&ends[0], &ends[1], nullptr, nullptr, &size) != 0) {
+    throw std::runtime_error("openpty");
   }
   return ends;
 }
@@ -44,8 +62,13 @@ std::string read_all(
 
 [[noreturn]] void execute(
     const std::vector<std::string>& args,
-    size_t file_size_limit) {
-  if (file_size_limit > 0) {
+    const ProgramOptions& options) {
+  if (options.output == ProgramOptions::Output::kClosed) {
+    close(STDOUT_FILENO);
+  }
+  std::signal(SIGHUP, options.nohup ? SIG_IGN : SIG_DFL);
+  if (const size_t file_size_limit = options.file_size_limit;
+      file_size_limit > 0) {
     // Ignored, so that write() fails (EFBIG) as it does on a full disk.
     std::signal(SIGXFSZ, SIG_IGN);
     const rlimit limit{file_size_limit, file_size_limit};
@@ -66,7 +89,7 @@ ProgramResult run_program(
     const std::vector<std::string>& args,
     const ProgramOptions& options) {
   const std::array<int, 2> out = make_pipe();
-  const std::array<int, 2> err = make_pipe();
+  const std::array<int, 2> err = make_stderr(options.terminal_columns);
   const pid_t program = fork();
   if (program < 0) {
     throw std::runtime_error("fork");
@@ -77,20 +100,26 @@ ProgramResult run_program(
     for (int end : {out[0], out[1], err[0], err[1]}) {
       close(end);
     }
-    execute(args, options.file_size_limit);
+    execute(args, options);
   }
   close(out[1]);
   close(err[1]);
   ProgramResult result;
   std::thread errors([&] { result.err = read_all(err[0], nullptr); });
-  result.out = read_all(out[0], [&](const std::string& line) {
-    if (options.on_line) {
-      options.on_line(line, program);
-    }
-  });
+  if (options.output == ProgramOptions::Output::kRead) {
+    result.out = read_all(out[0], [&](const std::string& line) {
+      if (options.on_line) {
+        options.on_line(line, program);
+      }
+    });
+  } else {
+    close(out[0]);
+  }
   errors.join();
   int status = 0;
-  waitpid(program, &status, 0);
+  rusage usage{};
+  wait4(program, &status, 0, &usage);
+  result.peak_mib = usage.ru_maxrss / 1024;
   if (WIFEXITED(status)) {
     result.exit_code = WEXITSTATUS(status);
   }

@@ -15,6 +15,8 @@ struct ProgramResult {
   int exit_code = -1;
   std::string out;
   std::string err;
+  /// The most memory that the program had, in MiB.
+  int64_t peak_mib = 0;
 };
 
 struct ProgramOptions {
@@ -22,6 +24,12 @@ struct ProgramOptions {
   size_t file_size_limit = 0;
   /// Called for every line of stdout.
   std::function<void(const std::string& line, pid_t program)> on_line = {};
+  /// stderr is a terminal of that many columns; 0: a pipe.
+  int terminal_columns = 0;
+  /// What becomes of stdout: read, a pipe whose reader is gone, or closed.
+  enum class Output { kRead, kBrokenPipe, kClosed } output = Output::kRead;
+  /// Whether SIGHUP is ignored, as nohup does it.
+  bool nohup = false;
 };
 
 /// Runs the `torchlora` program that this build made.

@@ -16,6 +16,9 @@ class TORCHLORA_API TrainerCallback {
 
   /// The trainer calls this before the first step.
   virtual void on_train_begin(Trainer& /*trainer*/) {}
+  /// The trainer calls this before the first micro-batch of each optimizer
+  /// step.
+  virtual void on_step_begin(Trainer& /*trainer*/) {}
   /// The trainer calls this after the backward pass of each micro-batch.
   /// `micro_step` counts the micro-batches of one optimizer step from 1 to
   /// `num_micro_steps`.
