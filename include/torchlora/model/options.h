@@ -49,7 +49,9 @@ struct TORCHLORA_API SaveOptions {
   TORCHLORA_ARG(std::vector<std::string>, selected_adapters);
   /// The folder in which you saved an adapter by an initializer that changes
   /// the base weights (PiSSA, OLoRA) before training. Empty: none.
-  TORCHLORA_ARG(std::filesystem::path, path_initial_model_for_weight_conversion);
+  TORCHLORA_ARG(
+      std::filesystem::path,
+      path_initial_model_for_weight_conversion);
   /// Whether PEFT is to compute what the model computes here. PEFT adds the
   /// update of a MultiheadAttention's `out_proj` twice, so half of its B is
   /// written. The file is marked, and loading it here restores B. ValueError

@@ -14,8 +14,8 @@ namespace torchlora::train {
 /// members are plain.
 struct TORCHLORA_API TrainingArguments {
   /// The folder to which the trainer writes checkpoints, `log.jsonl` and
-  /// `trainer_state.json` (there, and in each checkpoint the state of its step).
-  /// The trainer creates it. Empty: it writes nothing.
+  /// `trainer_state.json` (there, and in each checkpoint the state of its
+  /// step). The trainer creates it. Empty: it writes nothing.
   std::filesystem::path output_dir;
 
   /// The number of examples per micro-batch in training.
