@@ -59,10 +59,9 @@ void check_evaluation(const CLI::App& app, const Given& given) {
   if (given.has("--eval_dataset_name")) {
     return;
   }
-  const bool is_off = given.value("--eval_strategy") == "no";
   std::vector<std::string> asked;
-  if (!is_off) {
-    asked = given.of({"--eval_strategy", "--eval_steps"});
+  if (given.value("--eval_strategy") != "no") {
+    asked = given.of({"--eval_strategy"});
   }
   if (given.has("--eval_on_start") &&
       app.get_option("--eval_on_start")->as<bool>()) {
@@ -75,7 +74,7 @@ void check_evaluation(const CLI::App& app, const Given& given) {
           "leave out what asks for evaluation",
           fmt::join(asked, ", ")));
   warn(
-      given.of({"--per_device_eval_batch_size"}),
+      given.of({"--eval_steps", "--per_device_eval_batch_size"}),
       "there is no evaluation data (--eval_dataset_name)");
 }
 

@@ -122,7 +122,7 @@ TEST_F(BadInputs, Flags) {
       {{"--eval_strategy", "maybe"}, "maybe"},
       {{"--eval_strategy", "steps"}, "no evaluation data"},
       {{"--eval_on_start"}, "--eval_on_start: there is no evaluation data"},
-      {{"--eval_steps", "5"}, "--eval_steps: there is no evaluation data"},
+      {{"--eval_strategy", "epoch"}, "--eval_strategy: there is no evaluation"},
       {{"--save_strategy", "best"}, "best"},
       {{"--save_steps", "0"}, "save_steps must be positive, found 0"},
       {{"--save_steps", "1.5"}, "save_steps must be a whole number"},

@@ -167,6 +167,8 @@ TEST_F(CommandLine, WarnsOfFlagsThatOthersMakeVoid) {
        "no",
        "--save_steps",
        "5",
+       "--eval_steps",
+       "4",
        "--per_device_eval_batch_size",
        "2"}));
   EXPECT_EQ(result.exit_code, 0) << result.err;
@@ -174,7 +176,7 @@ TEST_F(CommandLine, WarnsOfFlagsThatOthersMakeVoid) {
        {"--num_train_epochs: without effect",
         "--warmup_steps: without effect",
         "--save_steps: without effect",
-        "--per_device_eval_batch_size: without effect"}) {
+        "--eval_steps, --per_device_eval_batch_size: without effect"}) {
     EXPECT_NE(result.err.find(word), std::string::npos) << word << result.err;
   }
 }
