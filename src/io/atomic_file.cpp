@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <new>
 #include <system_error>
@@ -49,13 +50,14 @@ class TemporaryFile {
   void append(const void* data, size_t size) {
     auto p = static_cast<const char*>(data);
     while (size > 0) {
-      const ssize_t written = ::write(fd_, p, size);
+      const ssize_t written = ::write(fd_, p, std::min(size, kChunk));
       if (written < 0 && errno == EINTR) {
         continue;
       }
       check(written >= 0, "write");
       p += written;
       size -= static_cast<size_t>(written);
+      start_writeback(written);
     }
   }
 
@@ -76,6 +78,17 @@ class TemporaryFile {
   }
 
  private:
+  /// Lets the disk write what is there while the rest is made, so that fsync
+  /// has little left to wait for.
+  void start_writeback([[maybe_unused]] ssize_t size) {
+#ifdef __linux__
+    if (size == static_cast<ssize_t>(kChunk)) {
+      ::sync_file_range(fd_, position_, size, SYNC_FILE_RANGE_WRITE);
+    }
+#endif
+    position_ += size;
+  }
+
   void check(bool ok, const char* step) const {
     const int error = errno;
     TORCH_CHECK(
@@ -88,8 +101,11 @@ class TemporaryFile {
         std::system_category().message(error));
   }
 
+  static constexpr size_t kChunk = 8 << 20;
+
   fs::path target_, path_;
   int fd_ = -1;
+  off_t position_ = 0;
   bool committed_ = false;
 };
 
