@@ -23,10 +23,10 @@ void ProgressCallback::on_step_begin(train::Trainer& /*trainer*/) {
 }
 
 void ProgressCallback::on_substep_end(
-    train::Trainer& trainer,
+    train::Trainer& /*trainer*/,
     int64_t micro_step,
     int64_t num_micro_steps) {
-  if (micro_step < num_micro_steps && trainer.state().global_step > 0) {
+  if (micro_step < num_micro_steps) {
     progress_->activity(
         fmt::format("micro-batch {}/{}", micro_step, num_micro_steps));
   }
