@@ -1,4 +1,6 @@
 // Input: an adapter_config.json.
+#include <optional>
+
 #include <torchlora/adapter_files/adapter_config.h>
 #include <torchlora/config/targets.h>
 

@@ -2,6 +2,7 @@
 // that fits, the length is put before it: the header then ends at the first
 // zero byte, and the data follows.
 #include <cstring>
+#include <optional>
 
 #include <torchlora/io/safetensors.h>
 

@@ -1,5 +1,7 @@
 // Input: a tokenizer.json, a text and a tokenizer_config.json, with a zero byte
 // between them.
+#include <optional>
+
 #include <torchlora/tokenizer/tokenizer.h>
 
 #include "fuzz/harness.h"
