@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <string>
 
+#include <torchlora/export.h>
+
 namespace torchlora::io {
 
 /// A regular file that is open for reading. Every file that the library reads
@@ -39,6 +41,6 @@ class InputFile {
 /// Returns whether a folder has an entry `path`, whatever it is. A link to
 /// nothing and a loop of links count, unlike in `std::filesystem::exists`, so
 /// that opening them says what is wrong.
-bool is_present(const std::filesystem::path& path);
+TORCHLORA_API bool is_present(const std::filesystem::path& path);
 
 } // namespace torchlora::io
