@@ -63,6 +63,86 @@ void replace(
   }
 }
 
+/// The adapter of a layer before the swap.
+struct Before {
+  std::shared_ptr<LoraLayer> layer;
+  std::vector<Tensor> tensors;
+  double lora_alpha, scaling;
+  bool use_rslora;
+};
+
+std::vector<Before> remember(
+    const std::vector<TargetSite>& sites,
+    const std::string& adapter_name) {
+  std::vector<Before> result;
+  for (const auto& site : sites) {
+    if (const auto* adapter = site.layer->find_adapter(adapter_name)) {
+      result.push_back(
+          {site.layer,
+           {},
+           adapter->lora_alpha,
+           adapter->scaling,
+           adapter->use_rslora});
+      for (const auto& [key, tensor] : adapter->tensors()) {
+        result.back().tensors.push_back(tensor.detach().clone());
+      }
+    }
+  }
+  return result;
+}
+
+void give_back(
+    const std::vector<Before>& before,
+    const std::string& adapter_name) {
+  for (const auto& [layer, tensors, lora_alpha, scaling, use_rslora] : before) {
+    replace(*layer, adapter_name, tensors, lora_alpha, use_rslora);
+    const auto scale = layer->find_adapter(adapter_name)->default_scaling();
+    if (scale != 0) {
+      layer->set_scale(adapter_name, scaling / scale);
+    }
+  }
+}
+
+/// Puts the tensors of the file into the layers of the plan, and zeros into
+/// those that the file has none for.
+void swap_tensors(
+    const InjectionPlan& plan,
+    const std::vector<TargetSite>& sites,
+    const std::string& adapter_name,
+    const LoraConfig& next,
+    const std::vector<Tensor>& tensors) {
+  std::set<const LoraLayer*> swapped;
+  auto begin = tensors.begin();
+  for (const auto& target : plan.targets) {
+    auto& layer = *target.site.layer;
+    const auto count = static_cast<std::ptrdiff_t>(
+        layer.find_adapter(adapter_name)->tensors().size());
+    replace(
+        layer,
+        adapter_name,
+        {begin, begin + count},
+        target.lora_alpha,
+        next.use_rslora());
+    begin += count;
+    swapped.insert(&layer);
+  }
+  for (const auto& site : sites) {
+    const auto* adapter = site.layer->find_adapter(adapter_name);
+    if (adapter && !swapped.contains(site.layer.get())) {
+      const auto base = site.layer->base_weight();
+      site.layer->replace_factors(
+          adapter_name,
+          at::zeros(base.A_sizes(next.r())).flatten(1),
+          at::zeros(base.B_sizes(next.r())).flatten(1),
+          next.lora_alpha(),
+          next.use_rslora());
+      if (adapter->lora_B->bias.defined()) {
+        adapter->lora_B->bias.zero_();
+      }
+    }
+  }
+}
+
 } // namespace
 
 void hotswap_adapter(
@@ -108,35 +188,12 @@ void hotswap_adapter(
       "embedding table or rows of one), which cannot be swapped");
 
   torch::NoGradGuard no_grad;
-  std::set<const LoraLayer*> swapped;
-  auto begin = tensors.begin();
-  for (const auto& target : plan.targets) {
-    auto& layer = *target.site.layer;
-    const auto count = static_cast<std::ptrdiff_t>(
-        layer.find_adapter(adapter_name)->tensors().size());
-    replace(
-        layer,
-        adapter_name,
-        {begin, begin + count},
-        target.lora_alpha,
-        next.use_rslora());
-    begin += count;
-    swapped.insert(&layer);
-  }
-  for (const auto& site : sites) {
-    const auto* adapter = site.layer->find_adapter(adapter_name);
-    if (adapter && !swapped.contains(site.layer.get())) {
-      const auto base = site.layer->base_weight();
-      site.layer->replace_factors(
-          adapter_name,
-          at::zeros(base.A_sizes(next.r())).flatten(1),
-          at::zeros(base.B_sizes(next.r())).flatten(1),
-          next.lora_alpha(),
-          next.use_rslora());
-      if (adapter->lora_B->bias.defined()) {
-        adapter->lora_B->bias.zero_();
-      }
-    }
+  const auto before = remember(sites, adapter_name);
+  try {
+    swap_tensors(plan, sites, adapter_name, next, tensors);
+  } catch (...) {
+    give_back(before, adapter_name);
+    throw;
   }
   plan.config.inference_mode(config.inference_mode())
       .base_model_name_or_path(config.base_model_name_or_path());

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <torchlora/adapter_files/hotswap.h>
 #include <torchlora/model.h>
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
@@ -218,6 +219,28 @@ TEST_F(AllOrNothing, AFurtherAdapter) {
   expect([&] { peft.add_adapter("new", config().use_dora(true)); });
   expect([&] { peft.load_adapter(folder, "new"); });
   expect([&] { peft.add_weighted_adapter({"default"}, {.5}, "new"); });
+}
+
+TEST_F(AllOrNothing, ASwap) {
+  auto peft = get_peft_model(*model_, LoraConfig(4).target_modules({"a", "c"}));
+  disturb(peft);
+  const auto folder = std::filesystem::path(testing::TempDir()) / "swap";
+  peft.save_pretrained(folder);
+  peft.unload();
+  auto other = get_peft_model(*model_, config().use_rslora(true));
+  disturb(other);
+  other.layers()[0].second->set_scale("default", 3);
+  const auto before = values();
+  const auto output = run();
+  EXPECT_GT(
+      fail_everywhere(
+          [&] { hotswap_adapter(other, folder); },
+          [&] {
+            expect_values(before);
+            EXPECT_LT(difference(run(), output), 1e-12);
+          }),
+      5);
+  EXPECT_GT(difference(run(), output), 1e-3);
 }
 
 /// Weights that cannot be written to.

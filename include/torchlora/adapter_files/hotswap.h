@@ -12,12 +12,12 @@ namespace torchlora {
 /// `use_rslora` and `alpha_pattern` and leaves the old rank in the
 /// configuration.
 ///
-/// DataError if the file's tensors do not fit. ValueError, and nothing has
-/// changed, in these cases: the new adapter adapts a layer that the old one
-/// does not; the two differ in their variant, `lora_bias` or `lora_dropout`;
-/// they have `velora_config`; one of them has `modules_to_save`, `bias` or
-/// `trainable_token_indices` or changed the base weights; the old one is
-/// merged.
+/// Whatever it throws, nothing has changed. DataError if the file's tensors do
+/// not fit. ValueError in these cases: the new adapter adapts a layer that the
+/// old one does not; the two differ in their variant, `lora_bias` or
+/// `lora_dropout`; they have `velora_config`; one of them has
+/// `modules_to_save`, `bias` or `trainable_token_indices` or changed the base
+/// weights; the old one is merged.
 TORCHLORA_API void hotswap_adapter(
     PeftModel& model,
     const std::filesystem::path& directory,
