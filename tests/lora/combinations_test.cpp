@@ -41,10 +41,10 @@ constexpr std::array kOperations{
 constexpr std::array kPrecisions{
     Precision{at::kDouble, 1e-11},
     Precision{at::kFloat, 1e-4},
-    Precision{at::kBFloat16, 0.03, nn::ComputeRoute::kUpcast},
-    Precision{at::kBFloat16, 0.03, nn::ComputeRoute::kNative},
-    Precision{at::kHalf, 0.006, nn::ComputeRoute::kUpcast},
-    Precision{at::kHalf, 0.006, nn::ComputeRoute::kNative}};
+    Precision{at::kBFloat16, 0.06, nn::ComputeRoute::kUpcast},
+    Precision{at::kBFloat16, 0.06, nn::ComputeRoute::kNative},
+    Precision{at::kHalf, 0.02, nn::ComputeRoute::kUpcast},
+    Precision{at::kHalf, 0.02, nn::ComputeRoute::kNative}};
 
 bool cannot_have(const CanDo& can, Variant variant) {
   switch (variant) {
