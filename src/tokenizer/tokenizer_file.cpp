@@ -4,6 +4,7 @@
 #include <torchlora/io/atomic_file.h>
 
 #include "io/parse_json.h"
+#include "io/recognize.h"
 
 // The parser reports each name and value as it comes (SAX). A value for each
 // token and each merge would take longer than all the rest of loading together.
@@ -223,6 +224,9 @@ class Receiver {
 TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   const auto text = io::read_file(path, kMaxBytes);
   const auto name = path.string();
+  const auto format = io::recognized_format(text);
+  TORCHLORA_CHECK_DATA(
+      format.empty(), "[tokenizer] ", name, ": expected JSON, found ", format);
   TokenizerFile file{
       Vocabulary(text.size(), "[tokenizer] " + name + ".model.vocab: "),
       {},

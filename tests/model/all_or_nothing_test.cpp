@@ -284,11 +284,11 @@ TEST_P(UnwritableWeight, IsRefusedBeforeAnotherLayerIsMerged) {
     peft.unload();
     EXPECT_TRUE(torch::equal(first->weight, before));
     for (const auto* name : {"pissa", "olora"}) {
-      const auto text = refusal(
+      const auto at_injection = refusal(
           *net,
           LoraConfig(2).init_lora_weights(name).target_modules(
               {"first", "second"}));
-      EXPECT_NE(text.find("second"), std::string::npos) << text;
+      EXPECT_NE(at_injection.find("second"), std::string::npos) << at_injection;
       EXPECT_TRUE(torch::equal(first->weight, before));
     }
   };
