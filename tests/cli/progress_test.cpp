@@ -18,7 +18,8 @@ TEST(ProgressLine, FitsItsWidthAndDropsTheBarFirst) {
   EXPECT_EQ(progress_line(state, 66), " 25% " + text);
   EXPECT_EQ(progress_line(state, 20), " 25% 25/100 steps, 7");
   EXPECT_EQ(
-      progress_line({"step", 0, 3, 0, ""}, 30), "  0% [             ] 0/3 steps");
+      progress_line({"step", 0, 3, 0, ""}, 30),
+      "  0% [             ] 0/3 steps");
 }
 
 TEST(ProgressClock, CountsTheUnitsOnly) {
