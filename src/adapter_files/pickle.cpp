@@ -24,7 +24,8 @@ namespace torchlora {
 namespace {
 
 constexpr size_t kMaxPickleBytes = 64 << 20;
-/// Of each kind. A tensor needs about eight entries of the memo.
+/// Of each kind, and of what all tuples and dictionaries hold together. A
+/// tensor needs about eight entries of the memo.
 constexpr size_t kMaxItems = 1 << 20;
 constexpr size_t kMaxDims = 64;
 
@@ -121,7 +122,12 @@ class Machine {
     check(list.size() < kMaxItems, "it holds too many values");
     push(kind, static_cast<int64_t>(list.size()));
   }
+  void hold(size_t count) {
+    held_ += count;
+    check(held_ <= kMaxItems, "it holds too many values");
+  }
   void push_tuple(std::vector<PickleValue> values) {
+    hold(values.size());
     push_index(PickleValue::kTuple, tuples_);
     tuples_.push_back(std::move(values));
   }
@@ -203,6 +209,7 @@ class Machine {
         !stack_.empty() && stack_.back().kind == PickleValue::kDict &&
             values.size() % 2 == 0,
         "the pickle is damaged: no dict to fill");
+    hold(values.size());
     auto& dict = dicts_[index(stack_.back())];
     for (size_t i = 0; i < values.size(); i += 2) {
       dict.emplace_back(values[i], values[i + 1]);
@@ -229,6 +236,8 @@ class Machine {
   std::unordered_map<uint64_t, PickleValue> memo_;
   std::vector<std::vector<PickleValue>> tuples_;
   std::vector<Pairs> dicts_;
+  /// The number of values in `tuples_` and `dicts_`.
+  size_t held_ = 0;
   std::vector<Tensor> storage_list_, tensors_;
 };
 

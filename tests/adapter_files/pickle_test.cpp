@@ -163,6 +163,7 @@ TEST_F(PickledAdapters, NoSizeInThePickleIsTrusted) {
 }
 
 TEST_F(PickledAdapters, OtherPicklesAreRefusedInLittleMemory) {
+  const std::string nothings(600000, 'N');
   const std::pair<std::string, const char*> table[] = {
       {"", "cut off"},
       {"\x80\x02}", "cut off"},
@@ -173,6 +174,9 @@ TEST_F(PickledAdapters, OtherPicklesAreRefusedInLittleMemory) {
       {std::string(3000000, '}') + ".", "too many values"},
       {"}" + std::string(3000000, '\x94') + ".", "too many values"},
       {")" + std::string(3000000, '\x85') + ".", "too many values"},
+      {"}(" + nothings + "u(" + nothings + "u.", "too many values"},
+      {"(" + nothings + "t(" + nothings + "t.", "too many values"},
+      {"}" + text("a") + tensor("7", {0, 0, {0}, {1}}) + "s.", "missing (2)"},
       {"}rch\nF.", "missing (2)"}, // an empty dict, entry 1,174,005,859
       {std::string("}X\x01\x00\xff\xff", 6) + "aaa", "cut off"},
       {"}\x8d" + little(uint64_t{1} << 62, 8) + "a.", "something else"},
