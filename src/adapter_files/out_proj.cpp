@@ -12,7 +12,7 @@
 namespace torchlora {
 namespace {
 
-constexpr auto kMark = "torchlora_out_proj";
+constexpr auto kOutProjMark = "torchlora_out_proj";
 constexpr auto kHalved = "halved";
 constexpr auto kFactor = ".lora_B.weight";
 
@@ -62,13 +62,13 @@ void write_out_proj(
   for (auto& [key, tensor] : tensors) {
     if (std::ranges::find(keys, key) != keys.end()) {
       tensor = tensor.detach() * 0.5;
-      metadata[kMark] = kHalved;
+      metadata[kOutProjMark] = kHalved;
     }
   }
 }
 
 void read_out_proj(AdapterFile& file, const InjectionPlan& plan, bool of_peft) {
-  const auto mark = file.metadata.find(kMark);
+  const auto mark = file.metadata.find(kOutProjMark);
   const bool doubles =
       of_peft || (mark != file.metadata.end() && mark->second == kHalved);
   std::vector<std::string> names;

@@ -24,10 +24,11 @@ namespace torchlora {
 namespace {
 
 constexpr size_t kMaxPickleBytes = 64 << 20;
-/// Of each kind, and of what all tuples and dictionaries hold together. A
-/// tensor needs about eight entries of the memo.
+/// The largest number of values of each kind, and of those that all tuples and
+/// dictionaries hold together. A tensor needs about eight entries of the memo.
 constexpr size_t kMaxItems = 1 << 20;
 constexpr size_t kMaxDims = 64;
+constexpr size_t kMaxKeyLength = 1000;
 
 class Machine {
  public:
@@ -45,6 +46,7 @@ class Machine {
     std::map<std::string, Tensor> tensors;
     for (const auto& [key, value] : dicts_[index(top)]) {
       const auto name = text(key);
+      check(name.size() <= kMaxKeyLength, "a name is too long");
       check(
           value.kind == PickleValue::kTensor,
           fmt::format("\"{}\" is not a tensor", name.substr(0, 200)));

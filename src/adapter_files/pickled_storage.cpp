@@ -22,6 +22,9 @@ Tensor PickledStorages::find(
     int64_t size) {
   TORCHLORA_CHECK_DATA(
       name.size() <= kMaxNameLength, where_, "the name of a file is too long");
+  if (size == 0) { // which no file need hold
+    return at::empty({0}, dtype);
+  }
   const auto path = folder_ + std::string(name);
   auto& storage = known_[{path, dtype}];
   if (!storage.defined()) {
@@ -52,9 +55,6 @@ Tensor PickledStorages::wrap(
     at::ScalarType dtype,
     int64_t size) const {
   const auto address = reinterpret_cast<uintptr_t>(bytes.data());
-  if (size == 0) { // the file may be missing
-    return at::empty({0}, dtype);
-  }
   if (address % c10::elementSize(dtype) != 0) {
     auto copy = at::empty({size}, dtype);
     std::memcpy(copy.mutable_data_ptr(), bytes.data(), copy.nbytes());

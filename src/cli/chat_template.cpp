@@ -14,6 +14,7 @@
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
 
+#include "io/input_file.h"
 #include "io/parse_json.h"
 
 namespace torchlora::cli {
@@ -50,7 +51,8 @@ struct ChatTemplate {
 /// which "default" counts.
 std::string template_in(const fs::path& file) {
   const json object = io::parse_json(
-      io::read_file(file), "[chat_template] " + file.string() + ": ");
+      io::read_file(file, io::kMaxJsonBytes),
+      "[chat_template] " + file.string() + ": ");
   if (!object.is_object() || !object.contains("chat_template")) {
     return "";
   }
@@ -69,14 +71,13 @@ std::string template_in(const fs::path& file) {
 
 /// Finds the template where transformers looks for it, in its order.
 ChatTemplate find_template(const fs::path& model) {
-  std::error_code ignored;
   const fs::path jinja = model / "chat_template.jinja";
-  if (fs::exists(jinja, ignored)) {
-    return {jinja, io::read_file(jinja)};
+  if (io::is_present(jinja)) {
+    return {jinja, io::read_file(jinja, io::kMaxJsonBytes)};
   }
   for (const char* name : {"chat_template.json", "tokenizer_config.json"}) {
     const fs::path file = model / name;
-    if (fs::exists(file, ignored)) {
+    if (io::is_present(file)) {
       if (std::string text = template_in(file); !text.empty()) {
         return {file, std::move(text)};
       }

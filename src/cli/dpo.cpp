@@ -21,6 +21,7 @@
 #include "cli/report.h"
 #include "cli/terminal.h"
 #include "cli/trl_flags.h"
+#include "io/input_file.h"
 
 namespace torchlora::cli {
 namespace {
@@ -102,8 +103,9 @@ void set_num_threads(int64_t num_threads) {
 void check_inputs(const DpoOptions& options, const std::string& config_file) {
   TORCH_CHECK_VALUE(
       !options.output.output_dir.empty(), "--output_dir must name a folder");
+  std::error_code ignored;
   TORCHLORA_CHECK_DATA(
-      fs::is_directory(options.model.model_name_or_path),
+      fs::is_directory(options.model.model_name_or_path, ignored),
       "--model_name_or_path: there is no folder ",
       options.model.model_name_or_path,
       "; the name of a model on the hub is not downloaded, give the folder of "
@@ -113,9 +115,8 @@ void check_inputs(const DpoOptions& options, const std::string& config_file) {
       {"--eval_dataset_name", options.data.eval_dataset_name},
       {"--config", config_file}};
   for (const InputPath& file : files) {
-    std::error_code ignored;
     TORCHLORA_CHECK_DATA(
-        file.path.empty() || fs::exists(file.path, ignored),
+        file.path.empty() || io::is_present(file.path),
         file.flag,
         ": there is no file ",
         file.path.string(),
@@ -209,7 +210,7 @@ int train(
   if (merged) {
     merge(*merged, model, peft_model, trainer, pad_token_id);
   }
-  return 0;
+  return stop_requested() ? kInterrupted : 0;
 }
 
 } // namespace

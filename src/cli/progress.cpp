@@ -64,10 +64,10 @@ Progress::Progress(std::string unit) : unit_(std::move(unit)) {
   if (terminal_width() > 0) {
     return;
   }
-  beat_ = std::jthread([this](const std::stop_token& stop) {
+  beat_ = std::jthread([this](const std::stop_token& token) {
     std::unique_lock lock(mutex_);
-    const auto stops = [&] { return stop.stop_requested(); };
-    while (!wake_.wait_for(lock, stop, kBetweenLines, stops)) {
+    const auto stops = [&] { return token.stop_requested(); };
+    while (!wake_.wait_for(lock, token, kBetweenLines, stops)) {
       show();
     }
   });

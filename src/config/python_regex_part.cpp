@@ -112,10 +112,9 @@ std::optional<std::pair<uint64_t, uint64_t>> read_repeat(
     if (source.is_next(U'}')) {
       return std::nullopt;
     }
-    constexpr std::u32string_view kDigits = U"0123456789";
-    const auto lo = source.get_while(SIZE_MAX, kDigits);
+    const auto lo = source.get_while(SIZE_MAX, U"0123456789");
     const auto hi =
-        source.match(U',') ? source.get_while(SIZE_MAX, kDigits) : lo;
+        source.match(U',') ? source.get_while(SIZE_MAX, U"0123456789") : lo;
     if (!source.match(U'}')) {
       source.seek(here);
       return std::nullopt;

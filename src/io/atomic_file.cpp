@@ -128,6 +128,10 @@ void write_file_atomic(
 
 std::string read_file(const fs::path& path, uint64_t max_bytes) {
   const InputFile file(path, "[read_file] ");
+  // A sparse file has any size, and the memory for it would be written to.
+  const auto memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+      static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  max_bytes = std::min(max_bytes, memory);
   const auto check_size = [&](uint64_t size) {
     TORCHLORA_CHECK_DATA(
         size <= max_bytes,

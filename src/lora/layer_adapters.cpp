@@ -91,7 +91,12 @@ void LoraLayer::update_layer(
     bool autocast_adapter_dtype) {
   torchlora::check_config(LoraConfig(config).r(r).lora_alpha(lora_alpha));
   prepare_adapter(adapter_name, r, lora_alpha, config, autocast_adapter_dtype);
-  commit_adapter(adapter_name);
+  try {
+    commit_adapter(adapter_name);
+  } catch (...) {
+    delete_adapter(adapter_name);
+    throw;
+  }
 }
 
 void LoraLayer::prepare_adapter(

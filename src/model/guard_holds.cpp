@@ -10,7 +10,7 @@ std::shared_ptr<void> GuardHolds::hold(
     bool switches_off,
     const char* function) {
   const auto thread = std::this_thread::get_id();
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   TORCH_CHECK(
       std::ranges::none_of(
           holds_,
@@ -26,8 +26,10 @@ std::shared_ptr<void> GuardHolds::hold(
       "model of its own (docs/threads.md)");
   holds_.push_back({thread, switches_off});
   const auto position = std::prev(holds_.end());
+  // The pointer takes the hold back itself if there is no memory for it.
+  lock.unlock();
   return {this, [position](GuardHolds* holds) {
-            const std::lock_guard lock(holds->mutex_);
+            const std::lock_guard guard(holds->mutex_);
             holds->holds_.erase(position);
           }};
 }

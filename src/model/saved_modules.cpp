@@ -7,6 +7,8 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
+#include "lora/dtypes.h"
+
 namespace torchlora {
 
 /// The position of an adapter's version; 0 if it has none.
@@ -30,7 +32,7 @@ void SavedModules::Slot::make_current(size_t index, bool trainable) {
     next.grad = Tensor();
     current = index;
   }
-  if (tensor.is_floating_point()) {
+  if (is_trainable_dtype(tensor.scalar_type())) {
     tensor.set_requires_grad(trainable && versions[current].trains);
   }
 }
@@ -151,7 +153,7 @@ void SavedModules::set_requires_grad(
     if (const auto index = slot.find(adapter)) {
       const auto& version = slot.versions[index];
       const auto& value = slot.current == index ? slot.tensor : version.value;
-      if (value.is_floating_point()) {
+      if (is_trainable_dtype(value.scalar_type())) {
         value.set_requires_grad(requires_grad && version.trains);
       }
     }

@@ -17,9 +17,9 @@ struct SecondName {
 };
 
 /// Collects the names of modules that have been met under another one.
-class Collector {
+class NameCollector {
  public:
-  explicit Collector(Module& model) {
+  explicit NameCollector(Module& model) {
     visit(model, "");
   }
   std::vector<SecondName> result() && {
@@ -90,7 +90,7 @@ void check_second_names(
     Module& model,
     const LoraConfig& config,
     const std::vector<TargetSite>& adapted) {
-  const auto names = Collector(model).result();
+  const auto names = NameCollector(model).result();
   if (names.empty()) {
     return;
   }

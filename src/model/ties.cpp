@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <unordered_set>
 
 #include <torchlora/nn/pretrained.h>
@@ -36,8 +37,16 @@ std::vector<Owner> owners(Module& model) {
     if (layer || type) {
       const auto base =
           layer ? layer->base_weight() : type->base_weight(*module);
-      add("weight", base.weight());
-      add("bias", base.bias());
+      // A type may adapt a layer inside of it, which owns the tensors.
+      const auto own = module->parameters();
+      const auto add_assigned = [&](const char* key, const Tensor& tensor) {
+        if (std::ranges::none_of(
+                own, [&](const auto& p) { return p.is_same(tensor); })) {
+          add(key, tensor);
+        }
+      };
+      add_assigned("weight", base.weight());
+      add_assigned("bias", base.bias());
     }
   }
   if (auto* causal = dynamic_cast<nn::CausalLM*>(&model)) {

@@ -34,7 +34,7 @@ class ProgramCheckpoints : public ProgramTest {
   }
 };
 
-// 10 of 13 such merges were refused when bf16 activations judged them.
+// Activations in bf16 round by more than such an adapter changes.
 TEST_F(ProgramCheckpoints, GoodMergesInBf16AreWritten) {
   for (const char* kind : {"E2B", "E4B"}) {
     copy_model(kind);

@@ -176,5 +176,23 @@ TEST(ComplexWeights, VariantsAndOptimizersAreRefusedByName) {
       std::string::npos);
 }
 
+TEST(ComplexWeights, SavedModulesAndBiasesTrain) {
+  const auto model = std::make_shared<torch::nn::Module>("Model");
+  model->register_module("layer", nn::Linear(5, 4));
+  const auto head = model->register_module(
+      "head", std::make_shared<torch::nn::LinearImpl>(4, 3));
+  model->to(torch::kComplexFloat);
+  auto peft = get_peft_model(
+      *model,
+      LoraConfig(2).target_modules({"layer"}).modules_to_save({"head"}).bias(
+          "all"));
+  EXPECT_TRUE(head->weight.requires_grad());
+  EXPECT_TRUE(head->bias.requires_grad());
+  EXPECT_TRUE(
+      model->named_parameters()["layer.base_layer.bias"].requires_grad());
+  peft.set_requires_grad({"default"}, false);
+  EXPECT_FALSE(head->weight.requires_grad());
+}
+
 } // namespace
 } // namespace torchlora::test

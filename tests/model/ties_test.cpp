@@ -280,6 +280,16 @@ TEST(TiedLayers, ABufferAndAnAssignedWeightAreTies) {
   expect("\"kept\"");
 }
 
+TEST(TiedLayers, ALayerInsideOfAnAdaptableOneIsNotTiedToIt) {
+  const auto model = std::make_shared<torch::nn::Module>("Model");
+  model->register_module("proj", nn::ClippableLinear(4, 4));
+  model->register_module("fc", nn::Linear(4, 4));
+  get_peft_model(
+      *model,
+      LoraConfig(2).target_modules({"fc"}).modules_to_save({"proj.linear"}));
+  EXPECT_TRUE(model->named_parameters()["proj.linear.weight"].requires_grad());
+}
+
 TEST(TiedLayers, ABiasTiedByMemoryOnlyIsNotTrained) {
   auto model = std::make_shared<torch::nn::Module>("model");
   auto first = model->register_module("first", nn::Linear(4, 5));

@@ -191,7 +191,11 @@ class TORCHLORA_API StackedExperts {
         rows_per_expert);
     const detail::ScopedValue guard(
         running_rows(), std::optional<at::IntArrayRef>(rows_per_expert));
-    return product(parameter_name).forward(rows);
+    // NOTE: nothing is inserted here: several threads may run a forward.
+    const auto found = products_.find(parameter_name);
+    return found != products_.end()
+        ? found->second->forward(rows)
+        : Product(*this, parameter_name).forward(rows);
   }
 
  private:
