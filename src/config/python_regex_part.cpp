@@ -53,7 +53,7 @@ RegexPart class_part(RegexSource& source, const RegexFlags& flags) {
   };
   const auto add_range = [&](char32_t lo, char32_t hi) {
     add(lo, hi);
-    for (const auto [first, last] : {std::pair{U'a', U'z'}, {U'A', U'Z'}}) {
+    for (const auto& [first, last] : {std::pair{U'a', U'z'}, {U'A', U'Z'}}) {
       const auto begin = std::max(lo, first), end = std::min(hi, last);
       if (flags.i && flags.a && begin <= end) {
         add(begin ^ 0x20, end ^ 0x20);
