@@ -2,7 +2,8 @@
 """Our patterns against Python's re: which are refused, and what they match.
 
 Random patterns of three kinds, each on four random texts: built from re's grammar; real ones of adapters, edited; characters that mean something,
-in any order. re's answers are those of Python 3.11 and later, of which the syntax has possessive quantifiers and atomic groups."""
+in any order. re's answers are those of Python 3.11 and later, of which the syntax has possessive quantifiers and atomic groups. A few
+patterns are refused by name that re takes: PCRE2 has no part within a look-behind that is repeated at most zero times, or an assertion that is repeated."""
 
 import json
 import random
@@ -90,7 +91,7 @@ def main():
         return 0
     warnings.simplefilter("ignore")
     rng = random.Random(0)
-    table = common.Table("Random patterns: different from Python's re", dict.fromkeys(["accepted only here", "refused only here", "matched otherwise"], 0))
+    table = common.Table("Random patterns: different from Python's re", {"accepted only here": 0, "refused only here": 5, "matched otherwise": 0})
     for name, make in (("built", built), ("edited", edited), ("scrambled", scrambled)):
         patterns = [make(rng) for _ in range(PATTERNS)]
         cases = [[pattern, text] for pattern in patterns for text in texts(rng, pattern)]
