@@ -11,8 +11,9 @@ import re
 import sys
 
 EDGES = {
-    "config": [],
-    "io": [],
+    "text": [],
+    "config": ["text"],
+    "io": ["text"],
     "nn": [],
     "init": ["config", "nn"],
     "lora": ["config", "nn", "init"],

@@ -11,8 +11,8 @@
 #include "cli/help_formatter.h"
 #include "cli/numbers.h"
 #include "cli/terminal.h"
-#include "config/nearest.h"
 #include "io/recognize.h"
+#include "text/nearest.h"
 
 namespace torchlora::cli {
 namespace {

@@ -11,7 +11,7 @@
 
 #include "cli/commands.h"
 #include "cli/terminal.h"
-#include "config/nearest.h"
+#include "text/nearest.h"
 
 namespace torchlora::cli {
 namespace {

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "cli/terminal.h"
+#include "text/utf8.h"
 
 namespace torchlora::cli {
 namespace {
@@ -115,7 +116,7 @@ void Progress::show() {
     // One column stays free: a full line would move the cursor to the next.
     const std::string line =
         progress_line(state, static_cast<size_t>(std::max(1, width - 1)));
-    std::fputs(("\r\x1b[2K" + printable(line)).c_str(), stderr);
+    std::fputs(("\r\x1b[2K" + detail::printable(line)).c_str(), stderr);
     std::fflush(stderr);
     bar_shown_ = true;
   } else if (Clock::now() - last_line_ >= kBetweenLines) {

@@ -13,11 +13,6 @@ namespace torchlora::cli {
 /// of the run gets its number.
 void prepare_standard_streams();
 
-/// Returns `text` with what would steer a terminal written out: `\x1b` for an
-/// escape character, `\u202e` for a change of the writing direction, `\xff` for
-/// a byte that is not UTF-8. Line ends and tabs stay.
-std::string printable(std::string_view text);
-
 /// @{
 /// Print a line of printable text to the standard output or to the standard
 /// error. They never fail: a run goes on when nobody reads it any more.

@@ -5,6 +5,8 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
+#include "text/utf8.h"
+
 namespace torchlora {
 namespace {
 
@@ -76,26 +78,12 @@ RegexEscape read_number(RegexSource& source, char32_t first) {
 
 RegexSource::RegexSource(const std::string& pattern) : pattern_(pattern) {
   for (size_t i = 0; i < pattern.size();) {
-    const auto lead = static_cast<unsigned char>(pattern[i]);
-    const size_t length = lead < 0x80 ? 1
-        : lead >= 0xf0                ? 4
-        : lead >= 0xe0                ? 3
-        : lead >= 0xc2                ? 2
-                                      : 0;
-    char32_t c = length == 1 ? lead : lead & (0xff >> (length + 1));
-    bool is_right = length > 0 && i + length <= pattern.size();
-    for (size_t k = 1; is_right && k < length; ++k) {
-      const auto byte = static_cast<unsigned char>(pattern[i + k]);
-      is_right = (byte & 0xc0) == 0x80;
-      c = (c << 6) | (byte & 0x3f);
-    }
-    constexpr char32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (!is_right || c < kSmallest[length] || c > 0x10ffff ||
-        (c >= 0xd800 && c < 0xe000)) {
+    const auto length = detail::valid_utf8_length(pattern, i);
+    if (length == 0) {
       index_ = text_.size();
       refuse("invalid UTF-8");
     }
-    text_.push_back(c);
+    text_.push_back(detail::code_point(pattern, i, length));
     i += length;
   }
   advance();

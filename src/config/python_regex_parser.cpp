@@ -83,7 +83,8 @@ class Parser {
   }
   RegexSource source_;
   RegexFlags flags_;
-  /// By group; none while it is open. Group 0 is the whole pattern.
+  /// The width of each group; none while the group is open. Group 0 is the
+  /// whole pattern.
   std::vector<std::optional<RegexWidth>> widths_{std::nullopt};
   std::map<std::u32string, uint32_t> names_;
   std::vector<uint64_t> conditions_;

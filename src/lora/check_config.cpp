@@ -3,25 +3,12 @@
 #include <algorithm>
 
 #include <c10/util/Exception.h>
-#include <fmt/format.h>
 
 #include <torchlora/init/initializer.h>
 
+#include "text/utf8.h"
+
 namespace torchlora {
-namespace {
-
-/// The text with control characters as \xHH.
-std::string printable(const std::string& text) {
-  std::string result;
-  for (const auto c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    result += byte < 0x20 || byte == 0x7f ? fmt::format("\\x{:02x}", byte)
-                                          : std::string(1, c);
-  }
-  return result;
-}
-
-} // namespace
 
 void check_config(const LoraConfig& config) {
   config.validate();
@@ -42,10 +29,9 @@ void check_adapter_name(const std::string& adapter_name) {
   TORCH_CHECK_VALUE(
       !adapter_name.empty() && std::ranges::none_of(adapter_name, is_bad),
       "[adapter] an adapter name must not be empty or contain a dot, a slash, "
-      "a "
-      "backslash or a control character, as it is part of parameter names and "
-      "the name of a folder; got \"",
-      printable(adapter_name),
+      "a backslash or a control character, as it is part of parameter names "
+      "and the name of a folder; got \"",
+      detail::printable(adapter_name, /*kept=*/""),
       "\"");
   TORCH_CHECK_VALUE(
       adapter_name != kBaseAdapter,

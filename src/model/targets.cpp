@@ -10,7 +10,7 @@
 #include <torchlora/config/targets.h>
 #include <torchlora/nn/pretrained.h>
 
-#include "config/nearest.h"
+#include "text/nearest.h"
 
 namespace torchlora {
 namespace {

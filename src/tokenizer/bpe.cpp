@@ -6,7 +6,7 @@
 
 #include <torchlora/error.h>
 
-#include "tokenizer/unicode.h"
+#include "text/utf8.h"
 
 namespace torchlora::detail {
 

@@ -5,6 +5,7 @@
 
 #include <torchlora/error.h>
 
+#include "text/utf8.h"
 #include "tokenizer/tokenizer_json.h"
 #include "tokenizer/unicode.h"
 

@@ -6,7 +6,7 @@
 #include <torchlora/models/gemma4/chat_format.h>
 
 #include "fuzz/harness.h"
-#include "tokenizer/unicode.h"
+#include "text/utf8.h"
 
 using namespace torchlora;
 
