@@ -29,7 +29,7 @@ std::vector<std::string> heads_of(const std::string& task_type) {
 
 class Collector {
  public:
-  explicit Collector(Module& model) : model_(model) {}
+  explicit Collector(Module& model) : ties_(model) {}
 
   void add(const std::string& key, const Tensor& tensor, bool trains = true) {
     TORCH_CHECK_VALUE(
@@ -51,8 +51,7 @@ class Collector {
   }
 
   void add_bias(const std::string& key, const Tensor& bias) {
-    const auto none = std::make_shared<Module>();
-    for (const auto& tie : ties_of(model_, *none, bias)) {
+    for (const auto& tie : ties_.of(/*module=*/nullptr, bias)) {
       TORCH_CHECK_VALUE(
           tie.is_same,
           "[get_peft_model] the bias \"",
@@ -82,11 +81,11 @@ class Collector {
           name,
           "\" of modules_to_save computes with a weight that was assigned past "
           "its registered parameter (that of \"",
-          weight ? tied_to(model_, module, *weight).value_or(Tie()).name : "",
+          weight ? ties_.first_of(&module, *weight).value_or(Tie()).name : "",
           "\"); tie it by register_parameter, or save the other module");
     }
     for (const auto& item : module.named_parameters()) {
-      const auto tie = tied_to(model_, module, item.value());
+      const auto tie = ties_.first_of(&module, item.value());
       TORCH_CHECK_VALUE(
           !tie || (may_be_tied && tie->is_same),
           "[get_peft_model] \"",
@@ -110,7 +109,7 @@ class Collector {
   }
 
  private:
-  Module& model_;
+  Ties ties_;
   std::vector<SavedTensor> result_;
   std::unordered_set<at::TensorImpl*> seen_;
 };
@@ -180,6 +179,9 @@ std::vector<SavedTensor> find_saved_tensors(
     const LoraConfig& config,
     const std::vector<TargetSite>& adapted,
     bool is_loaded) {
+  if (config.modules_to_save().empty() && config.bias() == "none") {
+    return {};
+  }
   Collector tensors(model);
   std::vector<std::string> unmatched;
   for (const auto& entry : config.modules_to_save()) {

@@ -53,8 +53,7 @@ void check_is_free(const TargetSite& site) {
       "[get_peft_model] \"",
       site.name,
       "\" is adapted already, as a layer of another model or by "
-      "inject_adapter; "
-      "unload it there first");
+      "inject_adapter; unload it there first");
 }
 
 /// ValueError if the plan's initializer would change a base weight that is
@@ -249,9 +248,10 @@ InjectionPlan plan_injection(
   }
 
   if (config.ensure_weight_tying()) {
+    const Ties ties(model);
     for (const auto& site : adapted) {
       const auto tie =
-          tied_to(model, *site.module, site.base_weight().weight());
+          ties.first_of(site.module.get(), site.base_weight().weight());
       TORCH_CHECK_VALUE(
           !tie,
           "[get_peft_model] ensure_weight_tying is supported for "

@@ -7,24 +7,13 @@
 #include "nn/weight_member.h"
 
 namespace torchlora {
-namespace {
 
-struct Owner {
-  std::string name;
-  Tensor tensor;
-  Module* module;
-};
-
-/// Every tensor a module may compute with: its parameters and buffers, the
-/// weights and biases of layers, which may have been assigned past the registry
-/// of their module, and the head.
-std::vector<Owner> owners(Module& model) {
-  std::vector<Owner> result;
+Ties::Ties(Module& model) {
   for (const auto& item : model.named_modules("", /*include_self=*/true)) {
     const auto prefix = item.key().empty() ? "" : item.key() + ".";
     auto* module = item.value().get();
     const auto add = [&](const std::string& key, const Tensor& tensor) {
-      result.push_back({prefix + key, tensor, module});
+      owners_.push_back({prefix + key, tensor, module});
     };
     for (const auto& parameter : module->named_parameters(/*recurse=*/false)) {
       add(parameter.key(), parameter.value());
@@ -50,25 +39,22 @@ std::vector<Owner> owners(Module& model) {
     }
   }
   if (auto* causal = dynamic_cast<nn::CausalLM*>(&model)) {
-    result.push_back(
+    owners_.push_back(
         {"the model's output head", causal->lm_head().weight, nullptr});
   }
-  return result;
 }
 
-/// Returns those of `all` outside `module` that share memory with `tensor`.
-std::vector<Tie> find_ties(
-    const std::vector<Owner>& all,
-    const Module& module,
-    const Tensor& tensor) {
+std::vector<Tie> Ties::of(const Module* module, const Tensor& tensor) const {
   // Compared by identity: a layer that is registered under two names is one
   // layer.
   std::unordered_set<const Module*> own;
-  for (const auto& inner : module.modules()) {
-    own.insert(inner.get());
+  if (module) {
+    for (const auto& inner : module->modules()) {
+      own.insert(inner.get());
+    }
   }
   std::vector<Tie> ties;
-  for (const auto& owner : all) {
+  for (const auto& owner : owners_) {
     if (!own.contains(owner.module) && overlap(owner.tensor, tensor)) {
       ties.push_back({owner.name, owner.tensor.is_same(tensor), owner.module});
     }
@@ -76,7 +62,11 @@ std::vector<Tie> find_ties(
   return ties;
 }
 
-} // namespace
+std::optional<Tie> Ties::first_of(const Module* module, const Tensor& tensor)
+    const {
+  const auto ties = of(module, tensor);
+  return ties.empty() ? std::nullopt : std::optional(ties.front());
+}
 
 const Tensor* assigned_weight(Module& module) {
   const auto* weight = nn::weight_member(module);
@@ -85,26 +75,15 @@ const Tensor* assigned_weight(Module& module) {
   return weight && parameter && !weight->is_same(*parameter) ? weight : nullptr;
 }
 
-std::vector<Tie>
-ties_of(Module& model, const Module& module, const Tensor& tensor) {
-  return find_ties(owners(model), module, tensor);
-}
-
-std::optional<Tie>
-tied_to(Module& model, Module& module, const Tensor& tensor) {
-  const auto ties = ties_of(model, module, tensor);
-  return ties.empty() ? std::nullopt : std::optional(ties.front());
-}
-
 void check_not_tied(
     Module& model,
     const std::vector<WrittenTensor>& written,
     const std::string& change) {
-  const auto all = owners(model);
+  const Ties all(model);
   for (const auto& item : written) {
     const auto& site = item.site;
-    const auto ties =
-        find_ties(all, site.layer ? *site.layer : *site.module, item.tensor());
+    const auto ties = all.of(
+        site.layer ? site.layer.get() : site.module.get(), item.tensor());
     TORCH_CHECK_VALUE(
         ties.empty(),
         "[PeftModel] the ",

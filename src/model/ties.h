@@ -18,14 +18,29 @@ struct Tie {
 /// by `layer->weight = other->weight`.
 const Tensor* assigned_weight(Module& module);
 
-/// Returns the tensors outside `module` that share memory with `tensor`; those
-/// that a layer has twice are there twice. "The model's output head" is one
-/// too.
-std::vector<Tie>
-ties_of(Module& model, const Module& module, const Tensor& tensor);
+/// Every tensor that a module of the model may compute with: parameters and
+/// buffers, the weights and biases of layers, which may have been assigned past
+/// the registry of their module, and the output head. Collected once, for as
+/// many questions as there are.
+class Ties {
+ public:
+  explicit Ties(Module& model);
 
-/// Returns the first of `ties_of`.
-std::optional<Tie> tied_to(Module& model, Module& module, const Tensor& tensor);
+  /// Returns the tensors outside `module` (nullptr: all) that share memory with
+  /// `tensor`; those that a layer has twice are there twice. "The model's
+  /// output head" is one too.
+  std::vector<Tie> of(const Module* module, const Tensor& tensor) const;
+  /// Returns the first of them.
+  std::optional<Tie> first_of(const Module* module, const Tensor& tensor) const;
+
+ private:
+  struct Owner {
+    std::string name;
+    Tensor tensor;
+    Module* module;
+  };
+  std::vector<Owner> owners_;
+};
 
 /// What a change writes to: a layer's weight, or its bias.
 struct WrittenTensor {

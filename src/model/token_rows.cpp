@@ -89,7 +89,7 @@ std::vector<TokenTarget> named_layers(
 
 /// Fills in who follows the target. False if it follows one of `before`.
 bool resolve_ties(
-    Module& model,
+    const Ties& ties,
     const std::vector<TokenTarget>& before,
     TokenTarget& target) {
   const auto weight = weight_of(*target.layer);
@@ -105,7 +105,7 @@ bool resolve_ties(
       return false;
     }
   }
-  for (const auto& tie : ties_of(model, *target.layer, weight)) {
+  for (const auto& tie : ties.of(target.layer.get(), weight)) {
     if (!tie.module) { // The head is asked when the rows are there.
       continue;
     }
@@ -192,9 +192,10 @@ std::vector<TokenTarget> find_token_targets(
   if (plan.config.trainable_token_indices().is_none()) {
     return targets;
   }
+  const Ties ties(*plan.model);
   for (auto& target : named_layers(
            *plan.model, plan.config.trainable_token_indices(), sites)) {
-    if (!resolve_ties(*plan.model, targets, target)) {
+    if (!resolve_ties(ties, targets, target)) {
       continue;
     }
     auto layers = target.tied;
