@@ -1,7 +1,7 @@
 // A DPO step of a Gemma 4 model of 235 million parameters: the time of a step,
 // its CPU time, which a busy machine changes less, and the peak memory of the
 // process, by the dtype in which the weights are kept.
-//   dpo_bench float32|bfloat16 [TOKENS A ROW]
+//   dpo_bench float32|bfloat16 [TOKENS_PER_ROW]
 // TORCHLORA_COMPUTE_ROUTE (native or upcast) forces the route of bf16.
 #include <algorithm>
 #include <chrono>
@@ -147,7 +147,7 @@ int main(int argc, char** argv) {
   const bool is_native =
       dtype == "float32" || nn::compute_route() == nn::ComputeRoute::kNative;
   std::printf(
-      "%s, %s products, %d rows of %d tokens: %.2f s a step, %.2f s of CPU "
+      "%s, %s products, %d rows of %d tokens: %.2f s per step, %.2f s of CPU "
       "time; peak %.0f MiB, %.0f before the first step\n",
       dtype.c_str(),
       is_native ? "native" : "upcast",

@@ -11,7 +11,7 @@ namespace torchlora {
 struct AdapterFile {
   std::filesystem::path path;
   std::map<std::string, Tensor> tensors;
-  /// Of a safetensors file.
+  /// The metadata of a safetensors file; empty for a .bin file.
   std::map<std::string, std::string> metadata = {};
 };
 

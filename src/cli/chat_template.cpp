@@ -50,9 +50,8 @@ struct ChatTemplate {
 /// Reads `chat_template` of a JSON file: a string, or a list of named ones, of
 /// which "default" counts.
 std::string template_in(const fs::path& file) {
-  const json object = io::parse_json(
-      io::read_file(file, io::kMaxJsonBytes),
-      "[chat_template] " + file.string() + ": ");
+  const json object =
+      io::read_json(file, "[chat_template] " + file.string() + ": ");
   if (!object.is_object() || !object.contains("chat_template")) {
     return "";
   }

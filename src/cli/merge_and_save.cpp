@@ -51,14 +51,8 @@ void check_saved(
   }
 }
 
-/// Says what speaks against a merge. In fp32 logits do, too; in half precision
-/// they differ by the rounding of activations. `difference` is that of the
-/// logits of the merged model in memory: a file in the checkpoint's dtype
-/// rounds its weights.
-void warn_of_doubts(
+void warn_of_doubtful_layers(
     const MergeReport& report,
-    double difference,
-    const Tensor& adapted,
     at::ScalarType dtype,
     const std::filesystem::path& directory) {
   if (!report.doubtful_layers.empty()) {
@@ -71,8 +65,18 @@ void warn_of_doubts(
         directory.string(),
         fmt::join(report.doubtful_layers, ", ")));
   }
+}
+
+/// Says if the logits of the merged model in memory are not the adapted one's:
+/// a file in the checkpoint's dtype rounds its weights. For fp32 and fp64; in
+/// half precision logits differ by the rounding of activations.
+void warn_of_logits(
+    const Tensor& merged,
+    const Tensor& adapted,
+    const std::filesystem::path& directory) {
+  const double difference = largest_difference(adapted, merged);
   const double scale = std::max(1.0, adapted.abs().max().item<double>());
-  if (!at::isReducedFloatingType(dtype) && !(difference <= 1e-4 * scale)) {
+  if (!(difference <= 1e-4 * scale)) {
     TORCH_WARN(fmt::format(
         "the logits of the merged model differ from those of the adapted one "
         "by up to {:.3g}, which is more than rounding explains; compare {} "
@@ -106,8 +110,10 @@ MergeReport merge_and_save(
   const MergeProbe probe(peft_model);
   peft_model.merge_and_unload(MergeOptions().safe_merge(true));
   report.doubtful_layers = probe.differing_layers();
-  const double difference =
-      largest_difference(adapted, logits_at(model, input_ids, compared));
+  warn_of_doubtful_layers(report, dtype, destination);
+  if (!at::isReducedFloatingType(dtype)) {
+    warn_of_logits(logits_at(model, input_ids, compared), adapted, destination);
+  }
   io::save_pretrained(*model, model->name_or_path(), destination);
   gemma4::Gemma4ForCausalLM saved =
       gemma4::from_pretrained(destination, {.dtype = dtype});
@@ -115,7 +121,6 @@ MergeReport merge_and_save(
   check_saved(model, saved, destination);
   report.largest_difference =
       largest_difference(adapted, logits_at(saved, input_ids, compared));
-  warn_of_doubts(report, difference, adapted, dtype, destination);
   return report;
 }
 

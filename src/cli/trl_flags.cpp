@@ -81,12 +81,12 @@ constexpr Group kGroups[] = {
      "the model kinds that are supported have no router",
      "router_aux_loss_coef=0|0.0"},
     {kRefused,
-     "DPO's variants are not implemented; --loss_type sigmoid is",
+     "DPO's variants are not supported; --loss_type sigmoid is",
      "ld_alpha f_divergence_type=reverse_kl label_smoothing=0|0.0 "
      "use_weighting=false label_smoothing_factor=0|0.0 rpo_alpha "
      "use_logits_to_keep=false"},
     {kHarmless,
-     "it belongs to a loss that is not implemented",
+     "it belongs to a loss that is not supported",
      "f_alpha_divergence_coef discopop_tau"},
     {kRefused,
      "the reference stays as it is at the start (--reference)",
@@ -119,7 +119,7 @@ constexpr Group kGroups[] = {
      "the optimizer is AdamW (or LoRA+, --loraplus_lr_ratio)",
      "optim=adamw_torch|adamw_torch_fused|adamw_hf optim_args "
      "optim_target_modules"},
-    {kRefused, "noise on embeddings is not implemented", "neftune_noise_alpha"},
+    {kRefused, "noise on embeddings is not supported", "neftune_noise_alpha"},
     {kRefused,
      "give the batch size that fits, --per_device_train_batch_size",
      "auto_find_batch_size=false"},

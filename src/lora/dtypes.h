@@ -7,8 +7,8 @@
 
 namespace torchlora {
 
-/// Whether tensors of `dtype` can be trained. Integers and fp8 cannot: factors
-/// in their dtype would be rounded to zeros.
+/// Returns whether tensors of `dtype` can be trained. Integers and fp8 cannot:
+/// factors in their dtype would be rounded to zeros.
 inline bool is_trainable_dtype(at::ScalarType dtype) {
   using enum at::ScalarType;
   constexpr std::array kDtypes{

@@ -181,8 +181,7 @@ void LoraLayer::prepare_adapter(
       "[update_layer] the initializer ",
       initializer.name,
       " replaces the base weight: register it with the traits modifies_base "
-      "and "
-      "is_convertible = false");
+      "and is_convertible = false");
   if (variant) {
     adapter.variant = variant->create(
         {config, base, adapter, parameter, is_loaded}, next_base_weight);

@@ -91,7 +91,8 @@ void LoraLayer::check_writable(bool writes_bias) const {
   }
 }
 
-/// What a merge demands before it computes anything.
+/// Throws ValueError if the adapters cannot be merged, before anything is
+/// computed.
 void LoraLayer::check_merge(
     const std::vector<std::string>& adapter_names) const {
   for (const auto& name : adapter_names) {

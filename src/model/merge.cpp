@@ -95,8 +95,8 @@ void change_all(
         undo(*sites[i].layer, merged[i]);
       } catch (const std::exception& e) {
         TORCH_WARN(
-            "[merge] module ",
-            sites[i].name,
+            sites[i].name.empty() ? "modules_to_save"
+                                  : "module " + sites[i].name,
             " could not be given back what it had: ",
             e.what());
       }

@@ -78,7 +78,7 @@ class Sums {
   }
 
   std::vector<Step> steps_; // ascending
-  /// Of the first steps: their largest sum, and what divides all of their sums.
+  /// The largest sum of the first n steps, and what divides all their sums.
   std::vector<int64_t> largest_, divisors_;
 };
 

@@ -15,8 +15,8 @@ using nlohmann::json;
 namespace {
 
 constexpr uint64_t kMaxBytes = 256 << 20;
-/// Of tokens, of merges and of other values.
-constexpr size_t kMaxEntries = 1 << 22;
+/// The largest number of tokens, merges and other values together.
+constexpr size_t kMaxEntries = 3 << 22;
 
 /// Receives what the parser finds. Its functions return whether to go on.
 class Receiver {
@@ -144,7 +144,7 @@ class Receiver {
         .substr(0, 200);
   }
   void count() {
-    if (++entries_ > 3 * kMaxEntries) {
+    if (++entries_ > kMaxEntries) {
       refuse("it has too many entries");
     }
   }

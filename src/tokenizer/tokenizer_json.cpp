@@ -253,8 +253,7 @@ void read_added_token(const Part& part, TokenizerJson& tokenizer) {
     part.refuse(
         "\"" + content + "\" and another token, \"" +
         (other != content ? other : text->second) +
-        "\", have the same id or "
-        "the same text");
+        "\", have the same id or the same text");
   }
   tokenizer.added_tokens.insert(content, id);
   if (part.get<bool>("special", false)) {

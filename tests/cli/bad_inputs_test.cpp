@@ -31,21 +31,6 @@ class BadInputs : public ProgramTest {
     EXPECT_FALSE(fs::exists(output));
   }
 
-  /// What every run needs, and `flags`.
-  std::vector<std::string> args_with(
-      const std::vector<std::string>& flags) const {
-    std::vector<std::string> args{
-        "dpo",
-        "--model_name_or_path",
-        model,
-        "--dataset_name",
-        data,
-        "--output_dir",
-        output};
-    args.insert(args.end(), flags.begin(), flags.end());
-    return args;
-  }
-
   void write(const fs::path& path, const std::string& content) const {
     std::ofstream(path, std::ios::binary) << content;
   }

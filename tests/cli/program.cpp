@@ -161,7 +161,7 @@ void ProgramTest::write_lines(
   }
 }
 
-std::vector<std::string> ProgramTest::dpo_args(
+std::vector<std::string> ProgramTest::args_with(
     const std::vector<std::string>& more) const {
   std::vector<std::string> args{
       "dpo",
@@ -170,11 +170,15 @@ std::vector<std::string> ProgramTest::dpo_args(
       "--dataset_name",
       data,
       "--output_dir",
-      output,
-      "--per_device_train_batch_size",
-      "2",
-      "--torch_num_threads",
-      "1"};
+      output};
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
+std::vector<std::string> ProgramTest::dpo_args(
+    const std::vector<std::string>& more) const {
+  auto args = args_with(
+      {"--per_device_train_batch_size", "2", "--torch_num_threads", "1"});
   args.insert(args.end(), more.begin(), more.end());
   return args;
 }

@@ -50,7 +50,10 @@ class ProgramTest : public testing::Test {
       const std::filesystem::path& path,
       const std::vector<std::string>& lines);
 
-  /// `dpo` with what every run needs, two steps, and then `more`.
+  /// `dpo` with the flags that it must have, and then `more`.
+  std::vector<std::string> args_with(
+      const std::vector<std::string>& more) const;
+  /// The same, with a small batch and one thread.
   std::vector<std::string> dpo_args(
       const std::vector<std::string>& more = {}) const;
   /// The run ends with this code and one error line that contains each of

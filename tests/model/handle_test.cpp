@@ -221,7 +221,7 @@ TEST_F(Handle, AModuleToSaveThatIsNoneIsRefused) {
   expect(
       refusal(*model_, config().modules_to_save({"head", "haed"})), "'haed'");
   EXPECT_TRUE(model_->named_parameters().contains("fc.weight"));
-  // Of a file it is a warning: peft adds the heads of all models of a task.
+  // A file gets a warning only: peft adds the heads of all models of a task.
   auto peft = get_peft_model(
       *model_, config().modules_to_save({"head"}).task_type("SEQ_CLS"));
   peft.save_pretrained(folder_);

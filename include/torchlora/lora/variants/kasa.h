@@ -43,8 +43,7 @@ class TORCHLORA_API KasaVariant : public LoraVariant {
                       !traits.modifies_base && traits.trains_B,
                   "[update_layer] kasa_config is not supported with use_dora, "
                   "velora_config or an initializer that changes the base "
-                  "weight or "
-                  "freezes B");
+                  "weight or freezes B");
             },
         .specs = [](const BaseWeight& /*base*/,
                     int64_t r,
