@@ -7,6 +7,7 @@
 
 #include "fuzz/harness.h"
 #include "text/utf8.h"
+#include "tokenizer/unicode.h"
 
 using namespace torchlora;
 
