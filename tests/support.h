@@ -11,12 +11,14 @@
 #include <torchlora/lora/layer.h>
 #include <torchlora/model.h>
 
+#include "device/device.h"
+
 namespace torchlora {
 
-/// The largest difference of two tensors of the same sizes.
+/// The largest difference of two tensors of the same sizes, on any devices.
 inline double difference(const at::Tensor& a, const at::Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
-  return (a - b).abs().max().item<double>();
+  return (a - b.to(a.device())).abs().max().item<double>();
 }
 
 /// What an error says; empty without one.
@@ -92,7 +94,7 @@ class Goldens {
       : file_(std::filesystem::path(TORCHLORA_TEST_DATA) / "lora" / file),
         prefix_(name + "/") {}
   at::Tensor golden(const std::string& name) const {
-    return file_.tensor(prefix_ + name);
+    return test::on_device(file_.tensor(prefix_ + name));
   }
   void expect(const at::Tensor& value, const std::string& name) const {
     const auto expected = golden(name);

@@ -194,7 +194,10 @@ std::vector<ActiveUpdate> LoraLayer::active_updates() const {
     for (auto name = merged_names.rbegin(); name != merged_names.rend();
          ++name) {
       const auto& adapter = adapters_.at(*name);
-      add(adapter, -1).memory = adapter.memory;
+      auto& update = add(adapter, -1);
+      if (adapter.memory.defined()) {
+        update.memory = memory_of(adapter);
+      }
     }
   }
   return updates;

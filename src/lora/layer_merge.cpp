@@ -47,6 +47,11 @@ Tensor LoraLayer::get_delta_weight(const std::string& adapter_name) const {
   return delta(adapters_.at(adapter_name));
 }
 
+/// What the merge of an adapter saved; the layer may have been moved since.
+Tensor LoraLayer::memory_of(const LoraAdapter& adapter) const {
+  return adapter.memory.to(base_weight().weight().device());
+}
+
 Tensor LoraLayer::unmerged_matrix() const {
   auto matrix = base_weight().matrix();
   if (merged()) {
@@ -57,7 +62,7 @@ Tensor LoraLayer::unmerged_matrix() const {
     const auto& adapter = adapters_.at(*name);
     matrix = adapter.is_additive()
         ? matrix.sub_(delta(adapter))
-        : adapter.variant->undo(matrix, delta(adapter), adapter.memory);
+        : adapter.variant->undo(matrix, delta(adapter), memory_of(adapter));
   }
   return matrix;
 }
@@ -177,7 +182,7 @@ void LoraLayer::check_unmergeable() const {
       const auto update = delta(adapter);
       if (!adapter.is_additive()) {
         adapter.variant->undo(
-            widened(base_weight().matrix()), update, adapter.memory);
+            widened(base_weight().matrix()), update, memory_of(adapter));
       }
     }
   }
@@ -193,7 +198,7 @@ void LoraLayer::unmerge(size_t count) {
       base.add_(delta(adapter), -1);
     } else {
       base.copy_(adapter.variant->undo(
-          widened(base.matrix()), delta(adapter), adapter.memory));
+          widened(base.matrix()), delta(adapter), memory_of(adapter)));
       adapter.memory = Tensor();
     }
     if (bias.defined()) {

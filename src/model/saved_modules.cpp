@@ -27,7 +27,9 @@ void SavedModules::Slot::make_current(size_t index, bool trainable) {
     old.grad = tensor.grad();
     // The model may have been moved since.
     tensor.set_data(next.value.detach().to(tensor.options()));
-    tensor.mutable_grad() = next.grad;
+    tensor.mutable_grad() = next.grad.defined()
+        ? next.grad.to(tensor.options().requires_grad(false))
+        : Tensor();
     next.value = Tensor();
     next.grad = Tensor();
     current = index;

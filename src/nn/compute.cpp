@@ -56,9 +56,13 @@ std::optional<ComputeRoute> route_of_environment() {
 
 std::atomic<int> forced_route{-1};
 
-/// Returns fp32 memory of the thread. It is kept, as mapping new pages for each
-/// product takes as long as filling them.
-Tensor scratch_of(int64_t size) {
+/// Returns fp32 memory on the weight's device. On the CPU it belongs to the
+/// thread and is kept, as mapping new pages for each product takes as long as
+/// filling them.
+Tensor scratch_of(const Tensor& weight, int64_t size) {
+  if (!weight.is_cpu()) {
+    return at::empty({size}, weight.options().dtype(at::kFloat));
+  }
   thread_local Tensor scratch;
   if (!scratch.defined() || scratch.numel() < size) {
     // An inference tensor could not be written to in training.
@@ -73,7 +77,7 @@ Tensor scratch_of(int64_t size) {
 template <class Visit>
 void for_each_block(const Tensor& weight, const Visit& visit) {
   const auto rows = weight.size(0), block_rows = std::min(rows, kBlockRows);
-  const auto scratch = scratch_of(block_rows * weight.size(1))
+  const auto scratch = scratch_of(weight, block_rows * weight.size(1))
                            .view({block_rows, weight.size(1)});
   for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
     const auto n = std::min(kBlockRows, rows - begin);
@@ -135,9 +139,9 @@ Product product_of(const Tensor& rows, const Tensor& weight) {
     return Product::kPlain;
   }
   const bool is_rounded = rows.scalar_type() == at::kFloat;
-  if (weight.is_cpu() &&
-      (compute_route(dtype) == ComputeRoute::kUpcast ||
-       (rows.scalar_type() != dtype && !is_rounded))) {
+  const bool is_upcast =
+      weight.is_cpu() && compute_route(dtype) == ComputeRoute::kUpcast;
+  if (is_upcast || (rows.scalar_type() != dtype && !is_rounded)) {
     return Product::kUpcast;
   }
   return is_rounded ? Product::kRounded : Product::kPlain;
@@ -224,7 +228,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias) {
 
 Tensor linear_in_fp32(const Tensor& input, const Tensor& weight) {
   const torch::NoGradGuard no_grad;
-  if (!is_half(weight.scalar_type()) || !weight.is_cpu()) {
+  if (!is_half(weight.scalar_type())) {
     return at::linear(input, weight.to(input.scalar_type()));
   }
   return with_last_size(

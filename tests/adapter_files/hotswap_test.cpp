@@ -46,7 +46,7 @@ TYPED_TEST(Hotswap, TheAdapterIsTheOtherOneAndStaysWhatItWas) {
     auto peft = get_peft_model(*this->model_, this->config(4).use_dora(dora));
     const auto before = peft.trainable_parameters();
     hotswap_adapter(peft, this->folder_);
-    EXPECT_LT(this->difference(this->run(), expected), 1e-6);
+    EXPECT_LT(this->difference(this->run(), expected), this->rounding());
     const auto after = peft.trainable_parameters();
     ASSERT_EQ(after.size(), before.size());
     for (size_t i = 0; i < after.size(); ++i) {
@@ -65,7 +65,7 @@ TYPED_TEST(Hotswap, RankScalingAndConfigurationAreTheOthers) {
   auto peft = get_peft_model(*this->model_, this->config(4));
   peft.add_adapter("second", this->config(2));
   hotswap_adapter(peft, this->folder_);
-  EXPECT_LT(this->difference(this->run(), expected), 1e-6);
+  EXPECT_LT(this->difference(this->run(), expected), this->rounding());
   for (const auto& [name, layer] : peft.layers()) {
     const auto* adapter = layer->find_adapter("default");
     EXPECT_EQ(adapter->r, name.starts_with("block") ? 3 : 2) << name;
@@ -73,13 +73,13 @@ TYPED_TEST(Hotswap, RankScalingAndConfigurationAreTheOthers) {
   }
   // What it has is not the file's memory.
   fs::resize_file(this->folder_ / "adapter_model.safetensors", 0);
-  EXPECT_LT(this->difference(this->run(), expected), 1e-6);
+  EXPECT_LT(this->difference(this->run(), expected), this->rounding());
   EXPECT_EQ(peft.peft_config().r(), 2);
   const auto again = fs::path(testing::TempDir()) / "hotswap_again";
   peft.save_pretrained(again, {"default"});
   peft.unload();
   PeftModel::from_pretrained(*this->model_, again);
-  EXPECT_LT(this->difference(this->run(), expected), 1e-6);
+  EXPECT_LT(this->difference(this->run(), expected), this->rounding());
 }
 
 TYPED_TEST(Hotswap, ALayerThatTheOtherLacksGetsNoUpdate) {

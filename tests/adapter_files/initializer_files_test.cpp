@@ -14,6 +14,7 @@
 #include <torchlora/model.h>
 #include <torchlora/tools/preprocess.h>
 
+#include "device/device.h"
 #include "init/data_goldens.h"
 
 namespace torchlora {
@@ -28,15 +29,15 @@ class InitializerFiles : public testing::Test {
   InitializerFiles() {
     fs::remove_all(folder_);
     torch::manual_seed(4);
-    model_ = std::make_shared<NetImpl>();
+    model_ = test::make_module<NetImpl>();
     original_ = copy_of_base();
-    x_ = torch::randn({30, 36});
+    x_ = test::randn({30, 36});
   }
   std::shared_ptr<NetImpl> copy_of_base() {
     return copy_of(*model_);
   }
   static std::shared_ptr<NetImpl> copy_of(const NetImpl& model) {
-    auto copy = std::make_shared<NetImpl>();
+    auto copy = test::make_module<NetImpl>();
     torch::NoGradGuard no_grad;
     const auto from = model.parameters();
     auto to = copy->parameters();
@@ -143,11 +144,11 @@ TEST_F(InitializerFiles, LoadingDrawsNothing) {
     auto peft = train(config("").init_lora_weights(init));
     peft.save_pretrained(folder_);
     torch::manual_seed(1);
-    const auto expected = torch::randn({3});
+    const auto expected = test::randn({3});
     torch::manual_seed(1);
     auto loaded = PeftModel::from_pretrained(
         *base, folder_, "default", LoadOptions().is_trainable(true));
-    EXPECT_TRUE(torch::equal(torch::randn({3}), expected));
+    EXPECT_TRUE(torch::equal(test::randn({3}), expected));
     EXPECT_LT(difference(run(*base), run(*model_)), 1e-6);
     const auto* adapter = loaded.layers()[0].second->find_adapter("default");
     EXPECT_EQ(

@@ -32,13 +32,14 @@ class OutProj : public testing::Test {
     return peft.state_dict()[kKey].detach().clone();
   }
   at::Tensor B_of_file() const {
-    return io::SafetensorsFile(folder_ / "adapter_model.safetensors")
-        .tensor(kKey)
-        .clone();
+    return test::on_device(
+        io::SafetensorsFile(folder_ / "adapter_model.safetensors")
+            .tensor(kKey)
+            .clone());
   }
   static constexpr auto kKey =
       "base_model.model.attention.base_layer.out_proj.lora_B.weight";
-  const std::shared_ptr<Net> net_ = std::make_shared<Net>();
+  const std::shared_ptr<Net> net_ = test::make_module<Net>();
   const fs::path folder_ = fs::path(testing::TempDir()) / "out_proj";
 };
 
@@ -53,7 +54,8 @@ TEST_F(OutProj, AFileForPeftHasHalfOfBAndIsReadBack) {
   const io::SafetensorsFile file(folder_ / "adapter_model.safetensors");
   for (const auto& item : state) {
     EXPECT_TRUE(
-        item.key() == kKey || file.tensor(item.key()).equal(item.value()));
+        item.key() == kKey ||
+        file.tensor(item.key()).equal(item.value().cpu()));
   }
   const auto randomized = B_here.clone();
   {
@@ -126,7 +128,7 @@ TEST_F(OutProj, ALayerWithInputsOfOtherSizesIsNamed) {
         torch::nn::MultiheadAttention(
             torch::nn::MultiheadAttentionOptions(8, 2).kdim(4).vdim(4)));
   };
-  const auto net = std::make_shared<Mixed>();
+  const auto net = test::make_module<Mixed>();
   EXPECT_NE(
       refusal(*net, LoraConfig(2).target_modules({"cross_attention"}))
           .find("module cross_attention"),

@@ -14,6 +14,8 @@
 #include <torchlora/nn/clippable_linear.h>
 #include <torchlora/nn/pretrained.h>
 
+#include "device/device.h"
+
 namespace torchlora {
 namespace {
 namespace fs = std::filesystem;
@@ -83,9 +85,9 @@ class PeftFiles : public testing::Test {
   }
   fs::path folder_ = fs::path(testing::TempDir()) / "peft_files";
   std::shared_ptr<MultimodalImpl> text_ =
-      std::make_shared<MultimodalImpl>(/*with_tower=*/false);
+      test::make_module<MultimodalImpl>(/*with_tower=*/false);
   std::shared_ptr<MultimodalImpl> whole_ =
-      std::make_shared<MultimodalImpl>(/*with_tower=*/true);
+      test::make_module<MultimodalImpl>(/*with_tower=*/true);
 };
 
 using Names = std::vector<std::string>;
@@ -314,11 +316,11 @@ TEST_F(PeftFiles, ModulesThatPeftSavedByTheEndOfTheirNameAreNamed) {
   {
     const io::SafetensorsFile file(folder_ / "adapter_model.safetensors");
     for (const auto& key : file.keys()) {
-      tensors.emplace_back(key, file.tensor(key).clone());
+      tensors.emplace_back(key, test::on_device(file.tensor(key)).clone());
     }
   }
   tensors.emplace_back(
-      "base_model.model.text.q_proj.weight", torch::ones({4, 6}));
+      "base_model.model.text.q_proj.weight", test::ones({4, 6}));
   io::save_safetensors(folder_ / "adapter_model.safetensors", tensors);
   text_->register_module("proj", torch::nn::Linear(2, 2));
   const auto message = refusal();
@@ -334,7 +336,7 @@ TEST_F(PeftFiles, TensorsThatDoNotFitAreListedAndTheModelIsLeftAlone) {
   {
     const io::SafetensorsFile file(path);
     for (const auto& key : file.keys()) {
-      tensors.emplace_back(key, file.tensor(key).clone());
+      tensors.emplace_back(key, test::on_device(file.tensor(key)).clone());
     }
   }
   const std::string prefix = "base_model.model.text.";
@@ -352,12 +354,12 @@ TEST_F(PeftFiles, TensorsThatDoNotFitAreListedAndTheModelIsLeftAlone) {
       std::string::npos);
   EXPECT_NE(
       with([&] {
-        tensors.emplace_back("other.key", torch::ones({1}));
+        tensors.emplace_back("other.key", test::ones({1}));
       }).find("unexpected (1): other.key"),
       std::string::npos);
   EXPECT_NE(
       with([&] {
-        tensors[0].second = torch::ones({3, 6});
+        tensors[0].second = test::ones({3, 6});
       }).find("q_proj.lora_A.weight is [3, 6], expected [4, 6]"),
       std::string::npos);
   EXPECT_EQ(text_->named_parameters().size(), 4U);

@@ -34,10 +34,10 @@ struct VisionAttentionImpl : torch::nn::Module {
       const io::SafetensorsFile& file,
       const std::string& prefix) {
     const auto read = [&](const std::string& name) {
-      return file.tensor(prefix + name).to(torch::kFloat);
+      return test::on_device(file.tensor(prefix + name)).to(torch::kFloat);
     };
     for (const std::string name : {"q_proj", "k_proj", "v_proj", "o_proj"}) {
-      nn::ClippableLinear layer(48, 48);
+      auto layer = test::on_device(nn::ClippableLinear(48, 48));
       torch::NoGradGuard no_grad;
       layer->linear->weight.copy_(read(name + ".linear.weight"));
       for (auto& buffer : layer->named_buffers()) {
@@ -146,21 +146,23 @@ TEST(PeftGolden, Gemma4VisionAttentionEqualsPeftOnTheInnerLinears) {
   const io::SafetensorsFile golden(folder / "golden.safetensors");
   const io::SafetensorsFile checkpoint(
       kData / "tiny" / "E2B" / "model.safetensors");
-  const auto model = std::make_shared<VisionAttentionImpl>(
+  const auto model = test::make_module<VisionAttentionImpl>(
       checkpoint, "model.vision_tower.encoder.layers.0.self_attn.");
   auto peft = PeftModel::from_pretrained(
       *model, folder / "adapter", "default", LoadOptions().is_trainable(true));
   const auto output = model->forward(
-      golden.tensor("hidden"), golden.tensor("cos"), golden.tensor("sin"));
+      test::on_device(golden.tensor("hidden")),
+      test::on_device(golden.tensor("cos")),
+      test::on_device(golden.tensor("sin")));
   expect_relative(output, golden.tensor("output"), "output");
-  (output * golden.tensor("weight")).sum().backward();
+  (output * test::on_device(golden.tensor("weight"))).sum().backward();
   expect_golden(peft, golden, folder / "adapter", 4);
 }
 
 TEST(PeftGolden, LinearLayersWithRsloraAndPatternsEqualPeft) {
   const auto folder = kData / "lora" / "mlp";
   const io::SafetensorsFile golden(folder / "golden.safetensors");
-  const auto model = std::make_shared<MlpImpl>(golden);
+  const auto model = test::make_module<MlpImpl>(golden);
   auto peft = PeftModel::from_pretrained(
       *model, folder / "adapter", "default", LoadOptions().is_trainable(true));
   const auto layers = peft.layers();
@@ -168,7 +170,7 @@ TEST(PeftGolden, LinearLayersWithRsloraAndPatternsEqualPeft) {
       layers[0].second->find_adapter("default")->scaling, 5 / std::sqrt(4.0));
   EXPECT_DOUBLE_EQ(
       layers[1].second->find_adapter("default")->scaling, 8 / std::sqrt(2.0));
-  const auto output = model->forward(golden.tensor("x"));
+  const auto output = model->forward(test::on_device(golden.tensor("x")));
   expect_relative(output, golden.tensor("output"), "output");
   output.square().sum().backward();
   expect_golden(peft, golden, folder / "adapter", 2);

@@ -122,18 +122,18 @@ class PickledAdapters : public testing::Test {
     nn::Linear fc = register_module("fc", nn::Linear(6, 3));
   };
   const LoraConfig config_ = LoraConfig(4).target_modules({"fc"});
-  const std::shared_ptr<Net> model_ = std::make_shared<Net>();
+  const std::shared_ptr<Net> model_ = test::make_module<Net>();
   const fs::path folder_ = fs::path(testing::TempDir()) / "pickled_adapters";
 };
 
 TEST_F(PickledAdapters, TensorsAreRead) {
   auto peft = load(archive(pickle()));
   const auto A = peft.state_dict()["base_model.model.fc.lora_A.weight"];
-  EXPECT_TRUE(A.equal(torch::arange(24.0).view({4, 6})));
+  EXPECT_TRUE(A.equal(test::arange(24.0).view({4, 6})));
   peft.unload();
   peft = load(archive(pickle({24, 0, {4, 6}, {1, 4}}))); // transposed
   EXPECT_TRUE(peft.state_dict()["base_model.model.fc.lora_A.weight"].equal(
-      torch::arange(24.0).view({6, 4}).t()));
+      test::arange(24.0).view({6, 4}).t()));
 }
 
 TEST_F(PickledAdapters, NoSizeInThePickleIsTrusted) {

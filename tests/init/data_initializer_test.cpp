@@ -36,11 +36,11 @@ LoraConfig config_of(const std::string& name) {
 class DataInitializerGoldens : public testing::Test {
  protected:
   Tensor golden(const std::string& name) const {
-    return file_.tensor(case_ + "/" + name);
+    return test::on_device(file_.tensor(case_ + "/" + name));
   }
   std::shared_ptr<HolderImpl> start(const std::string& name) {
     case_ = name;
-    return std::make_shared<HolderImpl>(golden("weight"));
+    return test::make_module<HolderImpl>(golden("weight"));
   }
   void compare(
       HolderImpl& model,
@@ -118,12 +118,12 @@ TEST_F(DataInitializerGoldens, LoftqIsThatOfBitsandbytesAndPeft) {
 }
 
 TEST(Preprocess, LeavesNothingOnTheModelAlsoAfterAnError) {
-  auto model = std::make_shared<NetImpl>();
+  auto model = test::make_module<NetImpl>();
   model->eval();
   model->c->train();
   model->b->weight.set_requires_grad(false);
-  model->a->weight.mutable_grad() = torch::ones({12, 16});
-  const auto x = torch::randn({7, 36});
+  model->a->weight.mutable_grad() = test::ones({12, 16});
+  const auto x = test::randn({7, 36});
   const auto check = [&] {
     EXPECT_FALSE(model->is_training());
     EXPECT_FALSE(model->a->is_training());
@@ -131,7 +131,7 @@ TEST(Preprocess, LeavesNothingOnTheModelAlsoAfterAnError) {
     EXPECT_FALSE(model->b->weight.requires_grad());
     EXPECT_TRUE(model->a->bias.requires_grad());
     EXPECT_FALSE(model->c->weight.grad().defined());
-    EXPECT_TRUE(torch::equal(model->a->weight.grad(), torch::ones({12, 16})));
+    EXPECT_TRUE(torch::equal(model->a->weight.grad(), test::ones({12, 16})));
     for (const auto& layer : {model->a, model->b, model->c, model->d}) {
       EXPECT_EQ(layer->redirect_target(), nullptr);
     }
@@ -169,12 +169,11 @@ TEST(Preprocess, LeavesNothingOnTheModelAlsoAfterAnError) {
       c10::Error);
   check();
   EXPECT_THROW(
-      preprocess_corda(
-          *model, config, [&] { model->a(torch::randn({2, 16})); }),
+      preprocess_corda(*model, config, [&] { model->a(test::randn({2, 16})); }),
       c10::ValueError);
   EXPECT_THROW(
       preprocess_corda(
-          *model, config, [&] { model->forward(torch::zeros({2, 36})); }),
+          *model, config, [&] { model->forward(test::zeros({2, 36})); }),
       c10::ValueError);
   check();
   EXPECT_NO_THROW(get_peft_model(
@@ -182,8 +181,8 @@ TEST(Preprocess, LeavesNothingOnTheModelAlsoAfterAnError) {
 }
 
 TEST(Preprocess, ASecondAdapterIsInitializedOnAnAdaptedModel) {
-  auto model = std::make_shared<NetImpl>();
-  const auto x = torch::randn({40, 36});
+  auto model = test::make_module<NetImpl>();
+  const auto x = test::randn({40, 36});
   auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"a"}));
   auto config = LoraConfig(2).target_modules({"c"}).init_lora_weights("corda");
   const auto options = InjectOptions().init_statistics(
@@ -208,7 +207,7 @@ TEST(Preprocess, ASecondAdapterIsInitializedOnAnAdaptedModel) {
 }
 
 TEST(DataInitializers, WhatTheyNeedIsSaid) {
-  auto model = std::make_shared<NetImpl>();
+  auto model = test::make_module<NetImpl>();
   const auto adapt = [&](LoraConfig config) {
     return refusal(
         [&] { get_peft_model(*model, config.target_modules({"c"})); });
@@ -245,7 +244,7 @@ TEST(DataInitializers, WhatTheyNeedIsSaid) {
                     .lora_ga_config(LoraGAConfig());
   const auto options =
       InjectOptions().init_statistics(preprocess_loraga(*model, config, [&] {
-        model->forward(torch::randn({3, 36})).sum().backward();
+        model->forward(test::randn({3, 36})).sum().backward();
       }));
   has(refusal([&] { get_peft_model(*model, config, "default", options); }),
       "2 r <=");
@@ -255,7 +254,7 @@ TEST(DataInitializers, WhatTheyNeedIsSaid) {
 }
 
 TEST(DataInitializers, ProgressIsTold) {
-  auto model = std::make_shared<NetImpl>();
+  auto model = test::make_module<NetImpl>();
   std::vector<std::string> told;
   const auto peft = get_peft_model(
       *model,

@@ -28,7 +28,7 @@ struct HolderImpl : torch::nn::Module {
 class InitializerGoldens : public testing::TestWithParam<const char*> {
  protected:
   Tensor golden(const std::string& name) const {
-    return file_.tensor(std::string(GetParam()) + "/" + name);
+    return test::on_device(file_.tensor(std::string(GetParam()) + "/" + name));
   }
   io::SafetensorsFile file_{
       std::filesystem::path(TORCHLORA_TEST_DATA) / "lora" /
@@ -36,7 +36,7 @@ class InitializerGoldens : public testing::TestWithParam<const char*> {
 };
 
 TEST_P(InitializerGoldens, FactorsAndResidualAreThoseOfPeft) {
-  auto model = std::make_shared<HolderImpl>(
+  auto model = test::make_module<HolderImpl>(
       nn::LinearImpl::from_weight(golden("weight").clone()));
   torch::manual_seed(5);
   auto peft = get_peft_model(
@@ -79,7 +79,7 @@ TYPED_TEST(InitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
         continue;
       }
       torch::manual_seed(3);
-      auto model = std::make_shared<test::PairImpl<TypeParam>>();
+      auto model = test::make_module<test::PairImpl<TypeParam>>();
       const auto x = this->x_;
       torch::NoGradGuard no_grad;
       const auto before = model->forward(x);
@@ -110,9 +110,9 @@ TYPED_TEST(InitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
 TEST(LeadingTriplets, AreThoseOfAWholeDecomposition) {
   torch::manual_seed(0);
   const int64_t m = 300, n = 260, r = 8;
-  const auto U = std::get<0>(at::linalg_qr(torch::randn({m, n})));
-  const auto V = std::get<0>(at::linalg_qr(torch::randn({n, n})));
-  const auto k = torch::arange(1, n + 1, torch::kFloat);
+  const auto U = std::get<0>(at::linalg_qr(test::randn({m, n})));
+  const auto V = std::get<0>(at::linalg_qr(test::randn({n, n})));
+  const auto k = test::arange(1, n + 1, torch::kFloat);
   for (const double power : {0.5, 0.0}) { // 0: flat, no part is leading
     const auto W = at::mm(U * k.pow(-power), V.t());
     const auto [u, s, v] = init::leading_triplets(W, r);
@@ -125,17 +125,17 @@ TEST(LeadingTriplets, AreThoseOfAWholeDecomposition) {
       EXPECT_LT(
           ((BA - expected).norm() / expected.norm()).item<double>(), 1e-5);
     }
-    EXPECT_LT(difference(at::mm(u.t(), u), torch::eye(r)), 1e-5);
+    EXPECT_LT(difference(at::mm(u.t(), u), test::eye(r)), 1e-5);
 
     const auto last = init::last_triplets(W, r);
     EXPECT_LT(difference(last.S, k.narrow(0, n - r, r).pow(-power)), 1e-5);
     EXPECT_LT(difference(at::mm(W, last.V), last.U * last.S), 1e-5);
-    EXPECT_LT(difference(at::mm(last.V.t(), last.V), torch::eye(r)), 1e-4);
+    EXPECT_LT(difference(at::mm(last.V.t(), last.V), test::eye(r)), 1e-4);
   }
 }
 
 TEST(Initializers, WhatTheyNeedIsSaid) {
-  auto model = std::make_shared<HolderImpl>(nn::Linear(6, 5));
+  auto model = test::make_module<HolderImpl>(nn::Linear(6, 5));
   const auto refusal = [&](int64_t r, const char* name) {
     return torchlora::refusal(
         *model,
@@ -152,7 +152,7 @@ TEST(Initializers, WhatTheyNeedIsSaid) {
 
 TEST(Initializers, UnloadingWithoutAMergeSaysThatTheBaseIsTheResidual) {
   Warnings warnings;
-  auto model = std::make_shared<HolderImpl>(nn::Linear(6, 5));
+  auto model = test::make_module<HolderImpl>(nn::Linear(6, 5));
   const auto config = LoraConfig(2).target_modules({"layer"});
   get_peft_model(*model, config).unload();
   get_peft_model(*model, LoraConfig(config).init_lora_weights("olora"))
@@ -170,7 +170,7 @@ TEST(Initializers, AnErrorOnALaterLayerLeavesTheWeightsAlone) {
       register_module("b", nn::Linear(8, 2));
     }
   };
-  auto model = std::make_shared<TwoImpl>();
+  auto model = test::make_module<TwoImpl>();
   const auto before = model->parameters()[0].clone();
   EXPECT_THROW(
       get_peft_model(
@@ -183,11 +183,11 @@ TEST(Initializers, AnErrorOnALaterLayerLeavesTheWeightsAlone) {
 // Its singular values are zeros, by which nothing may be divided.
 TEST(Initializers, AWeightOfZerosGetsFiniteFactors) {
   torch::manual_seed(3);
-  const auto x = torch::randn({20, 8});
+  const auto x = test::randn({20, 8});
   for (const bool all : {true, false}) {
     for (const char* name :
          {"olora", "pissa", "pissa_niter_4", "mica", "orthogonal", "corda"}) {
-      auto model = std::make_shared<HolderImpl>(nn::Linear(8, 6));
+      auto model = test::make_module<HolderImpl>(nn::Linear(8, 6));
       {
         torch::NoGradGuard no_grad;
         auto& weight = model->layer->weight;

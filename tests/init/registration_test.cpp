@@ -55,12 +55,12 @@ LoraConfig config(const char* name) {
 }
 
 TEST(RegisteredInitializers, WorkByName) {
-  auto model = std::make_shared<HolderImpl>();
+  auto model = test::make_module<HolderImpl>();
   const auto peft = get_peft_model(*model, config("test_ones"));
   const auto layer = peft.layers().at(0).second;
   const auto* adapter = layer->find_adapter("default");
-  EXPECT_TRUE(torch::equal(adapter->lora_A->weight, torch::ones({2, 6})));
-  EXPECT_TRUE(torch::equal(adapter->lora_B->weight, torch::zeros({5, 2})));
+  EXPECT_TRUE(torch::equal(adapter->lora_A->weight, test::ones({2, 6})));
+  EXPECT_TRUE(torch::equal(adapter->lora_B->weight, test::zeros({5, 2})));
   EXPECT_TRUE(adapter->lora_B->weight.requires_grad());
   EXPECT_EQ(peft.peft_config().init_lora_weights().name(), "test_ones");
   EXPECT_TRUE(init::is_unknown_to_peft("test_ones"));
@@ -69,13 +69,13 @@ TEST(RegisteredInitializers, WorkByName) {
 }
 
 TEST(RegisteredInitializers, TheirTraitsCount) {
-  auto model = std::make_shared<HolderImpl>();
+  auto model = test::make_module<HolderImpl>();
   const auto peft = get_peft_model(*model, config("test_bias").lora_bias(true));
   const auto* adapter = peft.layers().at(0).second->find_adapter("default");
-  EXPECT_TRUE(torch::equal(adapter->lora_B->bias, torch::full({5}, 3.0F)));
+  EXPECT_TRUE(torch::equal(adapter->lora_B->bias, test::full({5}, 3.0F)));
   EXPECT_FALSE(adapter->lora_B->weight.requires_grad());
 
-  auto other = std::make_shared<HolderImpl>();
+  auto other = test::make_module<HolderImpl>();
   const auto before = other->layer->weight.clone();
   for (const auto& bad :
        {config("test_ones").lora_bias(true),
@@ -100,7 +100,7 @@ TEST(RegisteredInitializers, ANameIsTakenOnce) {
 }
 
 TEST(RegisteredInitializers, AnUnknownNameListsThem) {
-  auto model = std::make_shared<HolderImpl>();
+  auto model = test::make_module<HolderImpl>();
   const auto text =
       refusal([&] { get_peft_model(*model, config("test_other")); });
   EXPECT_NE(text.find("\"test_other\""), std::string::npos) << text;

@@ -37,7 +37,7 @@ struct AnyLayer {
 
 template <class Impl, class... Args>
 AnyLayer make_layer(const Args&... args) {
-  const auto module = std::make_shared<Impl>(args...);
+  const auto module = test::make_module<Impl>(args...);
   return {module, [module](const at::Tensor& x) { return module->forward(x); }};
 }
 
@@ -74,8 +74,8 @@ struct LayerEntry {
 template <class Impl, class PlainImpl>
 DrawnLayer draw_linear(Draw& draw) {
   const auto in = draw(2, 13), out = draw(2, 13);
-  const auto x = draw.flip() ? torch::randn({draw(1, 5), in})
-                             : torch::randn({draw(1, 4), draw(1, 3), in});
+  const auto x = draw.flip() ? test::randn({draw(1, 5), in})
+                             : test::randn({draw(1, 4), draw(1, 3), in});
   return {
       [=] { return make_layer<Impl>(in, out); },
       [=] { return make_layer<PlainImpl>(in, out); },
@@ -86,7 +86,7 @@ DrawnLayer draw_linear(Draw& draw) {
 struct PlainClippableImpl : nn::ClippableLinearImpl {
   PlainClippableImpl(int64_t in, int64_t out)
       : ClippableLinearImpl(in, out),
-        added_bias(register_parameter("added_bias", torch::zeros({out}))) {}
+        added_bias(register_parameter("added_bias", test::zeros({out}))) {}
   at::Tensor forward(const at::Tensor& x) {
     return clamp_output(at::linear(clamp_input(x), linear->weight, added_bias));
   }
@@ -129,7 +129,7 @@ DrawnLayer draw_embedding(Draw& draw) {
     return layer;
   };
   const auto plain = [=] {
-    const auto table = std::make_shared<torch::nn::EmbeddingImpl>(rows, dim);
+    const auto table = test::make_module<torch::nn::EmbeddingImpl>(rows, dim);
     return AnyLayer{
         table, [=](const at::Tensor& x) {
           auto found = at::embedding(table->weight, x) * scale;
@@ -140,7 +140,7 @@ DrawnLayer draw_embedding(Draw& draw) {
           return found * at::where(norm > 1.5, 1.5 / (norm + 1e-7), 1.0);
         }};
   };
-  return {adapted, plain, torch::randint(1, rows, {draw(1, 5), draw(1, 3)})};
+  return {adapted, plain, test::randint(1, rows, {draw(1, 5), draw(1, 3)})};
 }
 
 inline DrawnLayer draw_bag(Draw& draw) {
@@ -155,7 +155,7 @@ inline DrawnLayer draw_bag(Draw& draw) {
         return make_layer<torch::nn::EmbeddingBagImpl>(own.sparse(sparse));
       },
       [=] { return make_layer<torch::nn::EmbeddingBagImpl>(options); },
-      torch::randint(0, rows, {draw(1, 5), draw(1, 4)})};
+      test::randint(0, rows, {draw(1, 5), draw(1, 4)})};
 }
 
 template <size_t D>
@@ -164,7 +164,7 @@ at::Tensor draw_image(Draw& draw, int64_t channels) {
   for (size_t i = 0; i < D; ++i) {
     sizes.push_back(draw(5, 7));
   }
-  return torch::randn(sizes, torch::kDouble);
+  return test::randn(sizes, torch::kDouble);
 }
 
 template <size_t D, class Impl, class PlainImpl>
@@ -215,7 +215,7 @@ inline DrawnLayer draw_bilinear(Draw& draw) {
   const auto in1 = draw(2, 6), in2 = draw(2, 6), out = draw(2, 8);
   const auto make = [=] {
     const auto module =
-        std::make_shared<torch::nn::BilinearImpl>(in1, in2, out);
+        test::make_module<torch::nn::BilinearImpl>(in1, in2, out);
     return AnyLayer{module, [=](const at::Tensor& x) {
                       return module->forward(
                           x.narrow(-1, 0, in1), x.narrow(-1, in1, in2));
@@ -224,12 +224,12 @@ inline DrawnLayer draw_bilinear(Draw& draw) {
   return {
       make,
       make,
-      torch::randn({draw(1, 4), draw(1, 3), in1 + in2}, torch::kDouble)};
+      test::randn({draw(1, 4), draw(1, 3), in1 + in2}, torch::kDouble)};
 }
 
 template <class Impl>
 AnyLayer make_attention(int64_t embed_dim, int64_t heads) {
-  const auto module = std::make_shared<Impl>(embed_dim, heads);
+  const auto module = test::make_module<Impl>(embed_dim, heads);
   return {module, [module](const at::Tensor& x) {
             return std::get<0>(module->forward(x, x, x));
           }};
@@ -245,7 +245,7 @@ DrawnLayer draw_attention(Draw& draw) {
         return make_attention<torch::nn::MultiheadAttentionImpl>(
             embed_dim, heads);
       },
-      torch::randn({draw(1, 5), draw(1, 3), embed_dim}, torch::kDouble)};
+      test::randn({draw(1, 5), draw(1, 3), embed_dim}, torch::kDouble)};
 }
 
 /// Experts that take the rows in turn.
@@ -254,12 +254,12 @@ struct DrawnExpertsImpl : torch::nn::Module, nn::StackedExperts {
       : StackedExperts(transposed),
         weight(register_parameter(
             "weight",
-            torch::randn(
+            test::randn(
                 transposed ? at::IntArrayRef{experts, in, out}
                            : at::IntArrayRef{experts, out, in}))) {}
   at::Tensor forward(const at::Tensor& x) {
     const auto experts = weight.size(0);
-    const auto ids = torch::arange(x.size(0)).remainder(experts);
+    const auto ids = test::arange(x.size(0)).remainder(experts);
     const auto [order, counts] = nn::sort_by_expert(ids, experts);
     return expert_linear("weight", x.index_select(0, order), counts)
         .index_select(0, order.argsort());
@@ -275,15 +275,15 @@ inline DrawnLayer draw_experts(Draw& draw) {
   };
   const auto plain = [=] {
     const auto module =
-        std::make_shared<DrawnExpertsImpl>(experts, in, out, transposed);
+        test::make_module<DrawnExpertsImpl>(experts, in, out, transposed);
     return AnyLayer{
         module, [=](const at::Tensor& x) {
-          const auto ids = torch::arange(x.size(0)).remainder(experts);
+          const auto ids = test::arange(x.size(0)).remainder(experts);
           const auto own = module->weight.index({ids});
           return at::einsum(transposed ? "tio,ti->to" : "toi,ti->to", {own, x});
         }};
   };
-  return {make, plain, torch::randn({draw(1, 9), in}, torch::kDouble)};
+  return {make, plain, test::randn({draw(1, 9), in}, torch::kDouble)};
 }
 
 inline std::vector<LayerEntry> layer_entries() {

@@ -24,7 +24,7 @@ struct ComplexCase {
 
 std::vector<ComplexCase> complex_cases() {
   const auto randn = [](at::IntArrayRef sizes) {
-    return torch::randn(sizes, torch::kComplexDouble);
+    return test::randn(sizes, torch::kComplexDouble);
   };
   auto unclipped = nn::ClippableLinearOptions(5, 4).use_clipped_linears(false);
   std::vector<ComplexCase> cases{
@@ -180,7 +180,7 @@ TEST(ComplexWeights, SavedModulesAndBiasesTrain) {
   const auto model = std::make_shared<torch::nn::Module>("Model");
   model->register_module("layer", nn::Linear(5, 4));
   const auto head = model->register_module(
-      "head", std::make_shared<torch::nn::LinearImpl>(4, 3));
+      "head", test::make_module<torch::nn::LinearImpl>(4, 3));
   model->to(torch::kComplexFloat);
   auto peft = get_peft_model(
       *model,

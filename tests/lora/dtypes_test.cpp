@@ -51,7 +51,7 @@ TEST(Dtypes, WeightsThatAreNoNumbersToTrainAreRefusedByName) {
       layers.push_back(torch::nn::Embedding(4, 4).ptr());
     }
     for (const auto& layer : layers) {
-      const auto model = std::make_shared<TwoLayers>(layer);
+      const auto model = test::make_module<TwoLayers>(layer);
       model->cast_weight(dtype);
       for (const auto& config :
            {LoraConfig(2), LoraConfig(2).init_lora_weights("pissa")}) {
@@ -68,7 +68,7 @@ TEST(Dtypes, WeightsThatAreNoNumbersToTrainAreRefusedByName) {
 }
 
 TEST(Dtypes, SavedModulesAndTokenRowsAreRefusedByName) {
-  const auto model = std::make_shared<TwoLayers>(nn::Linear(4, 4).ptr());
+  const auto model = test::make_module<TwoLayers>(nn::Linear(4, 4).ptr());
   model->cast_weight(at::kChar);
   const auto said = refusal(
       *model,
@@ -76,7 +76,7 @@ TEST(Dtypes, SavedModulesAndTokenRowsAreRefusedByName) {
   EXPECT_NE(said.find("second.weight"), std::string::npos) << said;
   EXPECT_NE(said.find("Char"), std::string::npos) << said;
 
-  const auto tokens = std::make_shared<TwoLayers>(nn::Embedding(4, 4).ptr());
+  const auto tokens = test::make_module<TwoLayers>(nn::Embedding(4, 4).ptr());
   tokens->cast_weight(at::kChar);
   const auto rows = refusal(
       *tokens,
@@ -87,7 +87,7 @@ TEST(Dtypes, SavedModulesAndTokenRowsAreRefusedByName) {
 }
 
 TEST(Dtypes, IntegersInAnAdapterFileAreNoFactors) {
-  const auto model = std::make_shared<TwoLayers>(nn::Linear(4, 4).ptr());
+  const auto model = test::make_module<TwoLayers>(nn::Linear(4, 4).ptr());
   auto peft =
       get_peft_model(*model, LoraConfig(2).target_modules({"first", "second"}));
   const auto folder = fs::path(testing::TempDir()) / "integer_adapter";

@@ -33,76 +33,76 @@ AnyLayer make_empty(at::IntArrayRef weight, int64_t bias, const Args&... args) {
   auto layer = make_layer<Impl>(args...);
   for (auto& item : layer.module->named_parameters()) {
     item.value().set_data(
-        item.value().dim() == 1 ? torch::randn({bias}) : torch::randn(weight));
+        item.value().dim() == 1 ? test::randn({bias}) : test::randn(weight));
   }
   return layer;
 }
 
 std::vector<EmptyCase> empty_cases() {
-  const auto none = torch::empty({2, 0}, torch::kLong);
+  const auto none = test::empty({2, 0}, torch::kLong);
   std::vector<EmptyCase> cases{
       {"Linear, no outputs",
        make_empty<nn::LinearImpl>({0, 8}, 0, 8, 1),
-       torch::randn({3, 8}),
+       test::randn({3, 8}),
        true},
       {"Linear, no inputs",
        make_empty<nn::LinearImpl>({5, 0}, 5, 1, 5),
-       torch::randn({3, 0}),
+       test::randn({3, 0}),
        true},
       {"Linear, neither, one row",
        make_empty<nn::LinearImpl>({0, 0}, 0, 1, 1),
-       torch::randn({0}),
+       test::randn({0}),
        true},
       {"Linear, no rows",
        make_layer<nn::LinearImpl>(8, 5),
-       torch::randn({2, 0, 8}),
+       test::randn({2, 0, 8}),
        true},
       {"ClippableLinear, no rows",
        make_layer<nn::ClippableLinearImpl>(8, 5),
-       torch::randn({0, 8}),
+       test::randn({0, 8}),
        true},
       {"Conv2d, no batch",
        make_layer<nn::Conv2dImpl>(2, 3, 2),
-       torch::randn({0, 2, 4, 4})},
+       test::randn({0, 2, 4, 4})},
       {"Embedding, no indices", make_layer<nn::EmbeddingImpl>(6, 4), none},
       {"Embedding, no rows",
        make_empty<nn::EmbeddingImpl>({0, 4}, 0, 1, 4),
        none},
       {"Embedding, no features",
        make_empty<nn::EmbeddingImpl>({6, 0}, 0, 6, 1),
-       torch::tensor({{1, 2}})},
+       test::tensor({{1, 2}})},
       {"Attention, no batch",
        make_attention<nn::MultiheadAttentionImpl>(6, 2),
-       torch::randn({3, 0, 6})},
+       test::randn({3, 0, 6})},
       {"Experts, no rows",
        make_layer<DrawnExpertsImpl>(2, 5, 4, false),
-       torch::randn({0, 5})},
+       test::randn({0, 5})},
       {"Experts, no inputs",
        make_layer<DrawnExpertsImpl>(2, 0, 4, true),
-       torch::randn({3, 0})},
+       test::randn({3, 0})},
       {"Experts, no outputs",
        make_layer<DrawnExpertsImpl>(2, 5, 0, false),
-       torch::randn({3, 5})}};
+       test::randn({3, 5})}};
   if (has_weight_overlay()) {
     cases.insert(
         cases.end(),
         {{"torch::nn::Linear, no outputs",
           make_empty<torch::nn::LinearImpl>({0, 8}, 0, 8, 1),
-          torch::randn({3, 8}),
+          test::randn({3, 8}),
           true},
          {"torch::nn::Linear, no inputs",
           make_empty<torch::nn::LinearImpl>({5, 0}, 5, 1, 5),
-          torch::randn({3, 0}),
+          test::randn({3, 0}),
           true},
          {"torch::nn::Embedding, no indices",
           make_layer<torch::nn::EmbeddingImpl>(6, 4),
           none},
          {"torch::nn::Conv1d, no batch",
           make_layer<torch::nn::Conv1dImpl>(2, 3, 2),
-          torch::randn({0, 2, 4})},
+          test::randn({0, 2, 4})},
          {"torch::nn::ConvTranspose1d, no batch",
           make_layer<torch::nn::ConvTranspose1dImpl>(2, 3, 2),
-          torch::randn({0, 2, 4})}});
+          test::randn({0, 2, 4})}});
   }
   return cases;
 }
@@ -173,14 +173,14 @@ TEST(Empty, LayersComputeWhatThePlainOnesDo) {
 TEST(Empty, UpcastProductsOverNothingAreZero) {
   nn::set_compute_route(nn::ComputeRoute::kUpcast);
   const auto ones = [](at::IntArrayRef sizes) {
-    return torch::ones(sizes, torch::kBFloat16);
+    return test::ones(sizes, torch::kBFloat16);
   };
   EXPECT_TRUE(torch::equal(
       nn::linear(ones({2, 0}), ones({3, 0})),
-      torch::zeros({2, 3}, torch::kBFloat16)));
+      test::zeros({2, 3}, torch::kBFloat16)));
   EXPECT_TRUE(torch::equal(
       nn::linear_backward_input(ones({2, 0}), ones({0, 3})),
-      torch::zeros({2, 3}, torch::kBFloat16)));
+      test::zeros({2, 3}, torch::kBFloat16)));
   nn::set_compute_route(std::nullopt);
 }
 
@@ -193,10 +193,10 @@ struct Chain : torch::nn::Module {
 // A batch may give a module no rows; all batches together may not.
 TEST(Empty, AModuleThatGotNoRowsIsNamed) {
   torch::manual_seed(9);
-  const auto model = std::make_shared<Chain>();
+  const auto model = test::make_module<Chain>();
   const auto corda =
       LoraConfig(2).init_lora_weights("corda").target_modules({"a", "b", "c"});
-  const auto x = torch::randn({6, 4});
+  const auto x = test::randn({6, 4});
   const auto said = refusal([&] {
     preprocess_corda(*model, corda, [&] {
       model->a(x);

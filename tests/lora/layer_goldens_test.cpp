@@ -31,21 +31,21 @@ struct HolderImpl : torch::nn::Module {
 
 std::shared_ptr<HolderImpl> make_model(const std::string& type) {
   if (type == "linear") {
-    return std::make_shared<HolderImpl>(nn::Linear(12, 10));
+    return test::make_module<HolderImpl>(nn::Linear(12, 10));
   }
   if (type == "embedding") {
-    return std::make_shared<HolderImpl>(
+    return test::make_module<HolderImpl>(
         nn::Embedding(torch::nn::EmbeddingOptions(20, 8).padding_idx(3)));
   }
   if (type == "conv1d") {
-    return std::make_shared<HolderImpl>(
+    return test::make_module<HolderImpl>(
         nn::Conv1d(torch::nn::Conv1dOptions(3, 6, 3).stride(2).padding(1)));
   }
   if (type == "conv2d") {
-    return std::make_shared<HolderImpl>(nn::Conv2d(
+    return test::make_module<HolderImpl>(nn::Conv2d(
         torch::nn::Conv2dOptions(3, 6, {3, 2}).stride({1, 2}).padding({1, 0})));
   }
-  return std::make_shared<HolderImpl>(
+  return test::make_module<HolderImpl>(
       nn::Conv3d(torch::nn::Conv3dOptions(2, 4, {2, 3, 2}).padding({0, 1, 0})));
 }
 

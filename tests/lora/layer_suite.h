@@ -1,5 +1,6 @@
 #pragma once
 
+#include "device/device.h"
 #include "lora/overlay/unmodified_types.h"
 
 namespace torchlora::test {
@@ -56,7 +57,7 @@ class LayerSuite : public testing::Test {
  protected:
   explicit LayerSuite(uint64_t seed) {
     torch::manual_seed(seed);
-    model_ = std::make_shared<PairImpl<Type>>();
+    model_ = test::make_module<PairImpl<Type>>();
     x_ = Type::input();
   }
   void SetUp() override {
@@ -78,6 +79,10 @@ class LayerSuite : public testing::Test {
   at::Tensor run() {
     torch::NoGradGuard no_grad;
     return model_->forward(x_);
+  }
+  /// How far two runs of the same function may be apart.
+  static double rounding() {
+    return test_device().is_cpu() ? 1e-6 : 1e-5;
   }
   static double difference(const at::Tensor& a, const at::Tensor& b) {
     return torchlora::difference(a, b);

@@ -61,7 +61,7 @@ struct LinearType : LayerType {
     return Layer(12, 10);
   }
   static at::Tensor input() {
-    return torch::randn({4, 3, 12});
+    return test::randn({4, 3, 12});
   }
 };
 
@@ -80,7 +80,7 @@ struct ClippableLinearType : LayerType {
     return layer;
   }
   static at::Tensor input() {
-    return torch::randn({4, 3, 12});
+    return test::randn({4, 3, 12});
   }
 };
 
@@ -101,7 +101,7 @@ struct EmbeddingType : LayerType {
     return layer;
   }
   static at::Tensor input() {
-    return torch::randint(3, 11, {4, 3}); // the row of padding has no gradient
+    return test::randint(3, 11, {4, 3}); // the row of padding has no gradient
   }
 };
 
@@ -125,7 +125,7 @@ struct Conv1dType : ConvType {
     return Layer(options());
   }
   static at::Tensor input() {
-    return torch::randn({4, 5, 9});
+    return test::randn({4, 5, 9});
   }
 };
 
@@ -138,7 +138,7 @@ struct Conv2dType : ConvType {
                      .padding_mode(torch::kCircular));
   }
   static at::Tensor input() {
-    return torch::randn({2, 5, 6, 7});
+    return test::randn({2, 5, 6, 7});
   }
 };
 
@@ -153,7 +153,7 @@ struct Conv3dType : ConvType {
     return Layer(options());
   }
   static at::Tensor input() {
-    return torch::randn({2, 5, 3, 4, 5});
+    return test::randn({2, 5, 3, 4, 5});
   }
 };
 
@@ -167,7 +167,7 @@ struct GroupedConvType : ConvType {
                      .padding_mode(torch::kReflect));
   }
   static at::Tensor input() {
-    return torch::randn({4, 6, 9});
+    return test::randn({4, 6, 9});
   }
 };
 
@@ -208,7 +208,7 @@ struct AttentionType : LayerType {
     return Layer(12, 3);
   }
   static at::Tensor input() {
-    return torch::randn({4, 3, 12});
+    return test::randn({4, 3, 12});
   }
 };
 
@@ -219,8 +219,8 @@ struct TransposedLinearModule : torch::nn::Cloneable<TransposedLinearModule> {
     TransposedLinearModule::reset();
   }
   void reset() override {
-    weight = register_parameter("weight", torch::randn({in_, out_}).mul_(0.3));
-    bias = register_parameter("bias", torch::randn({out_}).mul_(0.3));
+    weight = register_parameter("weight", test::randn({in_, out_}).mul_(0.3));
+    bias = register_parameter("bias", test::randn({out_}).mul_(0.3));
   }
   at::Tensor forward(const at::Tensor& x) {
     return at::linear(x, weight.t(), bias);
@@ -252,7 +252,7 @@ struct TransposedLinearType : LayerType {
     return Layer(12, 10);
   }
   static at::Tensor input() {
-    return torch::randn({4, 3, 12});
+    return test::randn({4, 3, 12});
   }
 };
 
@@ -266,13 +266,14 @@ struct ExpertsInTurnImpl : torch::nn::Cloneable<ExpertsInTurnImpl>,
   void reset() override {
     weight = register_parameter(
         "weight",
-        torch::randn(
+        test::randn(
             is_transposed() ? at::IntArrayRef{3, 12, 10}
                             : at::IntArrayRef{3, 10, 12})
             .mul_(0.3));
   }
   static at::Tensor experts_of(const at::Tensor& rows) {
-    return torch::arange(rows.size(0)).remainder(3);
+    return torch::arange(rows.size(0), rows.options().dtype(at::kLong))
+        .remainder(3);
   }
   at::Tensor forward(const at::Tensor& x) {
     const auto rows = x.flatten(0, 1);
@@ -320,7 +321,7 @@ struct ExpertsType : LayerType {
     return Layer(is_transposed);
   }
   static at::Tensor input() {
-    return torch::randn({4, 3, 12});
+    return test::randn({4, 3, 12});
   }
 };
 

@@ -23,7 +23,7 @@ struct ForeignConvImpl : torch::nn::Module {
   Tensor forward(const Tensor& x) {
     return at::conv1d(x, kernel, {}, 1, 1, 1, /*groups=*/2);
   }
-  Tensor kernel = register_parameter("kernel", torch::randn({6, 2, 3}));
+  Tensor kernel = register_parameter("kernel", test::randn({6, 2, 3}));
 };
 TORCH_MODULE(ForeignConv);
 
@@ -43,7 +43,7 @@ TEST(OwnLayers, AGroupedConvolutionOfTheUsersIsAdaptedAsOne) {
   for (auto& parameter : peft.trainable_parameters()) {
     parameter.normal_();
   }
-  const auto x = torch::randn({2, 4, 7});
+  const auto x = test::randn({2, 4, 7});
   const auto adapted = conv(x);
   peft.merge_and_unload();
   EXPECT_LT(difference(conv(x), adapted), 1e-5);
@@ -107,7 +107,7 @@ TEST(OwnLayers, AScaleChangesAllActiveAdaptersOrNone) {
 // In half precision the sum is finite in fp32 only.
 TEST(OwnLayers, ASafeMergeJudgesTheDtypeThatIsWritten) {
   auto model = std::make_shared<torch::nn::Module>("Model");
-  nn::Linear fc(4, 3);
+  auto fc = test::on_device(nn::Linear(4, 3));
   model->register_module("fc", fc);
   model->to(torch::kHalf);
   auto peft = get_peft_model(
@@ -153,13 +153,13 @@ TEST(OwnLayers, AnAccessorWhoseMemberIsAnotherTensorIsRefused) {
     Tensor forward(const Tensor& x) {
       return at::linear(x, weight) + at::linear(x, other);
     }
-    Tensor weight = register_parameter("weight", torch::randn({4, 4}));
-    Tensor other = register_parameter("other", torch::randn({4, 4}));
+    Tensor weight = register_parameter("weight", test::randn({4, 4}));
+    Tensor other = register_parameter("other", test::randn({4, 4}));
   };
   LoraRegistry::global().add<TwoImpl, LoraLinear>(
       "Two", [](TwoImpl& m) { return BaseWeight(m.weight).member(m.other); });
   const auto model = std::make_shared<torch::nn::Module>("Model");
-  model->register_module("two", std::make_shared<TwoImpl>());
+  model->register_module("two", test::make_module<TwoImpl>());
   const auto text = refusal(*model, LoraConfig(2).target_modules({"two"}));
   EXPECT_NE(text.find("BaseWeight::member"), std::string::npos) << text;
 }
@@ -176,7 +176,7 @@ TEST(OwnLayers, ARedirectableTypeThatNobodyRegisteredIsTold) {
   };
   const auto model = std::make_shared<torch::nn::Module>("Model");
   model->register_module(
-      "norm", std::make_shared<NormImpl>(torch::nn::LayerNormOptions({4})));
+      "norm", test::make_module<NormImpl>(torch::nn::LayerNormOptions({4})));
   const auto text = refusal(*model, LoraConfig(2).target_modules({"norm"}));
   EXPECT_NE(text.find("register it"), std::string::npos) << text;
   EXPECT_EQ(text.find("Derive the layer"), std::string::npos) << text;

@@ -62,8 +62,8 @@ class AllOrNothing : public testing::Test {
  protected:
   AllOrNothing() {
     torch::manual_seed(11);
-    model_ = std::make_shared<NetImpl>();
-    ids_ = torch::randint(0, 9, {3, 4});
+    model_ = test::make_module<NetImpl>();
+    ids_ = test::randint(0, 9, {3, 4});
   }
 
   Tensor run() {
@@ -260,9 +260,9 @@ class UnwritableWeight : public testing::TestWithParam<Broken> {
     Layer second(5, 5);
     result->register_module("second", second);
     if (GetParam() == Broken::kExpanded) {
-      second->weight.set_data(torch::randn({1, 5}).expand({5, 5}));
+      second->weight.set_data(test::randn({1, 5}).expand({5, 5}));
     } else if (GetParam() == Broken::kOverlapping) {
-      second->weight.set_data(torch::randn({9}).as_strided({5, 5}, {1, 1}));
+      second->weight.set_data(test::randn({9}).as_strided({5, 5}, {1, 1}));
     }
     return result;
   }
@@ -298,7 +298,7 @@ TEST_P(UnwritableWeight, IsRefusedBeforeAnotherLayerIsMerged) {
 }
 
 TEST_P(UnwritableWeight, IsRefusedBeforeATableIsMerged) {
-  nn::Embedding first(5, 5);
+  auto first = test::on_device(nn::Embedding(5, 5));
   const auto net = model(first);
   const auto before = first->weight.detach().clone();
   auto peft = get_peft_model(
@@ -330,7 +330,7 @@ TEST(Unwritable, ALayerThatBecomesSoStaysMergedWithTheOthers) {
           {"first", "second"}));
   peft.merge_adapter();
   const auto merged = first->weight.detach().clone();
-  second->weight.set_data(torch::randn({1, 5}).expand({5, 5}));
+  second->weight.set_data(test::randn({1, 5}).expand({5, 5}));
   EXPECT_NE(refusal([&] { peft.unmerge_adapter(); }), "");
   EXPECT_TRUE(torch::equal(first->weight, merged));
   EXPECT_TRUE(peft.layers()[0].second->merged());
@@ -353,7 +353,7 @@ TEST(Unwritable, WhatCannotBeTrainedIsNoModuleToSave) {
 
 TEST(Unwritable, AParameterThatCannotBeFrozenIsNamed) {
   auto net = std::make_shared<torch::nn::Module>("Model");
-  nn::Linear layer(5, 5);
+  auto layer = test::on_device(nn::Linear(5, 5));
   net->register_module("layer", layer);
   net->register_parameter("computed", layer->weight * 2);
   const auto text = refusal(*net, LoraConfig(2).target_modules({"layer"}));

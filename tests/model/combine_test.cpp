@@ -61,7 +61,7 @@ class WeightedAdapter : public testing::Test {
 
   io::SafetensorsFile file_{
       fs::path(TORCHLORA_TEST_DATA) / "lora" / "combinations.safetensors"};
-  std::shared_ptr<NetImpl> net_ = std::make_shared<NetImpl>();
+  std::shared_ptr<NetImpl> net_ = test::make_module<NetImpl>();
   PeftModel peft_ = get_peft_model(*net_, config("a"), "a");
 };
 
@@ -82,7 +82,8 @@ TEST_F(WeightedAdapter, EveryCombinationIsThatOfPeft) {
     peft_.add_weighted_adapter(
         {"a", "b"}, {0.7, -0.4}, type, CombinationOptions(type).density(0.6));
     for (size_t i = 0; i < 2; ++i) {
-      auto expected = file_.tensor(type + (i == 0 ? "/table" : "/up"));
+      auto expected =
+          test::on_device(file_.tensor(type + (i == 0 ? "/table" : "/up")));
       expected = i == 0 ? expected.t() : expected;
       EXPECT_LT(
           ((update(type, i) - expected).norm() / expected.norm())
@@ -146,7 +147,7 @@ TEST_F(WeightedAdapter, SavesLoadsAndRuns) {
   peft_.add_weighted_adapter({"a", "b"}, {0.5, 0.5}, "mean", {"cat"});
   peft_.set_adapter("mean");
   torch::NoGradGuard no_grad;
-  const auto x = torch::randn({3, 12});
+  const auto x = test::randn({3, 12});
   const auto output = net_->up(x);
   const auto folder = fs::path(testing::TempDir()) / "weighted";
   peft_.save_pretrained(folder, {"mean"});

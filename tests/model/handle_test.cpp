@@ -47,7 +47,7 @@ class Handle : public testing::Test {
     EXPECT_NE(text.find(part), std::string::npos) << text;
   }
 
-  std::shared_ptr<NetImpl> model_ = std::make_shared<NetImpl>();
+  std::shared_ptr<NetImpl> model_ = test::make_module<NetImpl>();
   const fs::path folder_ = fs::path(testing::TempDir()) / "handle";
 };
 
@@ -109,7 +109,7 @@ TEST_F(Handle, RefusesAdapterNamesThatAreNoNames) {
     EXPECT_NE(
         refusal([&] { reduce_intruder_dimension(peft, "default", name); }), "")
         << name;
-    const auto other = std::make_shared<NetImpl>();
+    const auto other = test::make_module<NetImpl>();
     EXPECT_NE(refusal([&] { get_peft_model(*other, config(), name); }), "");
     EXPECT_NE(refusal([&] { inject_adapter(*other, config(), name); }), "");
     EXPECT_NE(

@@ -16,8 +16,8 @@ using at::Tensor;
 /// A user's layer, its weight stored [in, out]: y = x W + b.
 struct TransposedImpl : torch::nn::Module, nn::Redirectable {
   TransposedImpl(int64_t in, int64_t out)
-      : weight(register_parameter("weight", torch::randn({in, out}) * 0.3)),
-        bias(register_parameter("bias", torch::randn({out}))) {}
+      : weight(register_parameter("weight", test::randn({in, out}) * 0.3)),
+        bias(register_parameter("bias", test::randn({out}))) {}
   Tensor forward(const Tensor& x) {
     return redirected_forward(x);
   }
@@ -30,7 +30,7 @@ struct TransposedImpl : torch::nn::Module, nn::Redirectable {
 struct NetImpl : torch::nn::Module {
   NetImpl() {
     first = register_module("first", nn::Linear(6, 5));
-    custom = register_module("custom", std::make_shared<TransposedImpl>(5, 4));
+    custom = register_module("custom", test::make_module<TransposedImpl>(5, 4));
     plain = register_module("plain", torch::nn::Linear(4, 4));
     norm = register_module(
         "norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({4})));
@@ -64,8 +64,8 @@ class Injection : public testing::Test {
  protected:
   Injection() {
     torch::manual_seed(5);
-    model_ = std::make_shared<NetImpl>();
-    x_ = torch::randn({7, 6});
+    model_ = test::make_module<NetImpl>();
+    x_ = test::randn({7, 6});
   }
   Tensor run() {
     torch::NoGradGuard no_grad;
@@ -97,7 +97,7 @@ TEST_F(Injection, AnErrorLeavesTheModelAsItWas) {
 TEST_F(Injection, ATargetThatIsAParameterIsSaidToBeOne) {
   for (const auto* name : {"bare", "block.bare"}) {
     auto block = std::make_shared<torch::nn::Module>("Block");
-    block->register_parameter("bare", torch::ones({3, 3}));
+    block->register_parameter("bare", test::ones({3, 3}));
     auto model = std::make_shared<torch::nn::Module>("Model");
     model->register_module("block", block);
     const auto text = refusal(

@@ -67,8 +67,8 @@ class Interplay : public testing::Test {
     return LoraConfig(2).target_modules(std::move(targets));
   }
 
-  std::shared_ptr<NetImpl> model_ = std::make_shared<NetImpl>();
-  Tensor ids_ = torch::randint(0, 9, {3, 5});
+  std::shared_ptr<NetImpl> model_ = test::make_module<NetImpl>();
+  Tensor ids_ = test::randint(0, 9, {3, 5});
   Tensor base_;
   const fs::path folder_ = fs::path(testing::TempDir()) / "interplay";
 };
@@ -192,10 +192,11 @@ TEST_F(Interplay, AnInitializerDoesNotChangeATiedWeight) {
         "head",
         nn::Linear(torch::nn::LinearOptions(8, 9).bias(false)));
     TiedImpl() {
+      to(test::test_device()); // a tie does not outlive a move
       head->weight.set_data(table->weight);
     }
   };
-  auto model = std::make_shared<TiedImpl>();
+  auto model = test::make_module<TiedImpl>();
   const auto before = model->table->weight.detach().clone();
   for (const char* name : {"pissa", "olora"}) {
     EXPECT_THROW(
@@ -257,7 +258,7 @@ TEST_F(Interplay, BiasesOfModulesThatAreCalledLikeLayersKeepTheirNames) {
         register_module("lora_B", torch::nn::Linear(4, 4));
   };
   auto outer = std::make_shared<torch::nn::Module>("outer");
-  outer->register_module("block", std::make_shared<NamedImpl>());
+  outer->register_module("block", test::make_module<NamedImpl>());
   auto peft = get_peft_model(*outer, config().bias("all"));
   const auto tensors = peft.state_dict();
   for (const char* key :
@@ -279,11 +280,11 @@ TEST_F(Interplay, ATableOfTwoFilesIsBothAdapters) {
   {
     const io::SafetensorsFile file(weights);
     for (const auto& key : file.keys()) {
-      tensors.emplace_back(key, file.tensor(key).clone());
+      tensors.emplace_back(key, test::on_device(file.tensor(key)).clone());
     }
   }
   tensors.emplace_back(
-      "base_model.model.table.base_layer.weight", torch::randn({9, 8}));
+      "base_model.model.table.base_layer.weight", test::randn({9, 8}));
   io::save_safetensors(weights, tensors);
   auto loaded = PeftModel::from_pretrained(*model_, folder_, "a");
   model_->to(torch::kDouble);
@@ -308,9 +309,9 @@ TEST_F(Interplay, AWeightThatNoConfigurationAsksForIsUnexpected) {
   const io::SafetensorsFile file(weights);
   std::vector<std::pair<std::string, Tensor>> tensors;
   for (const auto& key : file.keys()) {
-    tensors.emplace_back(key, file.tensor(key).clone());
+    tensors.emplace_back(key, test::on_device(file.tensor(key)).clone());
   }
-  tensors.emplace_back("base_model.model.head.weight", torch::randn({4, 8}));
+  tensors.emplace_back("base_model.model.head.weight", test::randn({4, 8}));
   io::save_safetensors(weights, tensors);
   EXPECT_THROW(PeftModel::from_pretrained(*model_, folder_), DataError);
   auto loaded = PeftModel::from_pretrained(

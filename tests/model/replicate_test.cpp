@@ -31,7 +31,7 @@ struct BlockImpl : torch::nn::Cloneable<BlockImpl> {
     down = register_module("down", nn::Linear(8, 6));
     norm = register_module(
         "norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({6})));
-    shift = register_buffer("shift", torch::zeros({6}));
+    shift = register_buffer("shift", test::zeros({6}));
   }
   Tensor forward(const Tensor& x) {
     return x + down(up(norm(x)).tanh()) + shift;
@@ -44,7 +44,7 @@ struct BlockImpl : torch::nn::Cloneable<BlockImpl> {
 struct InnerImpl : torch::nn::Module {
   explicit InnerImpl(int64_t size) {
     for (int64_t i = 0; i < size; ++i) {
-      layers->push_back(std::make_shared<BlockImpl>());
+      layers->push_back(test::make_module<BlockImpl>());
     }
     register_module("layers", layers);
   }
@@ -60,7 +60,7 @@ struct InnerImpl : torch::nn::Module {
 /// A Llama's names.
 struct NetImpl : torch::nn::Module {
   explicit NetImpl(int64_t size = 4)
-      : model(register_module("model", std::make_shared<InnerImpl>(size))) {}
+      : model(register_module("model", test::make_module<InnerImpl>(size))) {}
   Tensor forward(const Tensor& x) {
     return head(model->forward(x));
   }
@@ -101,9 +101,9 @@ class LayerReplication : public testing::Test {
     EXPECT_TRUE(block(0).up->weight.requires_grad());
   }
 
-  std::shared_ptr<NetImpl> model_ = std::make_shared<NetImpl>();
+  std::shared_ptr<NetImpl> model_ = test::make_module<NetImpl>();
   std::vector<std::string> names_ = model_->named_parameters().keys();
-  Tensor x_ = torch::randn({5, 6});
+  Tensor x_ = test::randn({5, 6});
   Tensor base_ = run();
   const fs::path folder_ = fs::path(testing::TempDir()) / "replication";
 };
@@ -193,7 +193,7 @@ TEST_F(LayerReplication, IsInTheFileOfEveryAdapterAndComesBeforeItIsLoaded) {
       c10::ValueError);
   EXPECT_EQ(model_->model->layers->size(), 6U);
 
-  auto other = std::make_shared<NetImpl>();
+  auto other = test::make_module<NetImpl>();
   {
     torch::NoGradGuard no_grad;
     other->head->weight.copy_(model_->head->weight);
@@ -232,14 +232,14 @@ TEST_F(LayerReplication, AnErrorLeavesTheModelAsItWas) {
   EXPECT_THROW(inject_adapter(*model_, config().r(0)), c10::ValueError);
   expect_as_before();
   fs::remove_all(folder_);
-  auto small = std::make_shared<NetImpl>();
+  auto small = test::make_module<NetImpl>();
   get_peft_model(*small, config().target_modules({"up"}))
       .save_pretrained(folder_);
   std::vector<std::pair<std::string, Tensor>> tensors;
   {
     const io::SafetensorsFile file(folder_ / "adapter_model.safetensors");
     for (const auto& key : file.keys()) {
-      tensors.emplace_back(key, file.tensor(key).clone());
+      tensors.emplace_back(key, test::on_device(file.tensor(key)).clone());
     }
   }
   tensors.pop_back();
@@ -283,15 +283,15 @@ TEST_F(LayerReplication, ModelsThatDoNotAllowItAreToldWhy) {
     EXPECT_NE(text.find(part), std::string::npos) << text;
   };
   expect(why(nullptr, ""), "Could not locate the layers attribute");
-  expect(why(std::make_shared<BlockImpl>(), "blocks"), "Could not locate");
-  expect(why(std::make_shared<FixedImpl>(), "layers"), "cannot be replicated");
-  expect(why(std::make_shared<FixedImpl>(), "layers"), "clone()");
-  expect(why(std::make_shared<ConstructedImpl>(), "h"), "reset()");
-  expect(why(std::make_shared<SlicedImpl>(6, 6), "h"), "Self");
-  auto tied = std::make_shared<BlockImpl>();
-  tied->up->weight = torch::randn({8, 6});
+  expect(why(test::make_module<BlockImpl>(), "blocks"), "Could not locate");
+  expect(why(test::make_module<FixedImpl>(), "layers"), "cannot be replicated");
+  expect(why(test::make_module<FixedImpl>(), "layers"), "clone()");
+  expect(why(test::make_module<ConstructedImpl>(), "h"), "reset()");
+  expect(why(test::make_module<SlicedImpl>(6, 6), "h"), "Self");
+  auto tied = test::make_module<BlockImpl>();
+  tied->up->weight = test::randn({8, 6});
   expect(why(tied, "h"), "\"up\" computes with a weight");
-  EXPECT_EQ(why(std::make_shared<BlockImpl>(), "h"), "");
+  EXPECT_EQ(why(test::make_module<BlockImpl>(), "h"), "");
 }
 
 // The adapters are drawn as peft draws them.
@@ -299,7 +299,7 @@ TEST_F(LayerReplication, DrawsNothing) {
   const auto next = [this](const LoraConfig& config) {
     torch::manual_seed(3);
     get_peft_model(*model_, config).unload();
-    return torch::rand({1}).item<float>();
+    return test::rand({1}).item<float>();
   };
   const auto one = config().target_modules({"head"}).layer_replication({});
   const auto expected = next(one);
@@ -313,7 +313,7 @@ TEST_F(LayerReplication, ABertsLayersAreFound) {
   auto encoder = bert->register_module(
       "encoder", std::make_shared<torch::nn::Module>("encoder"));
   torch::nn::ModuleList list;
-  list->push_back(std::make_shared<BlockImpl>());
+  list->push_back(test::make_module<BlockImpl>());
   encoder->register_module("layer", list);
   auto peft = get_peft_model(
       *model, config().layer_replication({{0, 1}, {0, 1}, {0, 1}}));
@@ -324,14 +324,16 @@ TEST_F(LayerReplication, ABertsLayersAreFound) {
 TEST(ReplicationGoldens, AnAdapterOfPeftLoadsAndComputesAsThere) {
   const auto folder = fs::path(TORCHLORA_TEST_DATA) / "lora" / "replication";
   const io::SafetensorsFile reference(folder / "reference.safetensors");
-  auto model = std::make_shared<NetImpl>();
+  auto model = test::make_module<NetImpl>();
   torch::NoGradGuard no_grad;
   for (auto& item : model->named_parameters()) {
     item.value().copy_(reference.tensor("base." + item.key()));
   }
-  const auto x = reference.tensor("x");
+  const auto x = test::on_device(reference.tensor("x"));
   EXPECT_LT(
-      difference(model->forward(x), reference.tensor("base_output")), 1e-5);
+      difference(
+          model->forward(x), test::on_device(reference.tensor("base_output"))),
+      1e-5);
   auto peft = PeftModel::from_pretrained(*model, folder);
   EXPECT_EQ(peft.peft_config().layer_replication(), kRanges);
   const auto expected = reference.tensor("output");
@@ -341,7 +343,9 @@ TEST(ReplicationGoldens, AnAdapterOfPeftLoadsAndComputesAsThere) {
   {
     const auto guard = peft.disable_adapter();
     EXPECT_LT(
-        difference(model->forward(x), reference.tensor("disabled_output")),
+        difference(
+            model->forward(x),
+            test::on_device(reference.tensor("disabled_output"))),
         1e-5 * expected.abs().max().item<double>());
   }
   const auto saved = fs::path(testing::TempDir()) / "replication_saved";

@@ -59,8 +59,8 @@ class SavedModulesTest : public testing::Test {
   static inline const fs::path folder_ =
       fs::path(TORCHLORA_TEST_DATA) / "lora" / "owned";
   io::SafetensorsFile reference_{folder_ / "reference.safetensors"};
-  std::shared_ptr<NetImpl> model_ = std::make_shared<NetImpl>();
-  Tensor ids_ = reference_.tensor("ids");
+  std::shared_ptr<NetImpl> model_ = test::make_module<NetImpl>();
+  Tensor ids_ = test::on_device(reference_.tensor("ids"));
   Tensor base_;
 };
 
@@ -130,14 +130,14 @@ void load_version(const char* version) {
   const auto folder =
       fs::path(TORCHLORA_TEST_DATA) / "lora" / "versions" / version;
   const io::SafetensorsFile reference(folder / "reference.safetensors");
-  auto model = std::make_shared<NetOf<Linear>>();
+  auto model = test::make_module<NetOf<Linear>>();
   torch::NoGradGuard no_grad;
   for (auto& item : model->named_parameters()) {
     item.value().copy_(reference.tensor("base." + item.key()));
   }
   auto peft = PeftModel::from_pretrained(*model, folder);
   const auto expected = reference.tensor("output");
-  const auto ids = reference.tensor("ids");
+  const auto ids = test::on_device(reference.tensor("ids"));
   EXPECT_LT(difference(model->forward(ids), expected), 1e-5);
   const auto saved = fs::path(testing::TempDir()) / "old_version";
   peft.save_pretrained(saved);
@@ -263,7 +263,7 @@ TEST_F(SavedModulesTest, ATiedModuleNeedsConsent) {
       assigned->weight = table->weight;
     }
   };
-  auto model = std::make_shared<TiedImpl>();
+  auto model = test::make_module<TiedImpl>();
   auto tied = config().modules_to_save({"head"});
   EXPECT_THROW(get_peft_model(*model, tied), c10::ValueError);
   EXPECT_TRUE(model->up->weight.requires_grad());
@@ -293,7 +293,7 @@ TEST_F(SavedModulesTest, AreMissedInAFile) {
   std::vector<std::pair<std::string, Tensor>> tensors;
   for (const auto& key : file.keys()) {
     if (!key.ends_with("norm.weight")) {
-      tensors.emplace_back(key, file.tensor(key));
+      tensors.emplace_back(key, test::on_device(file.tensor(key)));
     }
   }
   io::save_safetensors(folder / "adapter_model.safetensors", tensors);

@@ -7,6 +7,8 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
+#include "device/device.h"
+
 namespace torchlora {
 namespace {
 
@@ -22,7 +24,7 @@ class Status : public testing::Test {
   Status() {
     peft_.add_adapter("second", LoraConfig(3).target_modules({"up"}));
   }
-  std::shared_ptr<NetImpl> model_ = std::make_shared<NetImpl>();
+  std::shared_ptr<NetImpl> model_ = test::make_module<NetImpl>();
   PeftModel peft_ =
       get_peft_model(*model_, LoraConfig(2).target_modules({"table", "up"}));
 };
@@ -39,7 +41,9 @@ TEST_F(Status, OfEachLayer) {
   EXPECT_TRUE(layers[1].merged_adapters.empty());
   EXPECT_EQ(layers[1].requires_grad.at("default"), Consistency::kTrue);
   EXPECT_EQ(layers[1].requires_grad.at("second"), Consistency::kFalse);
-  EXPECT_EQ(layers[1].devices.at("second"), Names{"cpu"});
+  EXPECT_EQ(
+      layers[1].devices.at("second"),
+      Names{c10::DeviceTypeName(test::test_device().type(), true)});
 }
 
 TEST_F(Status, OfTheModel) {

@@ -7,6 +7,7 @@
 #include <torchlora/adapter_files/adapter_config.h>
 #include <torchlora/tools/intruders.h>
 
+#include "device/device.h"
 #include "lora/layers/experts_net.h"
 
 namespace torchlora::experts_test {
@@ -16,7 +17,7 @@ namespace fs = std::filesystem;
 
 TEST(TargetParameters, NestAsInPeftInAnyOrderOfTheList) {
   for (const bool reversed : {false, true}) {
-    auto net = std::make_shared<NetImpl>();
+    auto net = test::make_module<NetImpl>();
     auto list = kBoth;
     if (reversed) {
       std::reverse(list.begin(), list.end());
@@ -52,7 +53,7 @@ TEST(TargetParameters, NestAsInPeftInAnyOrderOfTheList) {
     EXPECT_TRUE(net->named_parameters().contains("layer.up_proj"));
     EXPECT_EQ(net->named_children()["layer"], net->layer.ptr());
   }
-  auto net = std::make_shared<NetImpl>();
+  auto net = test::make_module<NetImpl>();
   auto one = get_peft_model(*net, config({"up_proj"}));
   EXPECT_TRUE(
       one.state_dict().contains("base_model.model.layer.lora_A.weight"));
@@ -60,7 +61,7 @@ TEST(TargetParameters, NestAsInPeftInAnyOrderOfTheList) {
 
 TEST(TargetParameters, PatternsGoByTheParametersName) {
   const auto folder = fs::path(testing::TempDir()) / "experts_patterns";
-  auto net = std::make_shared<NetImpl>();
+  auto net = test::make_module<NetImpl>();
   auto peft = get_peft_model(
       *net,
       config()
@@ -77,7 +78,7 @@ TEST(TargetParameters, PatternsGoByTheParametersName) {
 }
 
 TEST(TargetParameters, WhatPeftRefusesIsRefusedByName) {
-  auto net = std::make_shared<NetImpl>();
+  auto net = test::make_module<NetImpl>();
   const std::vector<std::pair<LoraConfig, const char*>> cases{
       {config().lora_dropout(0.1), "lora_dropout"},
       {config().lora_bias(true), "lora_bias"},
@@ -109,14 +110,15 @@ TEST(TargetParameters, WhatPeftRefusesIsRefusedByName) {
   EXPECT_THROW(one.add_adapter("b", config()), c10::ValueError);
   EXPECT_THROW(
       get_peft_model(
-          *std::make_shared<NetImpl>(), config().velora_config(VeloraConfig())),
+          *test::make_module<NetImpl>(),
+          config().velora_config(VeloraConfig())),
       c10::ValueError);
 }
 
 // Deleting the last adapter takes the nesting away.
 TEST(TargetParameters, AfterADeleteOthersMayBeTargeted) {
-  auto net = std::make_shared<NetImpl>();
-  const auto x = torch::randn({9, 6});
+  auto net = test::make_module<NetImpl>();
+  const auto x = test::randn({9, 6});
   const auto before = net->layer(x, kIds);
   auto peft = get_peft_model(*net, config());
   peft.delete_adapter("default");
@@ -130,7 +132,7 @@ TEST(TargetParameters, AfterADeleteOthersMayBeTargeted) {
 TEST(TargetParameters, WhatMatchedNothingIsSaid) {
   const auto warnings = [](const LoraConfig& config) {
     const Warnings collected;
-    auto net = std::make_shared<NetImpl>();
+    auto net = test::make_module<NetImpl>();
     get_peft_model(*net, config);
     return collected.text;
   };
@@ -149,14 +151,14 @@ TEST(TargetParameters, WhatMatchedNothingIsSaid) {
 
 TEST(TargetParameters, AModuleInsideOfTheExpertsIsNotAdaptedWithThem) {
   struct OuterImpl : torch::nn::Module, nn::StackedExperts {
-    Tensor up = register_parameter("up", torch::randn({2, 3, 4}));
+    Tensor up = register_parameter("up", test::randn({2, 3, 4}));
     nn::Linear gate = register_module("gate", nn::Linear(4, 2));
   };
   struct HolderImpl : torch::nn::Module {
     std::shared_ptr<OuterImpl> experts =
-        register_module("experts", std::make_shared<OuterImpl>());
+        register_module("experts", test::make_module<OuterImpl>());
   };
-  auto net = std::make_shared<HolderImpl>();
+  auto net = test::make_module<HolderImpl>();
   EXPECT_NE(
       refusal(*net, config({"experts.up"}).target_modules({"gate"}))
           .find("experts.gate"),
@@ -166,8 +168,8 @@ TEST(TargetParameters, AModuleInsideOfTheExpertsIsNotAdaptedWithThem) {
 }
 
 TEST(StackedExperts, ClonesUnlessAdapted) {
-  auto net = std::make_shared<NetImpl>();
-  const auto x = torch::randn({9, 6});
+  auto net = test::make_module<NetImpl>();
+  const auto x = test::randn({9, 6});
   auto copy = std::dynamic_pointer_cast<ExpertsImpl>(net->layer->clone());
   EXPECT_TRUE(torch::equal(copy->forward(x, kIds), net->layer(x, kIds)));
   auto peft = get_peft_model(*net, config());
@@ -182,12 +184,12 @@ TEST(StackedExperts, ChecksWhatItIsGiven) {
     using ExpertsImpl::ExpertsImpl;
   };
   OpenImpl experts(3, false);
-  const auto x = torch::randn({4, 6});
+  const auto x = test::randn({4, 6});
   EXPECT_THROW(experts.expert_linear("up_proj", x, {2, 2}), c10::ValueError);
   EXPECT_THROW(experts.expert_linear("up_proj", x, {1, 1, 1}), c10::ValueError);
   EXPECT_THROW(experts.expert_linear("gate", x, {4, 0, 0}), c10::ValueError);
   EXPECT_THROW(experts.expert_product("up_proj").base_forward(x), c10::Error);
-  EXPECT_THROW(nn::sort_by_expert(torch::tensor({0, 3}), 3), c10::ValueError);
+  EXPECT_THROW(nn::sort_by_expert(test::tensor({0, 3}), 3), c10::ValueError);
   EXPECT_EQ(
       experts.expert_linear("up_proj", x.narrow(0, 0, 0), {0, 0, 0}).sizes(),
       (std::vector<int64_t>{0, 10}));

@@ -33,8 +33,8 @@ class Threads : public testing::Test {
  protected:
   Threads() {
     torch::manual_seed(7);
-    model_ = std::make_shared<NetImpl>();
-    ids_ = torch::randint(0, 9, {3, 5});
+    model_ = test::make_module<NetImpl>();
+    ids_ = test::randint(0, 9, {3, 5});
   }
   static LoraConfig config() {
     return LoraConfig(2).target_modules({"table", "own", "plain"});
@@ -168,7 +168,7 @@ TEST_F(Threads, ForwardsAndBackwardsOfOneModel) {
 
 TEST_F(Threads, ModelsOfTheirOwn) {
   const auto work = [&] {
-    const auto model = std::make_shared<NetImpl>();
+    const auto model = test::make_module<NetImpl>();
     const auto base = model->forward(ids_);
     auto peft = get_peft_model(*model, config());
     torch::optim::SGD optimizer(peft.trainable_parameters(), 0.1);
@@ -191,7 +191,7 @@ TEST_F(Threads, ModelsOfTheirOwn) {
 
 TEST_F(Threads, TheRegistry) {
   struct OtherImpl : torch::nn::Module {
-    Tensor weight = register_parameter("weight", torch::randn({2, 2}));
+    Tensor weight = register_parameter("weight", test::randn({2, 2}));
   };
   const auto add = [] {
     LoraRegistry::global().add<OtherImpl, LoraLinear>(
@@ -200,7 +200,7 @@ TEST_F(Threads, TheRegistry) {
     return true;
   };
   const auto find = [] {
-    nn::Linear layer(2, 2);
+    auto layer = test::on_device(nn::Linear(2, 2));
     return LoraRegistry::global().find(*layer)->name == "torch::nn::Linear";
   };
   EXPECT_EQ(

@@ -33,8 +33,10 @@ struct HeadImpl : torch::nn::Module {
 
 struct NetImpl : torch::nn::Module {
   explicit NetImpl(TieKind kind) {
+    to(test::test_device()); // a tie does not outlive a move
     if (kind == TieKind::kRegistered) {
-      same = register_module("same", std::make_shared<HeadImpl>(table->weight));
+      same =
+          register_module("same", test::make_module<HeadImpl>(table->weight));
     } else if (kind == TieKind::kAssigned) {
       head->weight = table->weight;
     } else if (kind == TieKind::kMemory) {
@@ -83,8 +85,8 @@ class TiedMerge : public testing::TestWithParam<TieKind> {
     torch::NoGradGuard no_grad;
     return model_->forward(ids_);
   }
-  std::shared_ptr<NetImpl> model_ = std::make_shared<NetImpl>(GetParam());
-  Tensor ids_ = torch::randint(0, 9, {3, 5});
+  std::shared_ptr<NetImpl> model_ = test::make_module<NetImpl>(GetParam());
+  Tensor ids_ = test::randint(0, 9, {3, 5});
 };
 
 TEST_P(TiedMerge, IsRefusedAndNothingChanges) {
@@ -104,11 +106,13 @@ TEST_P(TiedMerge, IsRefusedAndNothingChanges) {
 TEST_P(TiedMerge, WorksOnceTheHeadHasAWeightOfItsOwn) {
   const auto value = model_->table->weight.detach().clone();
   if (model_->same) {
-    model_->same = std::make_shared<HeadImpl>(value);
+    model_->same = test::make_module<HeadImpl>(value);
     model_->replace_module("same", model_->same);
   } else {
     model_->head = model_->replace_module(
-        "head", nn::Linear(torch::nn::LinearOptions(8, 9).bias(false)));
+        "head",
+        test::on_device(
+            nn::Linear(torch::nn::LinearOptions(8, 9).bias(false))));
     torch::NoGradGuard no_grad;
     model_->head->weight.copy_(value);
   }
@@ -207,7 +211,7 @@ std::shared_ptr<torch::nn::Module> parts_of_one(
 
 // As the halves of a fused gate and up projection.
 TEST(StridedWeights, OfOneBufferAreApartWhereNoElementIsShared) {
-  const auto buffer = torch::randn({12, 10});
+  const auto buffer = test::randn({12, 10});
   const auto rows = [&](int64_t first) {
     return buffer.slice(0, first, std::nullopt, 2);
   };
@@ -235,7 +239,7 @@ TEST(StridedWeights, OfOneBufferAreApartWhereNoElementIsShared) {
 }
 
 TEST(StridedWeights, ThatShareElementsAreTied) {
-  const auto buffer = torch::randn({12, 10});
+  const auto buffer = test::randn({12, 10});
   // The second begins behind the first numel() elements of the other.
   const auto wide = buffer.slice(1, 0, std::nullopt, 5);
   for (const auto& [first, second] :
@@ -275,7 +279,7 @@ TEST(TiedLayers, ABufferAndAnAssignedWeightAreTies) {
     peft.unload();
   };
   expect("\"second.weight\"");
-  second->weight = torch::randn({5, 4, 3});
+  second->weight = test::randn({5, 4, 3});
   model->register_buffer("kept", first->weight.detach());
   expect("\"kept\"");
 }
@@ -325,7 +329,7 @@ struct TableHeadImpl : torch::nn::Module, nn::CausalLM {
 };
 
 TEST(TiedLayers, AHeadThatIsTheTableIsRefused) {
-  auto model = std::make_shared<TableHeadImpl>();
+  auto model = test::make_module<TableHeadImpl>();
   auto peft = get_peft_model(*model, config({"table"}));
   randomize(peft);
   const auto weight = model->table->weight;
@@ -340,7 +344,7 @@ TEST(TiedLayers, AHeadThatIsTheTableIsRefused) {
 /// Refusals of an initializer that changes the base come before the first
 /// decomposition.
 TEST(BaseChangingInitializers, AreRefusedBeforeTheyRun) {
-  auto model = std::make_shared<NetImpl>(TieKind::kMemory);
+  auto model = test::make_module<NetImpl>(TieKind::kMemory);
   const auto before = values_of(*model);
   int progress = 0;
   const auto options = InjectOptions().init_progress(
@@ -359,7 +363,7 @@ TEST(BaseChangingInitializers, AreRefusedBeforeTheyRun) {
     nn::Linear a = register_module("a", nn::Linear(4, 4));
     nn::Linear b = register_module("b", nn::Linear(4, 4));
   };
-  auto chain = std::make_shared<ChainImpl>();
+  auto chain = test::make_module<ChainImpl>();
   auto peft = get_peft_model(*chain, config({"b"}));
   const auto values = values_of(*chain);
   const auto text = refusal(

@@ -85,7 +85,7 @@ TEST_F(Tokens, WhatCannotFollowIsRefused) {
       head->weight = table->weight;
     }
   };
-  auto model = std::make_shared<RawImpl>();
+  auto model = test::make_module<RawImpl>();
   const auto message = refusal([&] { get_peft_model(*model, config({1})); });
   EXPECT_NE(message.find("\"head.weight\""), std::string::npos);
 }
@@ -114,7 +114,7 @@ struct CausalNetImpl : TokenNetImpl, nn::CausalLM {
 };
 
 TEST_F(Tokens, AHeadThatIsAFunctionFollowsOrIsRefused) {
-  auto model = std::make_shared<CausalNetImpl>();
+  auto model = test::make_module<CausalNetImpl>();
   const auto message = refusal([&] { get_peft_model(*model, config({1, 7})); });
   EXPECT_NE(message.find("LmHead::of"), std::string::npos);
   EXPECT_EQ(model->embed_tokens->named_children().size(), 0U);

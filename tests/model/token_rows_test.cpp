@@ -130,7 +130,7 @@ TEST_F(Tokens, GradientsAreThoseOfADenseTable) {
   EXPECT_LT(
       difference(
           model->embed_tokens->weight.grad().index_select(
-              0, torch::tensor({7, 1, 5})),
+              0, test::tensor({7, 1, 5})),
           gradient),
       1e-12 * gradient.abs().max().item<double>());
 }
@@ -233,7 +233,7 @@ TEST_F(Tokens, ASafeMergeOfBrokenRowsWritesNothing) {
   EXPECT_TRUE(torch::equal(model->up->weight, up));
   EXPECT_TRUE(torch::equal(
       model->embed_tokens->weight,
-      reference_.tensor("base.embed_tokens.weight")));
+      test::on_device(reference_.tensor("base.embed_tokens.weight"))));
 }
 
 TEST_F(Tokens, HalfPrecisionTablesHaveFp32Rows) {
@@ -272,7 +272,7 @@ TEST_F(Tokens, NamesAreSavedInFullWherePeftWouldTakeOthersToo) {
       parent->register_module("up", nn::Linear(6, 6));
     }
   };
-  auto model = std::make_shared<TwoImpl>();
+  auto model = test::make_module<TwoImpl>();
   auto peft = get_peft_model(*model, config({{"embed_tokens", {1, 5}}}));
   EXPECT_EQ(peft.trainable_parameters().size(), 3U);
   const auto folder = fs::path(testing::TempDir()) / "token_names";
@@ -287,7 +287,7 @@ TEST_F(Tokens, NamesAreSavedInFullWherePeftWouldTakeOthersToo) {
 TEST_F(Tokens, ATiedHeadKeepsItsBias) {
   auto model = make(TiedBy::kMemory);
   torch::NoGradGuard no_grad;
-  model->lm_head->bias = torch::randn({12});
+  model->lm_head->bias = test::randn({12});
   const auto base = run(*model);
   auto peft = get_peft_model(*model, config({1, 7}));
   EXPECT_LT(difference(run(*model), base), 1e-6);

@@ -12,6 +12,8 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
+#include "device/device.h"
+
 namespace torchlora {
 
 namespace fs = std::filesystem;
@@ -26,6 +28,7 @@ struct TokenNetImpl : torch::nn::Module {
       TiedBy tie = TiedBy::kNone,
       const torch::nn::EmbeddingOptions& options = {12, 6})
       : embed_tokens(register_module("embed_tokens", nn::Embedding(options))) {
+    to(test::test_device()); // a tie does not outlive a move
     if (tie == TiedBy::kMemory) {
       lm_head = nn::Linear(nn::LinearImpl::from_weight(embed_tokens->weight));
     }
@@ -50,7 +53,7 @@ class Tokens : public testing::Test {
       TiedBy tie = TiedBy::kNone,
       const torch::nn::EmbeddingOptions& options = {12, 6}) {
     torch::NoGradGuard no_grad;
-    auto model = std::make_shared<TokenNetImpl>(tie, options);
+    auto model = test::make_module<TokenNetImpl>(tie, options);
     model->embed_tokens->weight.copy_(
         reference_.tensor("base.embed_tokens.weight"));
     model->up->weight.copy_(reference_.tensor("base.up.weight"));
@@ -79,7 +82,7 @@ class Tokens : public testing::Test {
   static inline const fs::path folder_ =
       fs::path(TORCHLORA_TEST_DATA) / "lora" / "tokens";
   io::SafetensorsFile reference_{folder_ / "reference.safetensors"};
-  Tensor ids_ = reference_.tensor("ids");
+  Tensor ids_ = test::on_device(reference_.tensor("ids"));
 };
 
 } // namespace torchlora

@@ -10,6 +10,8 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
+#include "device/device.h"
+
 namespace torchlora::nn {
 namespace {
 
@@ -39,9 +41,9 @@ class HalfWeights
     return target == "fc" ? net->fc(x) : net->table(ids);
   }
 
-  Net net;
-  at::Tensor x = torch::randn({5, 32});
-  at::Tensor ids = torch::randint(11, {2, 5});
+  Net net = test::on_device(Net());
+  at::Tensor x = test::randn({5, 32});
+  at::Tensor ids = test::randint(11, {2, 5});
 };
 
 TEST_P(HalfWeights, KeepUpdatesBelowTheirRounding) {

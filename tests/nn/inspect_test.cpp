@@ -5,6 +5,8 @@
 
 #include <torchlora/nn/inspect.h>
 
+#include "device/device.h"
+
 namespace torchlora::nn {
 namespace {
 
@@ -12,7 +14,7 @@ struct Net : torch::nn::Module {
   Net() {
     first = register_module("first", torch::nn::Linear(3, 4));
     second = register_module("second", torch::nn::Linear(4, 2));
-    bound = register_buffer("bound", torch::zeros({}));
+    bound = register_buffer("bound", test::zeros({}));
   }
   torch::nn::Linear first{nullptr}, second{nullptr};
   at::Tensor bound;

@@ -11,6 +11,8 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
+#include "device/device.h"
+
 namespace torchlora::test {
 
 /// The model of tests/reference/make_optimizer_goldens.py.
@@ -35,7 +37,7 @@ class GoldenRun {
  public:
   GoldenRun(const std::string& name, const LoraConfig& config)
       : prefix_(name + "/"),
-        model(std::make_shared<GoldenNetImpl>()),
+        model(test::make_module<GoldenNetImpl>()),
         peft(get_peft_model((model->to(at::kDouble), *model), config)) {
     torch::NoGradGuard no_grad;
     for (const auto& [key, value] : adapter_tensors()) {
@@ -53,7 +55,7 @@ class GoldenRun {
   }
 
   at::Tensor golden(const std::string& key) const {
-    return file_.tensor(prefix_ + key);
+    return test::on_device(file_.tensor(prefix_ + key));
   }
 
   void train_and_compare(torch::optim::Optimizer& optimizer) {

@@ -5,6 +5,7 @@
 
 #include <torchlora/optim/weight_decay.h>
 
+#include "device/device.h"
 #include "optim/golden_net.h"
 
 namespace torchlora::test {
@@ -43,7 +44,7 @@ TEST(LoraPlus, SgdOnLoraBiasTrainsAsPeftDoes) {
 
 // In peft the bias and the norm learn as fast as B.
 TEST(LoraPlus, WhatIsTrainedAsAWholeLearnsAtThePlainRate) {
-  auto model = std::make_shared<GoldenNetImpl>();
+  auto model = test::make_module<GoldenNetImpl>();
   auto peft = get_peft_model(
       *model, LoraConfig(2).target_modules({"table", "up"}).use_dora(true));
   for (const auto& parameter : model->parameters()) {
@@ -83,7 +84,7 @@ TEST(LoraPlus, WhatIsTrainedAsAWholeLearnsAtThePlainRate) {
 }
 
 TEST(LoraPlus, TakesTheActiveAdapterOnly) {
-  auto model = std::make_shared<GoldenNetImpl>();
+  auto model = test::make_module<GoldenNetImpl>();
   auto peft = get_peft_model(*model, config());
   peft.add_adapter("other", config().target_modules({"up"}));
   peft.set_adapter("other");
@@ -95,7 +96,7 @@ TEST(LoraPlus, TakesTheActiveAdapterOnly) {
 }
 
 TEST(LoraPlus, RefusesWhatCannotTrain) {
-  auto model = std::make_shared<GoldenNetImpl>();
+  auto model = test::make_module<GoldenNetImpl>();
   EXPECT_THROW(loraplus_param_groups(*model, 1, kOptions), c10::ValueError);
   auto peft = get_peft_model(*model, config());
   for (const auto& options :

@@ -54,7 +54,7 @@ TYPED_TEST(DataInitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
       if (dora && !TypeParam::kHasDora) {
         continue;
       }
-      this->model_ = std::make_shared<test::PairImpl<TypeParam>>();
+      this->model_ = test::make_module<test::PairImpl<TypeParam>>();
       const auto before = this->run();
       const auto weights = this->weights();
       auto config = this->config(name).use_dora(dora);
@@ -96,7 +96,7 @@ TYPED_TEST(DataInitializerLayers, TheAdaptedLayerIsTheBaseLayer) {
 
 TYPED_TEST(DataInitializerLayers, LoftqIsCloserThanItsQuantizedBase) {
   for (const int64_t bits : {4, 8}) {
-    this->model_ = std::make_shared<test::PairImpl<TypeParam>>();
+    this->model_ = test::make_module<test::PairImpl<TypeParam>>();
     const auto weights = this->weights();
     auto peft = get_peft_model(
         *this->model_,

@@ -8,6 +8,7 @@
 #include <torchlora/model.h>
 #include <torchlora/tools/preprocess.h>
 
+#include "device/device.h"
 #include "init/data_goldens.h"
 
 namespace torchlora {
@@ -19,11 +20,11 @@ using test::NetImpl;
 class EvaGoldens : public testing::Test {
  protected:
   Tensor golden(const std::string& name) const {
-    return file_.tensor(case_ + "/" + name);
+    return test::on_device(file_.tensor(case_ + "/" + name));
   }
   std::shared_ptr<NetImpl> net(const std::string& name) {
     case_ = name;
-    auto net = std::make_shared<NetImpl>();
+    auto net = test::make_module<NetImpl>();
     torch::NoGradGuard no_grad;
     for (auto& item : net->named_parameters()) {
       item.value().copy_(golden(item.key()));
@@ -35,7 +36,8 @@ class EvaGoldens : public testing::Test {
       if (i == most) {
         return false;
       }
-      net.forward(file_.tensor(fmt::format("eva_batches/{}", i++ % 6)));
+      net.forward(test::on_device(
+          file_.tensor(fmt::format("eva_batches/{}", i++ % 6))));
       return true;
     };
   }
@@ -93,7 +95,7 @@ TEST_F(EvaGoldens, SharedComponentsAreWhitenedOnce) {
 
 TEST_F(EvaGoldens, ALayerWithoutAShareOfTheVarianceLosesTheAdapter) {
   auto model = net("eva");
-  const auto x = file_.tensor("eva_batches/0");
+  const auto x = test::on_device(file_.tensor("eva_batches/0"));
   const auto before = model->forward(x);
   auto peft = get_peft_model(
       *model, config().r(1).target_modules({"a", "b", "c", "d"}));
@@ -126,7 +128,7 @@ TEST_F(EvaGoldens, DataThatEndEarlyOrMissALayerAreReported) {
   auto peft = get_peft_model(*model, config().target_modules({"a", "d"}));
   try {
     initialize_lora_eva_weights(peft, [&, i = 0]() mutable {
-      model->a(torch::randn({9, 16}));
+      model->a(test::randn({9, 16}));
       return i++ < 3;
     });
     ADD_FAILURE();

@@ -25,7 +25,7 @@ TEST(Intruders, AreFoundAndReducedAsPeftDoes) {
   const io::SafetensorsFile file(
       std::filesystem::path(TORCHLORA_TEST_DATA) / "lora" /
       "intruders.safetensors");
-  auto model = std::make_shared<NetImpl>();
+  auto model = test::make_module<NetImpl>();
   torch::NoGradGuard no_grad;
   for (auto& item : model->named_parameters()) {
     item.value().copy_(file.tensor("base." + item.key()));
@@ -127,7 +127,7 @@ TYPED_TEST(IntruderSuite, TheReportIsByDefinitionAndNothingIsLostAtOne) {
 
 // peft draws a new bias.
 TEST(Intruders, ABiasOfBIsKept) {
-  auto model = std::make_shared<PairImpl<LinearType>>();
+  auto model = test::make_module<PairImpl<LinearType>>();
   auto peft = get_peft_model(
       *model, LoraConfig(2).lora_bias(true).target_modules({"target"}));
   reduce_intruder_dimension(peft);
@@ -144,12 +144,12 @@ TEST(Intruders, OfALargeLayer) {
     nn::Linear layer = register_module("layer", nn::Linear(200, 220));
   };
   torch::manual_seed(6);
-  auto model = std::make_shared<HolderImpl>();
+  auto model = test::make_module<HolderImpl>();
   torch::NoGradGuard no_grad;
-  const auto U = std::get<0>(at::linalg_qr(torch::randn({220, 200})));
-  const auto V = std::get<0>(at::linalg_qr(torch::randn({200, 200})));
+  const auto U = std::get<0>(at::linalg_qr(test::randn({220, 200})));
+  const auto V = std::get<0>(at::linalg_qr(test::randn({200, 200})));
   model->layer->weight.copy_(
-      at::mm(U * (1 / torch::arange(1, 201, at::kFloat)), V.t()));
+      at::mm(U * (1 / test::arange(1, 201, at::kFloat)), V.t()));
   model->to(at::kBFloat16);
   auto peft = get_peft_model(
       *model, LoraConfig(2).lora_alpha(2).target_modules({"layer"}));
@@ -178,7 +178,7 @@ TEST(Intruders, OfALargeLayer) {
 }
 
 TEST(Intruders, WhatCannotBeAnalysedIsRefused) {
-  auto model = std::make_shared<PairImpl<LinearType>>();
+  auto model = test::make_module<PairImpl<LinearType>>();
   const auto config = LoraConfig(2).target_modules({"target", "other"});
   for (const auto& bad :
        {LoraConfig(config).use_dora(true),

@@ -12,6 +12,8 @@
 #include <torchlora/nn/compute.h>
 #include <torchlora/train/dpo.h>
 
+#include "device/device.h"
+
 namespace torchlora::train {
 namespace {
 namespace fs = std::filesystem;
@@ -93,7 +95,8 @@ struct GoldenRun {
   fs::path folder;
   nlohmann::json golden;
   DpoConfig config;
-  gemma4::Gemma4ForCausalLM model = gemma4::from_pretrained(kData / "model");
+  gemma4::Gemma4ForCausalLM model =
+      gemma4::from_pretrained(kData / "model", {.device = test::test_device()});
   Tokenizer tokenizer = Tokenizer::from_pretrained(kData / "model");
   gemma4::ChatFormat chat_format;
 };
@@ -151,7 +154,7 @@ TEST_P(DpoGolden, EveryStepEqualsTrl) {
   const io::SafetensorsFile gradients(run.folder / "grads_step1.safetensors");
   ASSERT_EQ(gradients.keys().size(), first->gradients.size());
   for (const auto& key : gradients.keys()) {
-    const auto expected = gradients.tensor(key);
+    const auto expected = test::on_device(gradients.tensor(key));
     EXPECT_LE(
         (first->gradients.at(key) - expected).abs().max().item<double>(),
         1e-3 * expected.abs().max().item<double>())
@@ -194,7 +197,8 @@ TEST(DpoReference, AnAdapterThatChangesTheModelIsComparedWithItself) {
 /// loss of each.
 std::vector<double> losses_of(
     const fs::path& checkpoint,
-    const gemma4::LoadOptions& options) {
+    gemma4::LoadOptions options) {
+  options.device = test::test_device();
   GoldenRun run("nonzero_b");
   run.model = gemma4::from_pretrained(checkpoint, options);
   run.config.max_steps = 8;
@@ -238,7 +242,8 @@ TEST(DpoBf16Checkpoint, LearnsAsItDoesInFp32OnEitherRoute) {
   const io::SafetensorsFile file(kData / "model" / "model.safetensors");
   NamedTensors tensors;
   for (const auto& key : file.keys()) {
-    tensors.emplace_back(key, file.tensor(key).to(at::kBFloat16));
+    tensors.emplace_back(
+        key, test::on_device(file.tensor(key)).to(at::kBFloat16));
   }
   io::save_safetensors(folder / "model.safetensors", tensors);
 

@@ -64,7 +64,7 @@ double plain_logp(
   double sum = 0;
   for (const auto token : completion) {
     const auto hidden =
-        model->hidden_states(torch::tensor(ids).unsqueeze(0), {});
+        model->hidden_states(test::tensor(ids).unsqueeze(0), {});
     const auto logits = hidden[0][-1].matmul(model->lm_head().weight.t());
     sum += logits.log_softmax(0)[token].item<double>();
     ids.push_back(token);

@@ -5,6 +5,8 @@
 #include <torchlora/nn/linear.h>
 #include <torchlora/nn/pretrained.h>
 
+#include "device/device.h"
+
 namespace torchlora::train {
 
 /// A causal language model of a few hundred weights: each token's state is
@@ -20,6 +22,7 @@ struct ToyModelImpl : torch::nn::Module, nn::CausalLM {
     proj = register_module("proj", nn::Linear(kHidden, kHidden));
     unused = register_module("unused", nn::Linear(kHidden, kHidden));
     lm_head_ = register_module("lm_head", nn::Linear(kHidden, kVocabulary));
+    to(test::test_device());
   }
 
   at::Tensor hidden_states(

@@ -202,6 +202,7 @@ class TORCHLORA_API LoraLayer : public Module,
   void register_variants();
   void reset_variant(const LoraAdapter& adapter);
   Tensor delta(const LoraAdapter& adapter) const;
+  Tensor memory_of(const LoraAdapter& adapter) const;
 
   std::shared_ptr<Module> base_layer_;
   BaseWeightAccessor accessor_;

@@ -52,8 +52,8 @@ TORCHLORA_API void set_compute_route(std::optional<ComputeRoute> route);
 ///
 /// The input may be fp32 where `weight` is bf16 or fp16. The upcast route then
 /// computes in fp32. The native route rounds x and x Wᵀ to the dtype of W, as
-/// autocast does, and adds b in fp32. On the CPU the input may also have any
-/// other floating dtype; the product is then computed in fp32 on either route.
+/// autocast does, and adds b in fp32. The input may also have any other
+/// floating dtype; the product is then computed in fp32 on either route.
 TORCHLORA_API Tensor
 linear(const Tensor& input, const Tensor& weight, const Tensor& bias = {});
 

@@ -99,7 +99,7 @@ Gemma4ForCausalLM from_pretrained(
             tensor.scalar_type(),
             ", a weight must be bf16, fp16, fp32 or fp64");
         used.insert(name);
-        return tensor.to(dtype);
+        return tensor.to(options.device).to(dtype);
       });
 
   std::set<std::string> unloaded;

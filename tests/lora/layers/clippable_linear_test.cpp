@@ -5,6 +5,8 @@
 #include <torchlora/model.h>
 #include <torchlora/nn/clippable_linear.h>
 
+#include "device/device.h"
+
 namespace torchlora {
 namespace {
 
@@ -19,7 +21,7 @@ class LoraClippableLinearTest : public testing::Test {
  protected:
   LoraClippableLinearTest() {
     torch::manual_seed(0);
-    x_ = torch::randn({256, 64});
+    x_ = test::randn({256, 64});
     auto& layer = *model_->q_proj;
     // Half of the inputs and half of the outputs are cut.
     layer.input_min.fill_(-0.674);
@@ -57,7 +59,7 @@ class LoraClippableLinearTest : public testing::Test {
     return difference.abs().max().item<double>();
   }
 
-  std::shared_ptr<HolderImpl> model_ = std::make_shared<HolderImpl>();
+  std::shared_ptr<HolderImpl> model_ = test::make_module<HolderImpl>();
   at::Tensor x_;
 };
 
@@ -130,10 +132,10 @@ TEST_F(LoraClippableLinearTest, TheBoundsAreSavedButNotTrained) {
   const auto layer = model_->q_proj;
   EXPECT_EQ(layer->named_buffers().size(), 4U);
   EXPECT_EQ(layer->parameters().size(), 1U);
-  nn::ClippableLinear plain(
-      nn::ClippableLinearOptions(4, 3).use_clipped_linears(false));
+  auto plain = test::on_device(nn::ClippableLinear(
+      nn::ClippableLinearOptions(4, 3).use_clipped_linears(false)));
   EXPECT_EQ(plain->named_buffers().size(), 0U);
-  const auto x = torch::randn({2, 4});
+  const auto x = test::randn({2, 4});
   EXPECT_TRUE(torch::equal(plain(x), at::linear(x, plain->linear->weight)));
 }
 

@@ -29,15 +29,15 @@ struct NetImpl : torch::nn::Module {
 TEST(GroupedConv, PeftsFileIsRefusedByName) {
   torch::manual_seed(1);
   const auto folder = fs::path(testing::TempDir()) / "grouped_conv";
-  auto net = std::make_shared<NetImpl>();
+  auto net = test::make_module<NetImpl>();
   get_peft_model(*net, LoraConfig(2).target_modules({"conv"}))
       .save_pretrained(folder);
   const std::string prefix = "base_model.model.conv.";
   io::save_safetensors(
       folder / "adapter_model.safetensors",
-      {{prefix + "lora_A.weight", torch::randn({2, 4, 3, 3})},
-       {prefix + "lora_B.weight", torch::randn({6, 2, 1, 1})}});
-  auto fresh = std::make_shared<NetImpl>();
+      {{prefix + "lora_A.weight", test::randn({2, 4, 3, 3})},
+       {prefix + "lora_B.weight", test::randn({6, 2, 1, 1})}});
+  auto fresh = test::make_module<NetImpl>();
   EXPECT_PRED_FORMAT2(
       testing::IsSubstring,
       "conv.lora_A.weight is [2, 4, 3, 3], expected [2, 2, 3, 3]",
@@ -50,13 +50,14 @@ TEST(GroupedConv, ADepthwiseConvolutionTrains) {
   }
   torch::manual_seed(1);
   auto model = std::make_shared<torch::nn::Module>("Model");
-  torch::nn::Conv1d conv(torch::nn::Conv1dOptions(4, 8, 3).groups(4));
+  auto conv = test::on_device(
+      torch::nn::Conv1d(torch::nn::Conv1dOptions(4, 8, 3).groups(4)));
   model->register_module("conv", conv);
   auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"conv"}));
   EXPECT_EQ(
       peft.layers()[0].second->find_adapter("default")->lora_A->weight.sizes(),
       (at::IntArrayRef{2, 1, 3}));
-  const auto x = torch::randn({2, 4, 7}), y = torch::randn({2, 8, 5});
+  const auto x = test::randn({2, 4, 7}), y = test::randn({2, 8, 5});
   torch::optim::AdamW optimizer(peft.trainable_parameters(), 0.02);
   double first = 0, last = 0;
   for (int step = 0; step < 30; ++step) {

@@ -18,7 +18,9 @@ using torch::nn::EmbeddingBagOptions;
 
 struct Bags {
   explicit Bags(const EmbeddingBagOptions& options)
-      : bag(model->register_module("bag", EmbeddingBag(options))) {}
+      : bag(model->register_module(
+            "bag",
+            test::on_device(EmbeddingBag(options)))) {}
   PeftModel adapt() {
     auto peft = get_peft_model(*model, LoraConfig(3).target_modules({"bag"}));
     torch::NoGradGuard no_grad;
@@ -43,8 +45,8 @@ class EmbeddingBagTest : public testing::Test {
     }
   }
   /// Two bags of three and two indices, and an empty one.
-  Tensor indices_ = torch::tensor({1, 5, 1, 7, 2}, at::kLong);
-  Tensor offsets_ = torch::tensor({0, 3, 5}, at::kLong);
+  Tensor indices_ = test::tensor({1, 5, 1, 7, 2}, at::kLong);
+  Tensor offsets_ = test::tensor({0, 3, 5}, at::kLong);
 };
 
 TEST_F(EmbeddingBagTest, BagsOfOffsetsAreThoseOfTheAdaptedTable) {
@@ -64,9 +66,9 @@ TEST_F(EmbeddingBagTest, BagsOfOffsetsAreThoseOfTheAdaptedTable) {
     const bool has_padding = options.padding_idx().has_value();
     auto first = rows[0] + rows[2];
     first = has_padding ? first : first + rows[1];
-    auto expected = at::stack({first, rows[3] + rows[4], at::zeros({6})});
+    auto expected = at::stack({first, rows[3] + rows[4], test::zeros({6})});
     if (std::holds_alternative<torch::enumtype::kMean>(options.mode())) {
-      expected = expected / torch::tensor({3., 2., 1.}).unsqueeze(1);
+      expected = expected / test::tensor({3., 2., 1.}).unsqueeze(1);
     }
     EXPECT_LT(difference(output, expected), 1e-5);
     peft.merge_and_unload();
@@ -77,7 +79,7 @@ TEST_F(EmbeddingBagTest, BagsOfOffsetsAreThoseOfTheAdaptedTable) {
 TEST_F(EmbeddingBagTest, WeightsPerSampleActOnTheUpdateToo) {
   Bags bags(EmbeddingBagOptions(9, 6).mode(torch::kSum));
   auto peft = bags.adapt();
-  const auto weights = torch::randn({5});
+  const auto weights = test::randn({5});
   const auto output = bags.bag(indices_, offsets_, weights);
   peft.merge_and_unload();
   EXPECT_LT(difference(bags.bag(indices_, offsets_, weights), output), 1e-5);

@@ -7,6 +7,7 @@
 #include <torchlora/nn/embedding.h>
 #include <torchlora/tools/preprocess.h>
 
+#include "device/device.h"
 #include "lora/overlay/overlay_fixture.h"
 
 namespace torchlora {
@@ -41,11 +42,11 @@ TYPED_TEST_SUITE(EmbeddingOptionsOf, Tables);
 // rows depend.
 TYPED_TEST(EmbeddingOptionsOf, MaxNormWritesInNoState) {
   const auto options = torch::nn::EmbeddingOptions(9, 6).max_norm(1.5);
-  const auto model = std::make_shared<Holder<TypeParam>>(options);
+  const auto model = test::make_module<Holder<TypeParam>>(options);
   torch::NoGradGuard no_grad;
   model->table->weight.mul_(4);
-  const auto indices = torch::arange(9);
-  torch::nn::Embedding plain(options);
+  const auto indices = test::arange(9);
+  auto plain = test::on_device(torch::nn::Embedding(options));
   plain->weight.copy_(model->table->weight);
   const auto base = plain(indices);
   const auto config = LoraConfig(2).target_modules({"table"});
@@ -97,11 +98,11 @@ TYPED_TEST(EmbeddingOptionsOf, MaxNormWritesInNoState) {
 
 // An optimizer such as AdamW takes dense gradients only.
 TYPED_TEST(EmbeddingOptionsOf, SparseTrainsWithDenseGradients) {
-  const auto indices = torch::tensor({{1, 2}, {5, 2}});
+  const auto indices = test::tensor({{1, 2}, {5, 2}});
   std::vector<std::vector<Tensor>> gradients;
   for (const bool sparse : {false, true}) {
     torch::manual_seed(13);
-    const auto model = std::make_shared<Holder<TypeParam>>(
+    const auto model = test::make_module<Holder<TypeParam>>(
         torch::nn::EmbeddingOptions(7, 4).sparse(sparse));
     auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"table"}));
     fill(peft);
@@ -121,11 +122,11 @@ TYPED_TEST(EmbeddingOptionsOf, SparseTrainsWithDenseGradients) {
 
 TEST_F(Overlay, ASparseEmbeddingBagTrainsWithDenseGradients) {
   for (const bool sparse : {false, true}) {
-    const auto model = std::make_shared<Holder<torch::nn::EmbeddingBag>>(
+    const auto model = test::make_module<Holder<torch::nn::EmbeddingBag>>(
         torch::nn::EmbeddingBagOptions(7, 4).mode(torch::kSum).sparse(sparse));
     auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"table"}));
     fill(peft);
-    model->table(torch::tensor({{1, 2}, {5, 2}})).square().sum().backward();
+    model->table(test::tensor({{1, 2}, {5, 2}})).square().sum().backward();
     for (const auto& parameter : peft.trainable_parameters()) {
       EXPECT_FALSE(parameter.grad().is_sparse());
       EXPECT_GT(parameter.grad().norm().item<double>(), 0);

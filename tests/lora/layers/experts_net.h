@@ -27,10 +27,10 @@ struct ExpertsImpl : torch::nn::Cloneable<ExpertsImpl>, nn::StackedExperts {
       const auto sizes = experts_ == 1 ? std::vector<int64_t>{out, in}
           : is_transposed()            ? std::vector<int64_t>{experts_, in, out}
                             : std::vector<int64_t>{experts_, out, in};
-      return register_parameter(name, torch::randn(sizes).mul_(0.4));
+      return register_parameter(name, test::randn(sizes).mul_(0.4));
     };
     up_proj = parameter("up_proj", 10, 6);
-    scale = register_parameter("scale", torch::ones({10}));
+    scale = register_parameter("scale", test::ones({10}));
     down_proj = parameter("down_proj", 7, 10);
   }
   Tensor forward(const Tensor& x, const Tensor& ids) {
@@ -50,11 +50,11 @@ struct NetImpl : torch::nn::Module {
         head(register_module("head", nn::Linear(7, 3))) {}
   Experts layer;
   nn::Linear head;
-  Tensor own = register_parameter("own", torch::ones({2, 2}));
+  Tensor own = register_parameter("own", test::ones({2, 2}));
 };
 
 inline const std::vector<std::string> kBoth{"layer.down_proj", "up_proj"};
-inline const auto kIds = torch::tensor({3, 0, 2, 2, 0, 3, 3, 0, 2});
+inline const auto kIds = test::tensor({3, 0, 2, 2, 0, 3, 3, 0, 2});
 
 inline LoraConfig config(std::vector<std::string> parameters = kBoth) {
   return LoraConfig(2).lora_alpha(3).target_parameters(std::move(parameters));

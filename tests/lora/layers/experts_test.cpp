@@ -29,8 +29,8 @@ class ExpertGoldens
 
 TEST_P(ExpertGoldens, ForwardGradientsAndMergeAreThoseOfPeft) {
   const std::string kind = std::get<0>(GetParam());
-  auto net =
-      std::make_shared<NetImpl>(kind == "single" ? 1 : 4, kind == "transposed");
+  auto net = test::make_module<NetImpl>(
+      kind == "single" ? 1 : 4, kind == "transposed");
   auto peft = get_peft_model(
       *net,
       config().use_rslora(std::string(std::get<1>(GetParam())) == "rslora"));
@@ -82,15 +82,15 @@ class StackedLayout : public testing::TestWithParam<bool> {};
 
 TEST_P(StackedLayout, TwoAdaptersHaveTheGradientsOfTheDenseFormula) {
   torch::manual_seed(1);
-  auto net = std::make_shared<NetImpl>(4, GetParam());
+  auto net = test::make_module<NetImpl>(4, GetParam());
   net->to(torch::kDouble);
   auto peft = get_peft_model(*net, config());
   peft.add_adapter("second", config().r(3));
   randomize(peft, "default", 0.4);
   randomize(peft, "second", 0.4);
   peft.set_adapter({"default", "second"});
-  const auto x = torch::randn({9, 6}, torch::kDouble).requires_grad_();
-  const auto weight = torch::randn({9, 7}, torch::kDouble);
+  const auto x = test::randn({9, 6}, torch::kDouble).requires_grad_();
+  const auto weight = test::randn({9, 7}, torch::kDouble);
   const auto output = net->layer(x, kIds);
   (output * weight).sum().backward();
 
@@ -140,8 +140,8 @@ TEST_P(StackedLayout, TwoAdaptersHaveTheGradientsOfTheDenseFormula) {
 TEST_P(StackedLayout, InitializersAndFiles) {
   torch::manual_seed(2);
   const auto folder = fs::path(testing::TempDir()) / "experts_adapter";
-  auto net = std::make_shared<NetImpl>(4, GetParam());
-  const auto x = torch::randn({9, 6});
+  auto net = test::make_module<NetImpl>(4, GetParam());
+  const auto x = test::randn({9, 6});
   torch::NoGradGuard no_grad;
   const auto base = net->layer(x, kIds);
   auto peft = get_peft_model(*net, config().init_lora_weights("gaussian"));

@@ -38,7 +38,7 @@ class AttentionGoldens : public testing::TestWithParam<const char*>,
 };
 
 TEST_P(AttentionGoldens, ForwardGradientsAndMergeAreThoseOfPeft) {
-  auto net = std::make_shared<NetImpl>();
+  auto net = test::make_module<NetImpl>();
   torch::NoGradGuard no_grad;
   for (const auto& item : net->mha->named_parameters()) {
     item.value().copy_(golden("base." + item.key()));
@@ -92,20 +92,20 @@ class AttentionInputs : public testing::TestWithParam<const char*> {};
 TEST_P(AttentionInputs, AreProjectedAsByTheDenseWeights) {
   const std::string kind = GetParam();
   torch::manual_seed(4);
-  const auto query = torch::randn({5, 2, 12}, torch::kDouble);
+  const auto query = test::randn({5, 2, 12}, torch::kDouble);
   const auto key =
-      kind == "self" ? query : torch::randn({7, 2, 12}, torch::kDouble);
+      kind == "self" ? query : test::randn({7, 2, 12}, torch::kDouble);
   const auto value =
-      kind == "different" ? torch::randn({7, 2, 12}, torch::kDouble) : key;
+      kind == "different" ? test::randn({7, 2, 12}, torch::kDouble) : key;
   const auto S = key.size(0);
-  auto padding = torch::zeros({2, S}, torch::kBool);
+  auto padding = test::zeros({2, S}, torch::kBool);
   padding[0][S - 1] = true;
-  const auto mask = torch::randn({5, S}, torch::kDouble);
+  const auto mask = test::randn({5, S}, torch::kDouble);
   for (const bool bias : {true, false}) {
     for (const bool extra : {true, false}) {
       const auto options =
           Options(12, 3).bias(bias).add_bias_kv(extra).add_zero_attn(extra);
-      auto net = std::make_shared<NetImpl>(options);
+      auto net = test::make_module<NetImpl>(options);
       net->to(torch::kDouble);
       if (bias) { // LibTorch's are zero
         torch::NoGradGuard no_grad;
@@ -114,7 +114,7 @@ TEST_P(AttentionInputs, AreProjectedAsByTheDenseWeights) {
       }
       auto peft = get_peft_model(*net, LoraConfig(3).target_modules({"mha"}));
       randomize(peft);
-      torch::nn::MultiheadAttention dense(options);
+      auto dense = test::on_device(torch::nn::MultiheadAttention(options));
       {
         torch::NoGradGuard no_grad;
         dense->to(torch::kDouble);
@@ -172,10 +172,10 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(MultiheadAttention, MasksMayBeBooleanFloatingAndOfEachHead) {
   torch::manual_seed(5);
-  nn::MultiheadAttention mha(12, 3);
-  const auto x = torch::randn({4, 2, 12});
-  const auto causal = torch::ones({4, 4}, torch::kBool).triu(1);
-  const auto added = torch::zeros({4, 4}).masked_fill(causal, -INFINITY);
+  auto mha = test::on_device(nn::MultiheadAttention(12, 3));
+  const auto x = test::randn({4, 2, 12});
+  const auto causal = test::ones({4, 4}, torch::kBool).triu(1);
+  const auto added = test::zeros({4, 4}).masked_fill(causal, -INFINITY);
   const auto by_head = causal.expand({6, 4, 4});
   const auto expected = std::get<0>(mha(x, x, x, Tensor(), true, added));
   for (const auto& mask : {causal, by_head.contiguous(), added}) {
@@ -199,10 +199,10 @@ TEST(MultiheadAttention, ACloneOfTheModelIsWholeAndItsOwn) {
     }
     nn::MultiheadAttention mha{nullptr};
   };
-  auto model = std::make_shared<ModelImpl>();
+  auto model = test::make_module<ModelImpl>();
   auto copy = std::dynamic_pointer_cast<ModelImpl>(model->clone());
   torch::NoGradGuard no_grad;
-  const auto x = torch::randn({4, 2, 12});
+  const auto x = test::randn({4, 2, 12});
   const auto expected = std::get<0>(model->mha(x, x, x));
   EXPECT_TRUE(torch::equal(std::get<0>(copy->mha(x, x, x)), expected));
   auto peft = get_peft_model(*copy, LoraConfig(2).target_modules({"mha"}));
@@ -215,8 +215,9 @@ TEST(MultiheadAttention, ACloneOfTheModelIsWholeAndItsOwn) {
 }
 
 TEST(MultiheadAttention, ItsDropoutActsInTraining) {
-  nn::MultiheadAttention mha(Options(12, 3).dropout(0.5));
-  const auto x = torch::randn({4, 2, 12});
+  auto mha =
+      test::on_device(nn::MultiheadAttention(Options(12, 3).dropout(0.5)));
+  const auto x = test::randn({4, 2, 12});
   for (const bool need_weights : {false, true}) {
     mha->train();
     const auto first = std::get<0>(mha(x, x, x, Tensor(), need_weights));
@@ -233,12 +234,12 @@ TEST(MultiheadAttention, ItsDropoutActsInTraining) {
 // A half-precision weight whose product LibTorch has no fast kernel for.
 TEST(MultiheadAttention, FollowsTheComputeRoute) {
   torch::manual_seed(6);
-  auto net = std::make_shared<NetImpl>();
+  auto net = test::make_module<NetImpl>();
   net->to(torch::kBFloat16);
   auto peft = get_peft_model(*net, LoraConfig(3).target_modules({"mha"}));
   randomize(peft, "default", 0.1);
-  const auto x = torch::randn({4, 2, 12}, torch::kBFloat16);
-  const auto y = torch::randn({6, 2, 12}, torch::kBFloat16);
+  const auto x = test::randn({4, 2, 12}, torch::kBFloat16);
+  const auto y = test::randn({6, 2, 12}, torch::kBFloat16);
   nn::set_compute_route(nn::ComputeRoute::kUpcast);
   const auto upcast = std::get<0>(net->mha(x, y, y));
   nn::set_compute_route(nn::ComputeRoute::kNative);
@@ -251,20 +252,20 @@ TEST(MultiheadAttention, FollowsTheComputeRoute) {
 TEST(MultiheadAttention, OtherKeySizesComputeButAreRefused) {
   torch::manual_seed(7);
   const auto options = Options(12, 3).kdim(5).vdim(6);
-  auto net = std::make_shared<NetImpl>(options);
-  torch::nn::MultiheadAttention dense(options);
+  auto net = test::make_module<NetImpl>(options);
+  auto dense = test::on_device(torch::nn::MultiheadAttention(options));
   torch::NoGradGuard no_grad;
   for (const auto& item : dense->named_parameters()) {
     item.value().copy_(net->mha->named_parameters()[item.key()]);
   }
   // LibTorch's layer wants keys and values of the same size for no reason.
-  const auto query = torch::randn({4, 2, 12});
-  const auto key = torch::randn({3, 2, 5}), value = torch::randn({3, 2, 6});
+  const auto query = test::randn({4, 2, 12});
+  const auto key = test::randn({3, 2, 5}), value = test::randn({3, 2, 6});
   const auto project = [&](const Tensor& x, const Tensor& weight) {
     return at::linear(x, weight);
   };
-  torch::nn::MultiheadAttention inner(12, 3);
-  inner->in_proj_weight.copy_(torch::eye(12).repeat({3, 1}));
+  auto inner = test::on_device(torch::nn::MultiheadAttention(12, 3));
+  inner->in_proj_weight.copy_(test::eye(12).repeat({3, 1}));
   inner->out_proj->weight.copy_(dense->out_proj->weight);
   const auto expected = std::get<0>(inner(
       project(query, dense->q_proj_weight),
@@ -288,8 +289,8 @@ TEST(MultiheadAttention, AFileFitsTheLayerOfLibTorchToo) {
     torch::nn::MultiheadAttention mha =
         register_module("mha", torch::nn::MultiheadAttention(12, 3));
   };
-  auto net = std::make_shared<NetImpl>();
-  auto other = std::make_shared<OtherImpl>();
+  auto net = test::make_module<NetImpl>();
+  auto other = test::make_module<OtherImpl>();
   torch::NoGradGuard no_grad;
   for (const auto& item : other->named_parameters()) {
     item.value().copy_(net->named_parameters()[item.key()]);
@@ -298,8 +299,8 @@ TEST(MultiheadAttention, AFileFitsTheLayerOfLibTorchToo) {
       *net, LoraConfig(2).target_modules({"mha"}).init_lora_weights(false));
   peft.save_pretrained(folder);
   PeftModel::from_pretrained(*other, folder);
-  const auto q = torch::randn({3, 2, 12}), k = torch::randn({5, 2, 12}),
-             v = torch::randn({5, 2, 12});
+  const auto q = test::randn({3, 2, 12}), k = test::randn({5, 2, 12}),
+             v = test::randn({5, 2, 12});
   for (const auto& [key, value] : {std::pair(k, v), std::pair(k, k)}) {
     EXPECT_LT(
         difference(
@@ -316,7 +317,7 @@ TEST(MultiheadAttention, AFileFitsTheLayerOfLibTorchToo) {
 // The wrapped out_proj is a part of the layer: PEFT wraps it when it is named
 // alone too, but then it has no effect there.
 TEST(MultiheadAttention, ItsOutProjIsAdaptedWithItAndNeverAlone) {
-  auto net = std::make_shared<NetImpl>();
+  auto net = test::make_module<NetImpl>();
   EXPECT_NE(
       refusal(*net, LoraConfig(2).target_modules({"out_proj"}))
           .find("not found"),
@@ -367,7 +368,7 @@ TEST(MultiheadAttention, ItsOutProjIsAdaptedWithItAndNeverAlone) {
 
 TEST(MultiheadAttention, AWeightedCombinationTakesBothParts) {
   torch::manual_seed(8);
-  auto net = std::make_shared<NetImpl>();
+  auto net = test::make_module<NetImpl>();
   const auto config = LoraConfig(3).target_modules({"mha"});
   auto peft = get_peft_model(*net, config);
   randomize(peft);

@@ -19,14 +19,14 @@ namespace fs = std::filesystem;
 using at::Tensor;
 
 struct StackImpl : torch::nn::Module, nn::StackedExperts {
-  Tensor up = register_parameter("up", torch::randn({2, 3, 4}));
+  Tensor up = register_parameter("up", test::randn({2, 3, 4}));
 };
 
 struct NetImpl : torch::nn::Module {
   explicit NetImpl(int64_t in = 12, int64_t out = 10)
       : layer(register_module("layer", TransposedLinear(in, out))),
         table(register_module("table", nn::Embedding(5, 4))),
-        experts(register_module("experts", std::make_shared<StackImpl>())),
+        experts(register_module("experts", test::make_module<StackImpl>())),
         head(register_module("head", nn::Linear(3, 2))) {}
   TransposedLinear layer;
   nn::Embedding table;
@@ -50,7 +50,7 @@ class TransposedGoldens : public testing::TestWithParam<const char*>,
 
 TEST_P(TransposedGoldens, ForwardGradientsAndMergeAreThoseOfPeft) {
   const std::string variant = GetParam();
-  auto net = std::make_shared<NetImpl>();
+  auto net = test::make_module<NetImpl>();
   auto peft = get_peft_model(
       *net,
       LoraConfig(4)
@@ -88,14 +88,14 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(TransposedLinear, PissaIsThatOfPeft) {
   torch::NoGradGuard no_grad;
-  auto net = std::make_shared<NetImpl>(24, 18);
+  auto net = test::make_module<NetImpl>(24, 18);
   net->layer->weight.copy_(file().tensor("pissa/weight"));
   auto peft = get_peft_model(
       *net,
       LoraConfig(4).lora_alpha(6).target_modules({"layer"}).init_lora_weights(
           "pissa"));
   const auto* adapter = peft.layers()[0].second->find_adapter("default");
-  const auto B = file().tensor("pissa/B");
+  const auto B = test::on_device(file().tensor("pissa/B"));
   const auto signs = at::sign((adapter->lora_B->weight * B).sum(0));
   EXPECT_LT(difference(adapter->lora_B->weight * signs, B), 2e-5);
   EXPECT_LT(
@@ -112,7 +112,7 @@ TEST(TransposedLinear, PissaIsThatOfPeft) {
 TEST(TransposedLinear, OloraIsThatOfTheTransposedWeight) {
   torch::manual_seed(2);
   torch::NoGradGuard no_grad;
-  auto net = std::make_shared<NetImpl>(24, 18);
+  auto net = test::make_module<NetImpl>(24, 18);
   const auto weight = net->layer->weight.clone();
   auto peft = get_peft_model(
       *net,
@@ -132,7 +132,7 @@ TEST(TransposedLinear, OloraIsThatOfTheTransposedWeight) {
 }
 
 TEST(TransposedLinear, AWeightedCombinationIsThatOfPeft) {
-  auto net = std::make_shared<NetImpl>();
+  auto net = test::make_module<NetImpl>();
   const auto config = LoraConfig(4).lora_alpha(6).target_modules({"layer"});
   auto peft = get_peft_model(*net, config, "a");
   peft.add_adapter("b", config);
@@ -157,7 +157,7 @@ TEST(TransposedLinear, TheFlagIsWrittenForPeftAndMakesNoDifferenceOnLoading) {
   const auto folder = fs::path(testing::TempDir()) / "transposed";
   const auto flag = [&](const ModuleNames& targets,
                         const std::vector<std::string>& parameters = {}) {
-    auto net = std::make_shared<NetImpl>();
+    auto net = test::make_module<NetImpl>();
     auto peft = get_peft_model(
         *net,
         LoraConfig(2).target_modules(targets).target_parameters(parameters));

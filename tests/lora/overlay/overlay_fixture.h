@@ -47,7 +47,7 @@ struct OneLayer {
   }
   std::shared_ptr<torch::nn::Module> model =
       std::make_shared<torch::nn::Module>("Model");
-  torch::nn::Linear layer{torch::nn::LinearOptions(6, 4)};
+  torch::nn::Linear layer = test::on_device(torch::nn::Linear(6, 4));
   std::unique_ptr<PeftModel> peft;
 };
 

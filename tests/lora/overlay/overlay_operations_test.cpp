@@ -1,6 +1,7 @@
 // What operations meet in the place of an adapted layer's weight.
 #include <sstream>
 
+#include "device/device.h"
 #include "lora/overlay/overlay_fixture.h"
 
 namespace torchlora {
@@ -15,7 +16,7 @@ TEST_F(OverlayOperations, EveryOtherOperationSeesTheDenseWeight) {
   OneLayer one;
   const auto& weight = one.layer->weight;
   const auto expected = one.weight();
-  const auto x = torch::randn({3, 6});
+  const auto x = test::randn({3, 6});
   EXPECT_LT(difference(weight.norm(), expected.norm()), 1e-6);
   EXPECT_LT(
       difference(at::einsum("bi,oi->bo", {x, weight}), x.mm(expected.t())),
@@ -29,8 +30,8 @@ TEST_F(OverlayOperations, EveryOtherOperationSeesTheDenseWeight) {
       difference(at::matmul(weight, x.t()), at::matmul(expected, x.t())), 1e-6);
   EXPECT_LT(
       difference(
-          at::addmm(torch::ones({3, 4}), x, weight.t(), 0.5, 2),
-          at::addmm(torch::ones({3, 4}), x, expected.t(), 0.5, 2)),
+          at::addmm(test::ones({3, 4}), x, weight.t(), 0.5, 2),
+          at::addmm(test::ones({3, 4}), x, expected.t(), 0.5, 2)),
       1e-5);
   const Tensor vector = x[0];
   EXPECT_LT(
@@ -44,7 +45,7 @@ TEST_F(OverlayOperations, EveryOtherOperationSeesTheDenseWeight) {
 TEST_F(OverlayOperations, PartsOfTheWeightAreAdapted) {
   OneLayer one(LoraConfig(2).use_dora(true));
   const auto expected = one.weight();
-  const auto x = torch::randn({2, 3, 6});
+  const auto x = test::randn({2, 3, 6});
   for (const auto& [first, last] :
        {std::pair<int64_t, int64_t>(1, 3),
         std::pair<int64_t, int64_t>(-2, 9)}) {
@@ -63,10 +64,10 @@ TEST_F(OverlayOperations, ItsMetadataIsTheWeights) {
   EXPECT_EQ(weight.sizes(), (at::IntArrayRef{4, 6}));
   EXPECT_EQ(weight.t().sizes(), (at::IntArrayRef{6, 4}));
   EXPECT_EQ(weight.scalar_type(), at::kFloat);
-  EXPECT_EQ(weight.device(), at::kCPU);
+  EXPECT_EQ(weight.device(), test::test_device());
   one.model->to(torch::kDouble);
   EXPECT_EQ(one.layer->weight.scalar_type(), at::kDouble);
-  const auto x = torch::randn({3, 6}).to(torch::kDouble);
+  const auto x = test::randn({3, 6}).to(torch::kDouble);
   EXPECT_EQ(one.layer->forward(x).scalar_type(), at::kDouble);
   // The registered parameter is the raw weight, and the only one of the layer
   // without an adapter.
@@ -81,7 +82,7 @@ TEST_F(OverlayOperations, AWriteIsRefused) {
   torch::NoGradGuard no_grad;
   const auto before = one.weight();
   EXPECT_THROW(one.layer->weight.mul_(2), c10::Error);
-  EXPECT_THROW(one.layer->weight.set_data(torch::zeros({4, 6})), c10::Error);
+  EXPECT_THROW(one.layer->weight.set_data(test::zeros({4, 6})), c10::Error);
   EXPECT_THROW(torch::nn::init::normal_(one.layer->weight), c10::Error);
   EXPECT_TRUE(torch::equal(one.weight(), before));
 }
@@ -102,7 +103,7 @@ TEST_F(OverlayOperations, AReadOfItsMemoryIsRefused) {
 
 TEST_F(OverlayOperations, WhatADenseWeightCannotHaveIsRefusedOrSaid) {
   OneLayer one(LoraConfig(2).lora_bias(true));
-  const auto x = torch::randn({3, 6});
+  const auto x = test::randn({3, 6});
   EXPECT_NO_THROW(one.layer->forward(x));
   EXPECT_NE(
       refusal([&] { (void)one.layer->weight.norm(); }).find("lora_bias"),

@@ -68,7 +68,7 @@ struct UnmodifiedConv2dType : LayerType {
     return Layer(torch::nn::Conv2dOptions(5, 8, 3).padding(torch::kSame));
   }
   static at::Tensor input() {
-    return torch::randn({2, 5, 6, 7});
+    return test::randn({2, 5, 6, 7});
   }
 };
 
@@ -82,7 +82,7 @@ struct UnmodifiedGroupedConvType : LayerType {
     return Layer(torch::nn::Conv2dOptions(6, 8, 3).padding(1).groups(2));
   }
   static at::Tensor input() {
-    return torch::randn({2, 6, 5, 4});
+    return test::randn({2, 6, 5, 4});
   }
 };
 
@@ -113,7 +113,7 @@ struct ConvTransposeType : LayerType {
                      .output_padding({0, 1}));
   }
   static at::Tensor input() {
-    return torch::randn({2, 8, 3, 4});
+    return test::randn({2, 8, 3, 4});
   }
 };
 
@@ -137,7 +137,7 @@ struct BilinearType : LayerType {
     return Layer(torch::nn::BilinearOptions(5, 7, 10));
   }
   static at::Tensor input() {
-    return torch::randn({4, 3, 12}) * 0.3;
+    return test::randn({4, 3, 12}) * 0.3;
   }
 };
 

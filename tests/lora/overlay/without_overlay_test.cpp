@@ -38,7 +38,7 @@ TEST(WithoutOverlay, OurLayersAreAdapted) {
   auto peft = get_peft_model(*net, LoraConfig(2).target_modules({"fc"}));
   torch::NoGradGuard no_grad;
   net->named_parameters()["fc.lora_B.default.weight"].normal_();
-  const auto x = torch::randn({5, 6}, torch::kFloat64);
+  const auto x = test::randn({5, 6}, torch::kFloat64);
   const auto adapted = layer(x);
   peft.merge_and_unload();
   EXPECT_LT(difference(layer(x), adapted), 1e-12);

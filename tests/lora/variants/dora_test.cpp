@@ -58,7 +58,7 @@ TYPED_TEST_SUITE(DoraOfZeros, MatrixLayerTypes);
 TYPED_TEST(DoraOfZeros, AFreshAdapterIsTheBaseModelAndTrains) {
   for (const bool all : {false, true}) {
     for (const double dropout : {0.0, 0.3}) {
-      this->model_ = std::make_shared<PairImpl<TypeParam>>();
+      this->model_ = test::make_module<PairImpl<TypeParam>>();
       this->zero(all);
       const auto base = this->run();
       auto peft = this->adapt(dropout);
@@ -87,7 +87,7 @@ TYPED_TEST(DoraOfZeros, AFreshAdapterIsTheBaseModelAndTrains) {
 
 TYPED_TEST(DoraOfZeros, MergesAndUnmerges) {
   for (const bool all : {false, true}) {
-    this->model_ = std::make_shared<PairImpl<TypeParam>>();
+    this->model_ = test::make_module<PairImpl<TypeParam>>();
     this->zero(all);
     const auto base = this->run();
     auto peft = this->adapt();
@@ -113,7 +113,7 @@ TYPED_TEST(DoraOfZeros, MergesAndUnmerges) {
 // Its row of the merged weight is zero: what it was must come from elsewhere.
 TYPED_TEST(DoraOfZeros, AMagnitudeThatWasTrainedToZeroComesOffAgain) {
   for (const bool all : {false, true}) {
-    this->model_ = std::make_shared<PairImpl<TypeParam>>();
+    this->model_ = test::make_module<PairImpl<TypeParam>>();
     const auto base = this->run();
     auto peft = this->adapt();
     fill(peft);

@@ -47,7 +47,7 @@ class KasaGoldens : public testing::TestWithParam<const char*> {
     }
   }
   Tensor golden(const std::string& name) const {
-    return file_.tensor(name_ + "." + name);
+    return test::on_device(file_.tensor(name_ + "." + name));
   }
   void expect(const Tensor& value, const std::string& name) const {
     const auto expected = golden(name);
@@ -64,7 +64,7 @@ class KasaGoldens : public testing::TestWithParam<const char*> {
   }
   const fs::path folder =
       fs::path(TORCHLORA_TEST_DATA) / "lora" / "kasa" / GetParam();
-  std::shared_ptr<NetImpl> model = std::make_shared<NetImpl>();
+  std::shared_ptr<NetImpl> model = test::make_module<NetImpl>();
 
  private:
   std::string name_ = GetParam();
@@ -121,8 +121,8 @@ class KasaTest : public testing::Test {
  protected:
   KasaTest() {
     torch::manual_seed(3);
-    model = std::make_shared<NetImpl>();
-    x = torch::randn({5, 12});
+    model = test::make_module<NetImpl>();
+    x = test::randn({5, 12});
   }
   PeftModel adapt(const LoraConfig& config = kasa()) {
     return get_peft_model(*model, config);
@@ -149,11 +149,13 @@ TEST_F(KasaTest, DrawsTheDiagonalThatPeftDraws) {
   torch::manual_seed(5);
   auto peft = adapt(kasa().target_modules({"up"}));
   torch::manual_seed(5);
-  torch::nn::Linear A(torch::nn::LinearOptions(12, 4).bias(false));
-  torch::nn::Linear B(torch::nn::LinearOptions(4, 16).bias(false));
+  auto A = test::on_device(
+      torch::nn::Linear(torch::nn::LinearOptions(12, 4).bias(false)));
+  auto B = test::on_device(
+      torch::nn::Linear(torch::nn::LinearOptions(4, 16).bias(false)));
   torch::nn::init::kaiming_uniform_(A->weight, std::sqrt(5));
   const auto diag = peft.state_dict()["base_model.model.up.lora_diag"];
-  EXPECT_TRUE(torch::equal(diag, torch::randn({4})));
+  EXPECT_TRUE(torch::equal(diag, test::randn({4})));
   EXPECT_TRUE(diag.requires_grad());
   EXPECT_TRUE(model->named_parameters().contains("up.lora_diag.default"));
 }
@@ -161,7 +163,7 @@ TEST_F(KasaTest, DrawsTheDiagonalThatPeftDraws) {
 TEST_F(KasaTest, FilesComeBackAndTruncateTheBase) {
   const auto folder = fs::path(testing::TempDir()) / "kasa_adapter";
   torch::manual_seed(3);
-  const auto base = std::make_shared<NetImpl>();
+  const auto base = test::make_module<NetImpl>();
   auto peft = adapt(kasa(KasaConfig().beta(.5)));
   fill(peft);
   peft.save_pretrained(folder);
@@ -221,7 +223,7 @@ TEST_F(KasaTest, DropoutActsOnTheInputOfTheUpdate) {
   torch::manual_seed(7);
   const auto dropped = run();
   torch::NoGradGuard no_grad;
-  const auto plain = std::make_shared<NetImpl>();
+  const auto plain = test::make_module<NetImpl>();
   plain->up->weight.copy_(model->up->weight);
   plain->up->bias.copy_(model->up->bias);
   plain->down->weight.copy_(model->down->weight);
@@ -285,9 +287,9 @@ TEST_F(KasaTest, RefusesWhatItCannotBeWith) {
   }
   EXPECT_TRUE(torch::equal(run(), before));
   const auto config = kasa().target_modules({"target", "other"});
-  auto table = std::make_shared<PairImpl<EmbeddingType>>();
+  auto table = test::make_module<PairImpl<EmbeddingType>>();
   EXPECT_THROW(get_peft_model(*table, config), c10::ValueError);
-  auto conv = std::make_shared<PairImpl<Conv1dType>>();
+  auto conv = test::make_module<PairImpl<Conv1dType>>();
   EXPECT_THROW(get_peft_model(*conv, config), c10::ValueError);
 }
 

@@ -78,7 +78,9 @@ TYPED_TEST(Variants, DoraAndBiasSurviveSaveAndLoad) {
     peft.save_pretrained(folder);
     peft.unload();
     auto loaded = PeftModel::from_pretrained(*this->model_, folder);
-    EXPECT_TRUE(torch::equal(this->run(), adapted));
+    EXPECT_LE(
+        this->difference(this->run(), adapted),
+        test_device().is_cpu() ? 0 : this->rounding());
     EXPECT_EQ(loaded.peft_config().use_dora(), dora);
     EXPECT_EQ(loaded.peft_config().lora_bias(), !dora);
     loaded.unload();
@@ -142,7 +144,7 @@ TEST(Dora, WithDropoutTheBaseProductSeesTheDroppedInputToo) {
     nn::Linear layer = register_module("layer", nn::Linear(7, 5));
   };
   torch::manual_seed(0);
-  auto model = std::make_shared<HolderImpl>();
+  auto model = test::make_module<HolderImpl>();
   auto peft = get_peft_model(
       *model,
       LoraConfig(2).use_dora(true).lora_dropout(0.5).target_modules({"layer"}));
@@ -151,7 +153,7 @@ TEST(Dora, WithDropoutTheBaseProductSeesTheDroppedInputToo) {
   torch::NoGradGuard no_grad;
   adapter->lora_B->weight.normal_();
   adapter->variant_tensor("lora_magnitude_vector").add_(0.3);
-  const auto x = torch::randn({4, 7});
+  const auto x = test::randn({4, 7});
   torch::manual_seed(1);
   const auto output = model->layer(x);
   torch::manual_seed(1);
@@ -166,7 +168,7 @@ TEST(Dora, WithDropoutTheBaseProductSeesTheDroppedInputToo) {
 }
 
 TEST(LoraBias, WithoutABiasOfTheBaseItIsNotMerged) {
-  auto model = std::make_shared<PairImpl<ClippableLinearType>>();
+  auto model = test::make_module<PairImpl<ClippableLinearType>>();
   auto peft = get_peft_model(
       *model, LoraConfig(2).lora_bias(true).target_modules({"target"}));
   const auto weight = peft.layers()[0].second->base_weight().weight().clone();
@@ -176,14 +178,14 @@ TEST(LoraBias, WithoutABiasOfTheBaseItIsNotMerged) {
 }
 
 TEST(LoraBias, GoesWithPlainInitializersOnly) {
-  auto model = std::make_shared<PairImpl<LinearType>>();
+  auto model = test::make_module<PairImpl<LinearType>>();
   const auto config = LoraConfig(2).lora_bias(true).target_modules({"target"});
   for (auto bad :
        {LoraConfig(config).init_lora_weights("gaussian"),
         LoraConfig(config).use_dora(true)}) {
     EXPECT_THROW(get_peft_model(*model, bad), c10::ValueError);
   }
-  auto table = std::make_shared<PairImpl<EmbeddingType>>();
+  auto table = test::make_module<PairImpl<EmbeddingType>>();
   EXPECT_THROW(get_peft_model(*table, config), c10::ValueError);
 }
 
@@ -195,11 +197,11 @@ TEST(LoraEmbedding, TheAdaptedRowIsHeldToTheNorm) {
         nn::Embedding(torch::nn::EmbeddingOptions(9, 6).max_norm(1.5)));
   };
   torch::manual_seed(2);
-  auto model = std::make_shared<HolderImpl>();
+  auto model = test::make_module<HolderImpl>();
   auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"table"}));
   torch::NoGradGuard no_grad;
   peft.layers()[0].second->find_adapter("default")->lora_A->weight.normal_();
-  const auto indices = torch::arange(9);
+  const auto indices = test::arange(9);
   const auto rows = model->table(indices);
   EXPECT_LT(rows.norm(2, -1).max().item<double>(), 1.5 + 1e-5);
   peft.merge_and_unload();
@@ -213,15 +215,15 @@ void merge_with_max_norm() {
         "table",
         Table(torch::nn::EmbeddingOptions(9, 6).max_norm(1.5)));
   };
-  auto model = std::make_shared<HolderImpl>();
+  auto model = test::make_module<HolderImpl>();
   torch::NoGradGuard no_grad;
   model->table->weight.mul_(4);
   auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"table"}));
   fill(peft);
   const auto weight = peft.layers()[0].second->base_weight().weight().clone();
-  const auto rows = model->table(torch::arange(9)).clone();
+  const auto rows = model->table(test::arange(9)).clone();
   peft.merge_adapter();
-  EXPECT_LT(difference(model->table(torch::arange(9)), rows), 1e-5);
+  EXPECT_LT(difference(model->table(test::arange(9)), rows), 1e-5);
   peft.unmerge_adapter();
   EXPECT_LT(
       difference(peft.layers()[0].second->base_weight().weight(), weight),

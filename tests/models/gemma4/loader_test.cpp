@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include "device/device.h"
 #include "models/gemma4/tiny.h"
 
 #include <torchlora/error.h>
@@ -30,12 +31,12 @@ fs::path write_checkpoint(
 
 at::Tensor token_ids() {
   const io::SafetensorsFile file(kTiny / "E2B" / "reference.safetensors");
-  return file.tensor("plain.in.input_ids").clone();
+  return test::on_device(file.tensor("plain.in.input_ids")).clone();
 }
 
 at::Tensor logits_of(const fs::path& folder, const LoadOptions& options = {}) {
   torch::NoGradGuard no_grad;
-  return from_pretrained(folder, options)(token_ids());
+  return load_checkpoint(folder, options)(token_ids());
 }
 
 TEST(Gemma4Loader, CopiesNoWeightThatHasTheWantedDtype) {
@@ -71,8 +72,8 @@ TEST(Gemma4Loader, CopiesNoWeightThatHasTheWantedDtype) {
 }
 
 TEST(Gemma4Loader, ConvertsToTheWantedDtypeAndKeepsTheValues) {
-  const auto stored = from_pretrained(kTiny / "E2B");
-  const auto model = from_pretrained(kTiny / "E2B", {at::kFloat});
+  const auto stored = load_checkpoint(kTiny / "E2B");
+  const auto model = load_checkpoint(kTiny / "E2B", {at::kFloat});
   const auto parameters = stored->named_parameters();
   for (const auto& item : model->named_parameters()) {
     EXPECT_EQ(item.value().scalar_type(), at::kFloat) << item.key();
@@ -80,9 +81,9 @@ TEST(Gemma4Loader, ConvertsToTheWantedDtypeAndKeepsTheValues) {
     EXPECT_EQ(original.scalar_type(), at::kBFloat16) << item.key();
     EXPECT_TRUE(torch::equal(item.value(), original.to(at::kFloat)));
   }
-  EXPECT_THROW(from_pretrained(kTiny / "E2B", {at::kInt}), c10::ValueError);
+  EXPECT_THROW(load_checkpoint(kTiny / "E2B", {at::kInt}), c10::ValueError);
   EXPECT_THROW(
-      from_pretrained(kTiny / "E2B", {at::kFloat8_e4m3fn}), c10::ValueError);
+      load_checkpoint(kTiny / "E2B", {at::kFloat8_e4m3fn}), c10::ValueError);
 }
 
 TEST(Gemma4Loader, ACheckpointInFp32OrInSeveralDtypesIsTheSameModel) {
@@ -98,7 +99,7 @@ TEST(Gemma4Loader, ACheckpointInFp32OrInSeveralDtypesIsTheSameModel) {
       tensor = tensor.to(at::kBFloat16);
     }
   }
-  const auto model = from_pretrained(write_checkpoint(tensors, "mixed"));
+  const auto model = load_checkpoint(write_checkpoint(tensors, "mixed"));
   for (const auto& item : model->named_parameters()) {
     EXPECT_EQ(item.value().scalar_type(), at::kBFloat16) << item.key();
   }
@@ -125,10 +126,10 @@ TEST(Gemma4Loader, ShardsAreTheSameModel) {
       folder / "model.safetensors.index.json", {{"weight_map", weight_map}});
   EXPECT_TRUE(torch::equal(logits_of(folder), logits_of(kTiny / "E2B")));
   EXPECT_EQ(
-      from_pretrained(folder)->unloaded_modules(),
-      from_pretrained(kTiny / "E2B")->unloaded_modules());
+      load_checkpoint(folder)->unloaded_modules(),
+      load_checkpoint(kTiny / "E2B")->unloaded_modules());
   fs::remove(folder / name(1));
-  const auto message = message_of<DataError>([&] { from_pretrained(folder); });
+  const auto message = message_of<DataError>([&] { load_checkpoint(folder); });
   EXPECT_NE(message.find(name(1)), std::string::npos) << message;
 }
 
@@ -144,8 +145,8 @@ TEST(Gemma4Loader, ACausalCheckpointHasItsOwnNamesAndTheSameLogits) {
       folder / "config.json",
       read_json(kTiny / "E2B" / "config.json")["text_config"]);
   io::save_safetensors(folder / "model.safetensors", tensors);
-  const auto causal = from_pretrained(folder);
-  const auto conditional = from_pretrained(kTiny / "E2B");
+  const auto causal = load_checkpoint(folder);
+  const auto conditional = load_checkpoint(kTiny / "E2B");
   EXPECT_EQ(causal->model_type(), "gemma4_text");
   EXPECT_EQ(causal->architecture(), "Gemma4ForCausalLM");
   EXPECT_TRUE(causal->unloaded_modules().empty());
@@ -156,7 +157,7 @@ TEST(Gemma4Loader, ACausalCheckpointHasItsOwnNamesAndTheSameLogits) {
 }
 
 TEST(Gemma4Loader, TellsWhatItLeftAside) {
-  const auto model = from_pretrained(kTiny / "E2B");
+  const auto model = load_checkpoint(kTiny / "E2B");
   EXPECT_EQ(model->model_type(), "gemma4");
   EXPECT_EQ(model->architecture(), "Gemma4ForConditionalGeneration");
   EXPECT_EQ(model->name_or_path(), (kTiny / "E2B").string());
@@ -186,7 +187,7 @@ TEST(Gemma4Loader, LeavesOutTheKeysAndValuesThatNothingReads) {
     return t.first == unused;
   }));
   EXPECT_FALSE(
-      from_pretrained(kTiny / "E2B")->named_parameters().contains(unused));
+      load_checkpoint(kTiny / "E2B")->named_parameters().contains(unused));
   // transformers saves the folder without them.
   NamedTensors saved;
   for (const auto& [key, tensor] : tensors) {
@@ -217,12 +218,12 @@ TEST(Gemma4Loader, NamesTheTensorThatIsMissingUnexpectedOrOfTheWrongKind) {
       {"layers.0.self_attn.v_proj.weight", {}, "has no tensor"},
       {"layers.7.layer_scalar", {}, "has no tensor"},
       {"embed_tokens.weight", {}, "has no tensor"},
-      {"norm.weight", torch::ones({63}), "[64]"},
-      {"layers.5.mlp.down_proj.weight", torch::ones({64, 96}), "[64, 192]"},
-      {"norm.weight", torch::ones({64}, at::kInt), "Int"},
-      {"layers.8.mlp.up_proj.weight", torch::ones({1}), "no place"},
-      {"layers.0.self_attn.q_proj.bias", torch::ones({1}), "no place"},
-      {"layers.4.self_attn.v_norm.weight", torch::ones({1}), "no place"},
+      {"norm.weight", test::ones({63}), "[64]"},
+      {"layers.5.mlp.down_proj.weight", test::ones({64, 96}), "[64, 192]"},
+      {"norm.weight", test::ones({64}, at::kInt), "Int"},
+      {"layers.8.mlp.up_proj.weight", test::ones({1}), "no place"},
+      {"layers.0.self_attn.q_proj.bias", test::ones({1}), "no place"},
+      {"layers.4.self_attn.v_norm.weight", test::ones({1}), "no place"},
   };
   for (const auto& c : cases) {
     const auto key = kPrefix + c.key;
@@ -238,7 +239,7 @@ TEST(Gemma4Loader, NamesTheTensorThatIsMissingUnexpectedOrOfTheWrongKind) {
     }
     const auto folder = write_checkpoint(tensors);
     const auto message =
-        message_of<DataError>([&] { from_pretrained(folder); });
+        message_of<DataError>([&] { load_checkpoint(folder); });
     EXPECT_NE(message.find(key), std::string::npos) << message;
     EXPECT_NE(message.find(folder.string()), std::string::npos) << message;
     EXPECT_NE(message.find(c.expected), std::string::npos) << message;
@@ -254,9 +255,9 @@ TEST(Gemma4Loader, ANaNInAWeightIsFoundByName) {
       tensor[3][4] = std::numeric_limits<float>::quiet_NaN();
     }
   }
-  const auto model = from_pretrained(write_checkpoint(tensors));
+  const auto model = load_checkpoint(write_checkpoint(tensors));
   EXPECT_EQ(nn::find_nonfinite(*model), std::vector<std::string>{key});
-  EXPECT_TRUE(nn::find_nonfinite(*from_pretrained(kTiny / "E2B")).empty());
+  EXPECT_TRUE(nn::find_nonfinite(*load_checkpoint(kTiny / "E2B")).empty());
 }
 
 } // namespace

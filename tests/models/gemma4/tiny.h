@@ -13,6 +13,9 @@
 #include <nlohmann/json.hpp>
 
 #include <torchlora/io/safetensors.h>
+#include <torchlora/models/gemma4/model.h>
+
+#include "device/device.h"
 
 namespace torchlora::gemma4 {
 
@@ -38,6 +41,14 @@ inline NamedTensors read_tensors(const std::filesystem::path& path) {
     tensors.emplace_back(key, file.tensor(key));
   }
   return tensors;
+}
+
+/// The model of a checkpoint, on the device of the tests.
+inline Gemma4ForCausalLM load_checkpoint(
+    const std::filesystem::path& folder,
+    LoadOptions options = {}) {
+  options.device = test::test_device();
+  return from_pretrained(folder, options);
 }
 
 /// An empty folder of the running test.

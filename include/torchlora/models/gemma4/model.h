@@ -69,15 +69,18 @@ TORCH_MODULE(Gemma4ForCausalLM);
 struct LoadOptions {
   /// The dtype of all weights in memory: bf16, fp16, fp32 or fp64. nullopt: the
   /// dtype that the token embeddings have in the checkpoint.
-  std::optional<at::ScalarType> dtype;
+  std::optional<at::ScalarType> dtype = std::nullopt;
+  /// The device of all weights.
+  at::Device device = at::kCPU;
 };
 
 /// Loads the language model from a Hugging Face folder. Maps weights from the
-/// file, and copies only those whose dtype must change. Leaves out the vision
-/// and audio towers; `unloaded_modules()` names them. Ignores key and value
-/// weights of a layer that reads the keys and values of another layer, which
-/// the hub's files have. Does not check that weights are finite (see
-/// `nn::find_nonfinite`).
+/// file. On the CPU it copies only those whose dtype must change; to another
+/// device each goes from the file, without a second copy on the host. Leaves
+/// out the vision and audio towers; `unloaded_modules()` names them. Ignores
+/// key and value weights of a layer that reads the keys and values of another
+/// layer, which the hub's files have. Does not check that weights are finite
+/// (see `nn::find_nonfinite`).
 ///
 /// DataError for a tensor that is missing, unexpected or of the wrong size or
 /// dtype. ValueError for a dtype in `options` that is not supported.
