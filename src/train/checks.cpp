@@ -8,6 +8,9 @@
 #include <torchlora/nn/inspect.h>
 #include <torchlora/train/trainer.h>
 
+#include "train/run.h"
+#include "train/to_host.h"
+
 namespace torchlora::train {
 
 namespace {
@@ -23,7 +26,29 @@ std::string some(std::vector<std::string> names) {
 
 } // namespace
 
-void Trainer::check_finite(double value, const char* what) const {
+// NOTE: on another device than the CPU a value waits until a record, an
+// evaluation or a checkpoint is due, so that no step waits for the device.
+void Trainer::check_at_once(const Tensor& value, const char* what) const {
+  if (value.is_cpu()) {
+    check_finite(
+        value.item<double>(),
+        fmt::format("{} of step {}", what, state_.global_step + 1));
+  }
+}
+
+void Trainer::check_since_last(Run& run) const {
+  if (!run.loss_sum.defined()) {
+    return;
+  }
+  const auto values = to_host({run.loss_sum, run.grad_norm});
+  const auto steps = fmt::format(
+      " of steps {} to {}", run.last_checked_step + 1, state_.global_step);
+  check_finite(values[0], "the loss" + steps);
+  check_finite(values[1], "the gradient norm" + steps);
+  run.last_checked_step = state_.global_step;
+}
+
+void Trainer::check_finite(double value, const std::string& what) const {
   if (std::isfinite(value)) {
     return;
   }
@@ -41,13 +66,10 @@ void Trainer::check_finite(double value, const char* what) const {
       gradients.push_back(name);
     }
   }
-  const auto step = state_.global_step + 1;
   TORCHLORA_CHECK_DATA(
       frozen.empty(),
       "[Trainer] ",
       what,
-      " of step ",
-      step,
       " is ",
       value,
       ": the model's weights ",
@@ -57,8 +79,6 @@ void Trainer::check_finite(double value, const char* what) const {
       false,
       "[Trainer] ",
       what,
-      " of step ",
-      step,
       " is ",
       value,
       trained.empty() ? "" : "; not finite are " + some(trained),

@@ -53,6 +53,14 @@ const LoraAdapter* find_active(
   return nullptr;
 }
 
+/// Copies a tensor of the host. On CUDA the host goes on meanwhile, which takes
+/// pinned memory.
+Tensor to_device(const Tensor& tensor, at::Device device) {
+  return device.is_cuda()
+      ? tensor.pin_memory().to(device, /*non_blocking=*/true)
+      : tensor.to(device);
+}
+
 /// Returns whether the update B·A is not zero. It is zero while A or B is.
 bool changes_something(const LoraAdapter& adapter) {
   return adapter.lora_A->weight.any().item<bool>() &&
@@ -309,7 +317,7 @@ Tensor DpoTrainer::compute_loss(
   const auto device = trainable_parameters().front().second.device();
   for (auto* tensor :
        {&batch.input_ids, &batch.positions, &batch.labels, &batch.rows}) {
-    *tensor = tensor->to(device);
+    *tensor = to_device(*tensor, device);
   }
   const auto reference = reference_logps(batch).chunk(2);
   const auto scores = score(batch);
@@ -340,7 +348,7 @@ void DpoTrainer::add_metrics(
     if (values.numel() > 0) {
       metrics.add(
           name,
-          values.to(at::kFloat).mean().item<double>(),
+          values.to(at::kFloat).mean(),
           static_cast<double>(values.numel()));
     }
   };

@@ -317,8 +317,13 @@ TokenScores score_logits(const Tensor& logits, const Tensor& labels) {
       logits.sizes(),
       " and ",
       labels.sizes());
+  // On another device that would wait for it.
   TORCHLORA_CHECK_DATA(
-      labels.lt(logits.size(1)).logical_and_(labels.ge(0)).all().item<bool>(),
+      !labels.is_cpu() ||
+          labels.lt(logits.size(1))
+              .logical_and_(labels.ge(0))
+              .all()
+              .item<bool>(),
       "[score_logits] a label is not one of the model's ",
       logits.size(1),
       " tokens; is the tokenizer the model's?");

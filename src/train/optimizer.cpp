@@ -95,23 +95,26 @@ NamedTensors optimizer_state(
   return tensors;
 }
 
-double grad_norm(const NamedTensors& parameters) {
+Tensor grad_norm(const NamedTensors& parameters) {
   const auto grads = gradients(parameters);
   if (grads.empty()) {
-    return 0;
+    return at::zeros({}, at::kDouble);
   }
-  return at::stack(at::_foreach_norm(grads, 2)).norm(2).item<double>();
+  auto norms = at::_foreach_norm(grads, 2);
+  for (auto& norm : norms) {
+    norm = norm.to(norms[0].device());
+  }
+  return at::stack(norms).norm(2).to(at::kDouble);
 }
 
 void clip_gradients(
     const NamedTensors& parameters,
-    double norm,
+    const Tensor& norm,
     double max_norm) {
-  const double scale = max_norm / (norm + 1e-6);
-  if (scale < 1) {
-    torch::NoGradGuard no_grad;
-    auto grads = gradients(parameters);
-    at::_foreach_mul_(grads, scale);
+  torch::NoGradGuard no_grad;
+  const auto scale = (max_norm / (norm + 1e-6)).clamp_max(1);
+  for (auto& gradient : gradients(parameters)) {
+    gradient.mul_(scale.to(gradient.device()));
   }
 }
 

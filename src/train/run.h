@@ -21,11 +21,14 @@ struct Trainer::Run {
   int64_t batches_per_epoch = 0;
 
   Metrics metrics;
-  /// The values of the last step.
-  double grad_norm = 0, learning_rate = 0;
-  /// The losses since the last record, and those before it, summed over steps.
-  double loss_sum = 0, total_loss = 0;
-  int64_t last_logged_step = 0, last_saved_step = -1;
+  /// The values of the last step; the norm stays on its device.
+  Tensor grad_norm;
+  double learning_rate = 0;
+  /// The losses since the last record, summed over steps on their device (fp64,
+  /// undefined: none), and the sum of those before.
+  Tensor loss_sum;
+  double total_loss = 0;
+  int64_t last_checked_step = 0, last_logged_step = 0, last_saved_step = -1;
   std::chrono::steady_clock::time_point started =
       std::chrono::steady_clock::now();
 

@@ -7,6 +7,8 @@
 
 #include <torchlora/io/atomic_file.h>
 
+#include "train/to_host.h"
+
 namespace torchlora::train {
 
 namespace {
@@ -63,6 +65,13 @@ void Metrics::add(std::string_view name, double value, double weight) {
   added.weight += weight;
 }
 
+void Metrics::add(std::string_view name, const Tensor& value, double weight) {
+  auto& added = entry(name);
+  const auto sum = value.detach().to(at::kDouble) * weight;
+  added.device_sum = added.device_sum.defined() ? added.device_sum + sum : sum;
+  added.weight += weight;
+}
+
 void Metrics::set(std::string_view name, double value) {
   auto& last = entry(name);
   last.sum = value;
@@ -71,6 +80,19 @@ void Metrics::set(std::string_view name, double value) {
 
 std::vector<std::pair<std::string, double>> Metrics::take(
     std::string_view prefix) {
+  std::vector<Tensor> device_sums;
+  for (const auto& entry : entries_) {
+    if (entry.device_sum.defined()) {
+      device_sums.push_back(entry.device_sum);
+    }
+  }
+  const auto values = to_host(device_sums);
+  auto value = values.begin();
+  for (auto& entry : entries_) {
+    if (entry.device_sum.defined()) {
+      entry.sum += *value++;
+    }
+  }
   std::vector<std::pair<std::string, double>> means;
   for (const auto& entry : entries_) {
     means.emplace_back(

@@ -11,6 +11,7 @@
 #include <torchlora/train/optimizer.h>
 
 #include "train/run.h"
+#include "train/to_host.h"
 
 namespace torchlora::train {
 
@@ -28,6 +29,13 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 double rounded(double value, double digits) {
   const double scale = std::pow(10, digits);
   return std::round(value * scale) / scale;
+}
+
+/// Adds `value` · `weight` to a sum that is undefined before its first term, in
+/// fp64 and on its device.
+void add_to(Tensor& sum, const Tensor& value, double weight = 1) {
+  const auto term = value.detach().to(at::kDouble) * weight;
+  sum = sum.defined() ? sum + term.to(sum.device()) : term;
 }
 
 /// Adds `<prefix>_runtime` and the samples and steps per second.
@@ -129,7 +137,7 @@ TrainOutput Trainer::train(const std::atomic<bool>* stop) {
   output.interrupted = run.interrupted;
   output.metrics = finish(run);
   output.global_step = state_.global_step;
-  output.training_loss = (run.total_loss + run.loss_sum) /
+  output.training_loss = run.total_loss /
       static_cast<double>(std::max<int64_t>(1, state_.global_step));
   notify([&](auto& callback) { callback.on_train_end(*this); });
   return output;
@@ -179,7 +187,7 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
       static_cast<size_t>(args_.per_device_train_batch_size);
   const auto num_micro_steps =
       ceil_div(static_cast<int64_t>(window.size()), batch_size);
-  double step_loss = 0;
+  Tensor step_loss;
   for (int64_t i = 0; i < num_micro_steps; ++i) {
     if (run.should_stop()) {
       model().zero_grad();
@@ -190,10 +198,9 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
     const auto loss =
         compute_loss({begin, begin + size}, /*training=*/true, run.metrics) /
         num_micro_steps;
-    const auto value = loss.item<double>();
-    check_finite(value, "the loss");
+    check_at_once(loss, "the loss");
     loss.backward();
-    step_loss += value;
+    add_to(step_loss, loss);
     notify([&](auto& callback) {
       callback.on_substep_end(*this, i + 1, num_micro_steps);
     });
@@ -202,9 +209,9 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
     check_gradients();
   }
   notify([&](auto& callback) { callback.on_pre_optimizer_step(*this); });
-  run.loss_sum += step_loss;
+  add_to(run.loss_sum, step_loss);
   run.grad_norm = grad_norm(parameters_);
-  check_finite(run.grad_norm, "the gradient norm");
+  check_at_once(run.grad_norm, "the gradient norm");
   if (args_.max_grad_norm > 0) {
     clip_gradients(parameters_, run.grad_norm, args_.max_grad_norm);
   }
@@ -223,37 +230,49 @@ void Trainer::after_step(Run& run, bool ends_epoch) {
     return (strategy == "steps" && (step % every == 0 || is_last)) ||
         (strategy == "epoch" && ends_epoch);
   };
-  if (step % state_.logging_steps == 0) {
+  const bool logs = step % state_.logging_steps == 0;
+  const bool evaluates =
+      num_eval_examples_ > 0 && is_due(args_.eval_strategy, state_.eval_steps);
+  const bool saves = !args_.output_dir.empty() &&
+      is_due(args_.save_strategy, state_.save_steps);
+  if (logs || evaluates || saves) {
+    check_since_last(run);
+  }
+  if (logs) {
     log(run);
   }
-  if (num_eval_examples_ > 0 &&
-      is_due(args_.eval_strategy, state_.eval_steps)) {
+  if (evaluates) {
     evaluate();
   }
-  if (!args_.output_dir.empty() &&
-      is_due(args_.save_strategy, state_.save_steps)) {
+  if (saves) {
     save_checkpoint();
   }
 }
 
 void Trainer::log(Run& run) {
+  const auto values = to_host({run.loss_sum, run.grad_norm});
   LogRecord entry;
   entry.metrics = {
       {"loss",
-       run.loss_sum /
+       values[0] /
            static_cast<double>(state_.global_step - run.last_logged_step)},
-      {"grad_norm", run.grad_norm},
+      {"grad_norm", values[1]},
       {"learning_rate", run.learning_rate}};
   for (auto& metric : run.metrics.take()) {
     entry.metrics.push_back(std::move(metric));
   }
-  run.total_loss += run.loss_sum;
-  run.loss_sum = 0;
+  run.total_loss += values[0];
+  run.loss_sum.reset();
   run.last_logged_step = state_.global_step;
   record(std::move(entry));
 }
 
 LogRecord Trainer::finish(Run& run) {
+  check_since_last(run);
+  if (run.loss_sum.defined()) {
+    run.total_loss += run.loss_sum.item<double>();
+    run.loss_sum.reset();
+  }
   if (run.interrupted) {
     if (state_.global_step > 0) {
       if (!args_.output_dir.empty() &&
@@ -273,8 +292,7 @@ LogRecord Trainer::finish(Run& run) {
                           : static_cast<double>(num_train_examples_) *
           args_.num_train_epochs;
   add_speed(summary, "train", seconds_since(run.started), samples, steps);
-  summary.metrics.emplace_back(
-      "train_loss", (run.total_loss + run.loss_sum) / steps);
+  summary.metrics.emplace_back("train_loss", run.total_loss / steps);
   for (auto& metric : run.metrics.take()) {
     summary.metrics.push_back(std::move(metric));
   }
@@ -295,7 +313,7 @@ LogRecord Trainer::evaluate() {
   const auto batch_size = args_.per_device_eval_batch_size;
   const auto num_batches = ceil_div(num_eval_examples_, batch_size);
   Metrics metrics;
-  double loss_sum = 0;
+  Tensor loss_sum;
   for (int64_t batch = 0; batch < num_batches; ++batch) {
     if (run_ && run_->should_stop()) {
       return {};
@@ -304,17 +322,18 @@ LogRecord Trainer::evaluate() {
     std::vector<int64_t> indices(
         static_cast<size_t>(std::min(batch_size, num_eval_examples_ - begin)));
     std::iota(indices.begin(), indices.end(), begin);
-    const auto loss =
-        compute_loss(indices, /*training=*/false, metrics).item<double>();
-    check_finite(loss, "the evaluation loss");
-    loss_sum += loss * static_cast<double>(indices.size());
+    const auto loss = compute_loss(indices, /*training=*/false, metrics);
+    check_at_once(loss, "the evaluation loss");
+    add_to(loss_sum, loss, static_cast<double>(indices.size()));
     notify([&](auto& callback) {
       callback.on_prediction_step(*this, batch + 1, num_batches);
     });
   }
   const auto num_examples = static_cast<double>(num_eval_examples_);
+  const auto eval_loss = loss_sum.item<double>() / num_examples;
+  check_finite(eval_loss, "the evaluation loss");
   LogRecord entry;
-  entry.metrics.emplace_back("eval_loss", loss_sum / num_examples);
+  entry.metrics.emplace_back("eval_loss", eval_loss);
   add_speed(
       entry,
       "eval",

@@ -40,12 +40,15 @@ TORCHLORA_API void scale_learning_rates(
 TORCHLORA_API NamedTensors
 optimizer_state(torch::optim::AdamW& optimizer, const NamedTensors& parameters);
 
-/// Returns the L2 norm of the gradients of all `parameters` together; 0 if
-/// there is no gradient.
-TORCHLORA_API double grad_norm(const NamedTensors& parameters);
+/// Returns the L2 norm of the gradients of all `parameters` together, a scalar
+/// (fp64) on the device of the first gradient; 0 if there is no gradient.
+TORCHLORA_API Tensor grad_norm(const NamedTensors& parameters);
 /// Multiplies the gradients of `parameters` by min(1, max_norm / (norm +
-/// 1e-6)), where `norm` is what `grad_norm` returned.
-TORCHLORA_API void
-clip_gradients(const NamedTensors& parameters, double norm, double max_norm);
+/// 1e-6)), where `norm` is what `grad_norm` returned. Nothing waits for the
+/// device.
+TORCHLORA_API void clip_gradients(
+    const NamedTensors& parameters,
+    const Tensor& norm,
+    double max_norm);
 
 } // namespace torchlora::train

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <torchlora/export.h>
+#include <torchlora/types.h>
 
 namespace torchlora::train {
 
@@ -44,6 +45,8 @@ class TORCHLORA_API Metrics {
   /// `weight` examples or tokens. `take` returns the weighted mean of all
   /// values.
   void add(std::string_view name, double value, double weight = 1);
+  /// The same of a scalar tensor, which stays on its device until `take`.
+  void add(std::string_view name, const Tensor& value, double weight = 1);
   /// Sets the metric `name` to a running count, such as `num_tokens`. `take`
   /// returns the last value.
   void set(std::string_view name, double value);
@@ -63,6 +66,8 @@ class TORCHLORA_API Metrics {
     std::string name;
     double sum = 0;
     double weight = 0;
+    /// What is on a device of the sum, fp64.
+    Tensor device_sum = {};
   };
   Entry& entry(std::string_view name);
   std::vector<Entry> entries_;

@@ -112,7 +112,9 @@ class TORCHLORA_API Trainer {
   void start_log() const;
   void append_to_log(const LogRecord& record) const;
   void save_state() const;
-  void check_finite(double value, const char* what) const;
+  void check_at_once(const Tensor& value, const char* what) const;
+  void check_since_last(Run& run) const;
+  void check_finite(double value, const std::string& what) const;
   void check_gradients() const;
 
   PeftModel peft_model_;
