@@ -44,6 +44,10 @@ struct TrainableTokens::BoundLayer : nn::RowReplacer {
   Tensor forward(const Tensor& input) override {
     const auto rows = tokens.replaced_rows();
     return !rows    ? layer->base_forward(input)
+    if (!rows && embedding && embedding->options.max_norm()) {
+      // The layer's own forward would write to the table.
+      return nn::forward_with_rows(*embedding, input, {});
+    }
         : embedding ? nn::forward_with_rows(*embedding, input, *rows)
                     : nn::forward_with_rows(*linear, input, *rows);
   }
