@@ -8,6 +8,7 @@
 namespace torchlora {
 
 class LayerBinding;
+struct MixedBatch;
 
 /// The layer that takes the place of an adapted base layer in the module tree.
 /// Its children are `base_layer` (the original, which sends its forward here),
@@ -178,6 +179,13 @@ class TORCHLORA_API LoraLayer : public Module,
   void pretty_print(std::ostream& stream) const override;
 
  protected:
+  /// Sends the forwards of this thread that a mixed batch is for through it
+  /// until it is destroyed; of several that are for one layer the last counts.
+  /// `MixedBatchGuard` calls it. NOTE: virtual, so that the copy of the library
+  /// that made the layer knows the batch.
+  virtual void begin_mixed_batch(
+      const std::shared_ptr<const MixedBatch>& batch) const;
+
   /// Computes the forward for `updates`, with biases, dropout and variants.
   /// `updates` is empty only if `base_forward_writes()`.
   virtual Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates);
