@@ -11,6 +11,7 @@
 #include "adapter_files/match_tensors.h"
 #include "adapter_files/out_proj.h"
 #include "model/replicate.h"
+#include "model/remember.h"
 #include "model/requirements.h"
 
 namespace torchlora {
@@ -60,46 +61,6 @@ void replace(
   auto targets = layer.find_adapter(adapter_name)->tensors();
   for (size_t i = 2; i < tensors.size(); ++i) {
     targets[i].second.copy_(tensors[i]);
-  }
-}
-
-/// The adapter of a layer before the swap.
-struct Before {
-  std::shared_ptr<LoraLayer> layer;
-  std::vector<Tensor> tensors;
-  double lora_alpha, scaling;
-  bool use_rslora;
-};
-
-std::vector<Before> remember(
-    const std::vector<TargetSite>& sites,
-    const std::string& adapter_name) {
-  std::vector<Before> result;
-  for (const auto& site : sites) {
-    if (const auto* adapter = site.layer->find_adapter(adapter_name)) {
-      result.push_back(
-          {site.layer,
-           {},
-           adapter->lora_alpha,
-           adapter->scaling,
-           adapter->use_rslora});
-      for (const auto& [key, tensor] : adapter->tensors()) {
-        result.back().tensors.push_back(tensor.detach().clone());
-      }
-    }
-  }
-  return result;
-}
-
-void give_back(
-    const std::vector<Before>& before,
-    const std::string& adapter_name) {
-  for (const auto& [layer, tensors, lora_alpha, scaling, use_rslora] : before) {
-    replace(*layer, adapter_name, tensors, lora_alpha, use_rslora);
-    const auto scale = layer->find_adapter(adapter_name)->default_scaling();
-    if (scale != 0) {
-      layer->set_scale(adapter_name, scaling / scale);
-    }
   }
 }
 
@@ -188,13 +149,12 @@ void hotswap_adapter(
       "embedding table or rows of one), which cannot be swapped");
 
   torch::NoGradGuard no_grad;
-  const auto before = remember(sites, adapter_name);
-  try {
+  all_or_nothing([&](Undo& undo) {
+    for (const auto& site : sites) {
+      remember_adapter(undo, site, adapter_name);
+    }
     swap_tensors(plan, sites, adapter_name, next, tensors);
-  } catch (...) {
-    give_back(before, adapter_name);
-    throw;
-  }
+  });
   plan.config.inference_mode(config.inference_mode())
       .base_model_name_or_path(config.base_model_name_or_path());
   config = std::move(plan.config);

@@ -41,7 +41,8 @@ auto blame_file(const fs::path& directory, const Step& step) {
 }
 
 /// Adds the adapter of a folder, inactive and frozen, and calls `finish` with
-/// its plan. `state` is nullptr for a model that is not adapted.
+/// its plan before its tensors are filled. `state` is nullptr for a model that
+/// is not adapted.
 void inject_from_folder(
     Module& model,
     const PeftState* state,
@@ -82,9 +83,9 @@ void inject_from_folder(
   });
   check_is_base(saved, plan);
   read_out_proj(file, plan, load_options.peft_multihead_attention());
-  const auto tensors = match_tensors(file, saved, plan, load_options.strict());
+  auto tensors = match_tensors(file, saved, plan, load_options.strict());
+  std::vector<Tensor> targets;
   inject(plan, adapter_name, saved, [&](const Layers& layers) {
-    std::vector<Tensor> targets;
     for (const auto& layer : layers) {
       for (auto& [key, tensor] : layer->adapter_state(adapter_name)) {
         targets.push_back(std::move(tensor));
@@ -94,16 +95,19 @@ void inject_from_folder(
       targets.push_back(
           tokens_of(*target.layer)->find_adapter(adapter_name)->delta);
     }
-    {
-      torch::NoGradGuard no_grad;
-      for (size_t i = 0; i < targets.size(); ++i) {
-        if (tensors[i].defined()) {
-          targets[i].copy_(tensors[i]);
-        }
+    for (size_t i = 0; i < targets.size(); ++i) {
+      if (tensors[i].defined()) { // so that copying cannot fail
+        tensors[i] = tensors[i].to(targets[i].options().requires_grad(false));
       }
     }
     finish(plan);
   });
+  torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (tensors[i].defined()) {
+      targets[i].copy_(tensors[i]);
+    }
+  }
   if (replication) {
     replication->keep();
   }
@@ -238,6 +242,7 @@ void PeftModel::load_adapter(
       adapter_name,
       "' already exists.");
   const DisableAdapterGuard base(*this);
+  LoraConfig config;
   inject_from_folder(
       *state_->model,
       state_.get(),
@@ -250,8 +255,9 @@ void PeftModel::load_adapter(
         for (const auto& site : state_->tuner_layers()) {
           site.layer->set_requires_grad(adapter_name, options.is_trainable());
         }
-        state_->adapters.add({adapter_name, plan.config});
+        config = plan.config;
       });
+  state_->adapters.add({adapter_name, std::move(config)});
 }
 
 PeftModel PeftModel::from_pretrained(

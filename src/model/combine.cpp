@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include "lora/check_config.h"
+#include "lora/undo.h"
 #include "model/requirements.h"
 
 namespace torchlora {
@@ -182,15 +183,13 @@ void PeftModel::add_weighted_adapter(
       .layers_pattern({});
   // NOTE: draws, as peft does, before DARE does.
   add_adapter(adapter_name, config);
-  try {
+  all_or_nothing([&](Undo& undo) {
+    undo.add("the model", [&] { delete_adapter(adapter_name); });
     for (const auto& site : sites) {
       combine_layer(
           *site.layer, adapters, weights, options, rank, adapter_name);
     }
-  } catch (...) {
-    delete_adapter(adapter_name);
-    throw;
-  }
+  });
 }
 
 } // namespace torchlora

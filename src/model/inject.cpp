@@ -9,6 +9,7 @@
 
 #include "lora/check_config.h"
 #include "lora/overlay/weight_overlay.h"
+#include "lora/undo.h"
 #include "model/inject.h"
 #include "model/targets.h"
 #include "model/ties.h"
@@ -111,33 +112,6 @@ void prepare(
       progress(layers.size(), plan.targets.size(), site.name);
     }
   }
-}
-
-/// Undoes an injection of which the layers with an entry in `previous` are
-/// committed: the base weights that they overwrote.
-void take_back(
-    const InjectionPlan& plan,
-    const std::string& adapter_name,
-    const Layers& layers,
-    const std::vector<Tensor>& previous) {
-  torch::NoGradGuard no_grad;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const auto& layer = *layers[i];
-    if (i < previous.size() && previous[i].defined()) {
-      layer.base_weight().copy_(previous[i]);
-    } else if (
-        i < previous.size() && layer.find_adapter(adapter_name)->changed_base) {
-      layer.base_weight().add_(layer.get_delta_weight(adapter_name));
-    }
-  }
-  for (size_t i = layers.size(); i-- > 0;) {
-    layers[i]->delete_adapter(adapter_name);
-    if (const auto& site = plan.targets[i].site; !site.layer) {
-      layers[i]->unload();
-      site.parent->replace_module(site.child_name, site.module);
-    }
-  }
-  remove_tokens(*plan.model, adapter_name);
 }
 
 /// Warns of modules whose buffers a training forward changes, as a batch norm's
@@ -313,7 +287,7 @@ Layers inject(
     const InjectionPlan& plan,
     const std::string& adapter_name,
     SavedModules& saved,
-    const std::function<void(const Layers&)>& finish) {
+    const std::function<void(const Layers&)>& activate) {
   for (const auto& site : tuner_layers(*plan.model)) {
     TORCH_CHECK_VALUE(
         !site.layer->has(adapter_name),
@@ -326,14 +300,21 @@ Layers inject(
   check_base_may_change(plan);
   warn_of_running_statistics(plan);
   Layers layers;
-  std::vector<Tensor> previous;
-  try {
+  all_or_nothing([&](Undo& undo) {
+    undo.add("the module tree", [&] {
+      for (size_t i = layers.size(); i-- > 0;) {
+        layers[i]->delete_adapter(adapter_name);
+        if (const auto& site = plan.targets[i].site; !site.layer) {
+          layers[i]->unload();
+          site.parent->replace_module(site.child_name, site.module);
+        }
+      }
+    });
     prepare(plan, adapter_name, layers);
+    undo.add("modules_to_save", [&] { saved.delete_adapter(adapter_name); });
     saved.add(adapter_name, plan.saved);
+    undo.add("a table", [&] { remove_tokens(*plan.model, adapter_name); });
     inject_tokens(plan, adapter_name);
-    for (const auto& layer : layers) {
-      previous.push_back(layer->commit_adapter(adapter_name));
-    }
     for (size_t i = 0; i < layers.size(); ++i) {
       if (const auto& site = plan.targets[i].site; !site.layer) {
         site.parent->replace_module(
@@ -341,12 +322,16 @@ Layers inject(
         layers[i]->bind();
       }
     }
-    finish(layers);
-  } catch (...) {
-    take_back(plan, adapter_name, layers, previous);
-    saved.delete_adapter(adapter_name);
-    throw;
-  }
+    activate(layers);
+    for (const auto& layer : layers) {
+      if (layer->commit_adapter(adapter_name)) {
+        undo.add("a base weight", [&] {
+          const torch::NoGradGuard no_grad;
+          layer->base_weight().add_(layer->get_delta_weight(adapter_name));
+        });
+      }
+    }
+  });
   return layers;
 }
 

@@ -8,6 +8,7 @@
 
 #include <torchlora/detail/names.h>
 
+#include "lora/undo.h"
 #include "model/merge.h"
 #include "model/state.h"
 #include "model/ties.h"
@@ -76,40 +77,12 @@ void in_layer(const TunerSite& site, const std::function<void()>& run) {
   }
 }
 
-/// Runs `change` in each layer. If that fails in one, runs `undo` in it and in
-/// those before, with the adapters that were merged there.
-void change_all(
-    const std::vector<TunerSite>& sites,
-    const std::function<void(TunerLayer&)>& change,
-    const std::function<void(TunerLayer&, const std::vector<std::string>&)>&
-        undo) {
-  std::vector<std::vector<std::string>> merged;
-  try {
-    for (const auto& site : sites) {
-      merged.push_back(site.layer->merged_adapters());
-      in_layer(site, [&] { change(*site.layer); });
-    }
-  } catch (...) {
-    for (auto i = merged.size(); i-- > 0;) {
-      try {
-        undo(*sites[i].layer, merged[i]);
-      } catch (const std::exception& e) {
-        TORCH_WARN(
-            sites[i].name.empty() ? "modules_to_save"
-                                  : "module " + sites[i].name,
-            " could not be given back what it had: ",
-            e.what());
-      }
-    }
-    throw;
-  }
-}
-
 /// Merges into what the model's tensors are now: checks all first, then writes.
 void merge_all(
     const PeftModel& model,
     const std::vector<WrittenTensor>& written,
     const MergeOptions& options,
+    Undo& undo,
     bool warns = true) {
   const auto& state = StateAccess::of(model);
   TORCH_CHECK_VALUE(
@@ -127,12 +100,14 @@ void merge_all(
   if (warns) {
     warn_of_merged(sites, options.adapter_names());
   }
-  change_all(
-      sites,
-      [&](TunerLayer& layer) { layer.merge(options.adapter_names()); },
-      [](TunerLayer& layer, const std::vector<std::string>& merged) {
-        layer.unmerge(merged.size());
-      });
+  for (const auto& site : sites) {
+    undo.add(
+        "module " + site.name,
+        [layer = site.layer, merged = site.layer->merged_adapters().size()] {
+          layer->unmerge(merged);
+        });
+    in_layer(site, [&] { site.layer->merge(options.adapter_names()); });
+  }
 }
 
 } // namespace
@@ -202,7 +177,7 @@ void PeftModel::merge_adapter(const MergeOptions& options) {
         name,
         "\" is an adapter's own; only merge_and_unload can merge into it");
   }
-  merge_all(*this, written, options);
+  all_or_nothing([&](Undo& undo) { merge_all(*this, written, options, undo); });
 }
 
 void PeftModel::unmerge_adapter() {
@@ -216,14 +191,18 @@ void PeftModel::unmerge_adapter() {
   for (const auto& site : sites) {
     in_layer(site, [&] { site.layer->check_unmergeable(); });
   }
-  change_all(
-      sites,
-      [](TunerLayer& layer) { layer.unmerge(); },
-      [](TunerLayer& layer, const std::vector<std::string>& merged) {
-        if (!merged.empty()) {
-          layer.merge(merged);
-        }
-      });
+  all_or_nothing([&](Undo& undo) {
+    for (const auto& site : sites) {
+      if (site.layer->merged()) {
+        undo.add(
+            "module " + site.name,
+            [layer = site.layer, merged = site.layer->merged_adapters()] {
+              layer->merge(merged);
+            });
+        in_layer(site, [&] { site.layer->unmerge(); });
+      }
+    }
+  });
 }
 
 void PeftModel::merge_and_unload(const MergeOptions& options) {
@@ -236,18 +215,17 @@ void PeftModel::merge_and_unload(const MergeOptions& options) {
   saved.check_set_adapter(options.adapter_names());
   const auto names = options.adapter_names().empty() ? active_adapters()
                                                      : options.adapter_names();
-  saved.show(names);
-  try {
+  all_or_nothing([&](Undo& undo) {
+    undo.add("modules_to_save", [&] { saved.show(); });
+    saved.show(names);
     const auto written = written_by_merge(*state_->model, names);
     merge_all(
         *this,
         written,
         MergeOptions(options).adapter_names(names),
+        undo,
         /*warns=*/!written.empty());
-  } catch (...) {
-    saved.show();
-    throw;
-  }
+  });
   saved.keep(names);
   remove_layers(*state_, sites, "merge_and_unload");
 }

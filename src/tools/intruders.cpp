@@ -7,6 +7,7 @@
 
 #include <torchlora/init/detail/decompose.h>
 
+#include "lora/undo.h"
 #include "model/requirements.h"
 
 namespace torchlora {
@@ -159,9 +160,10 @@ std::vector<LayerIntruders> reduce_intruder_dimension(
   // NOTE: the factors are overwritten below. An initializer would change the
   // base or freeze B.
   peft.add_adapter(new_adapter_name, config.forget_initializer());
-  try {
+  std::vector<LayerIntruders> report;
+  all_or_nothing([&](Undo& undo) {
+    undo.add("the model", [&] { peft.delete_adapter(new_adapter_name); });
     torch::NoGradGuard no_grad;
-    std::vector<LayerIntruders> report;
     for (const auto& site : sites) {
       const auto* from = site.layer->find_adapter(old_adapter_name);
       const auto* to = site.layer->find_adapter(new_adapter_name);
@@ -177,11 +179,8 @@ std::vector<LayerIntruders> reduce_intruder_dimension(
       report.push_back({site.name, found.intruders});
     }
     peft.set_adapter(new_adapter_name);
-    return report;
-  } catch (...) {
-    peft.delete_adapter(new_adapter_name);
-    throw;
-  }
+  });
+  return report;
 }
 
 } // namespace torchlora

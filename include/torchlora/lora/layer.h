@@ -93,9 +93,9 @@ class TORCHLORA_API LoraLayer : public Module,
       double lora_alpha,
       const LoraConfig& config,
       bool autocast_adapter_dtype = true);
-  /// First step of `update_layer`: makes and registers the factors, without
-  /// changing the base weight. `statistics` and `is_loaded` are those of
-  /// `init::Arguments`.
+  /// First step of `update_layer`: makes and registers the factors and the
+  /// variant's tensors, without changing the base weight. `statistics` and
+  /// `is_loaded` are those of `init::Arguments`.
   void prepare_adapter(
       const std::string& adapter_name,
       int64_t r,
@@ -105,10 +105,10 @@ class TORCHLORA_API LoraLayer : public Module,
       const Tensor& statistics = {},
       bool is_loaded = false);
   /// Second step of `update_layer`: writes the base weight that the initializer
-  /// or variant computed and returns the one that it overwrote, or subtracts
-  /// scaling · B A if the initializer's trait `modifies_base` says so. If it
-  /// throws, the base weight is as before.
-  Tensor commit_adapter(const std::string& adapter_name);
+  /// or variant computed, which cannot fail, or subtracts scaling · B A if the
+  /// initializer's trait `modifies_base` says so. Returns whether it
+  /// subtracted. If it throws, the base weight is as before.
+  bool commit_adapter(const std::string& adapter_name);
   /// Throws ValueError if the initializer or variant of `config` changes the
   /// base weight and must not: another adapter depends on it, or the weight
   /// cannot be written to.
@@ -122,6 +122,10 @@ class TORCHLORA_API LoraLayer : public Module,
       const Tensor& B,
       double lora_alpha,
       bool use_rslora);
+  /// Gives the adapter of the name `before.name` the factors, alpha and scaling
+  /// of `before`, a copy of it from before `replace_factors`. Copies no values
+  /// and allocates no tensor.
+  void restore_adapter(const LoraAdapter& before);
   const std::list<LoraAdapter>& adapters() const {
     return adapters_.all();
   }
@@ -175,10 +179,6 @@ class TORCHLORA_API LoraLayer : public Module,
     observer_ = std::move(observer);
   }
 
-  /// Prints the name, rank and scaling of each adapter.
-  void pretty_print(std::ostream& stream) const override;
-
- protected:
   /// Sends the forwards of this thread that a mixed batch is for through it
   /// until it is destroyed; of several that are for one layer the last counts.
   /// `MixedBatchGuard` calls it. NOTE: virtual, so that the copy of the library
@@ -186,6 +186,10 @@ class TORCHLORA_API LoraLayer : public Module,
   virtual void begin_mixed_batch(
       const std::shared_ptr<const MixedBatch>& batch) const;
 
+  /// Prints the name, rank and scaling of each adapter.
+  void pretty_print(std::ostream& stream) const override;
+
+ protected:
   /// Computes the forward for `updates`, with biases, dropout and variants.
   /// `updates` is empty only if `base_forward_writes()`.
   virtual Tensor adapted_forward(const LayerCall& call, ActiveUpdates updates);
@@ -208,7 +212,6 @@ class TORCHLORA_API LoraLayer : public Module,
   static const char* why_not_dense(ActiveUpdates updates);
   Tensor mixed_forward(const LayerCall& call, ActiveUpdates updates) const;
   void register_variants();
-  void reset_variant(const LoraAdapter& adapter);
   Tensor delta(const LoraAdapter& adapter) const;
 
   std::shared_ptr<Module> base_layer_;
