@@ -8,10 +8,11 @@
 #include <torchlora/adapter_files/adapter_config.h>
 #include <torchlora/lora/variant.h>
 
+#include "adapter_files/blame_file.h"
 #include "adapter_files/match_tensors.h"
 #include "adapter_files/out_proj.h"
-#include "model/replicate.h"
 #include "model/remember.h"
+#include "model/replicate.h"
 #include "model/requirements.h"
 
 namespace torchlora {
@@ -110,10 +111,14 @@ void hotswap_adapter(
     PeftModel& model,
     const std::filesystem::path& directory,
     const std::string& adapter_name) {
+  const auto blame = [&](const auto& step) {
+    return blame_file("hotswap_adapter", directory, step);
+  };
   auto& state = StateAccess::of(model);
-  auto& config = state.adapters.at(adapter_name).config;
+  auto& config = state.adapters.at(adapter_name, "hotswap_adapter").config;
+  const auto loaded = load_adapter_config(directory);
   const auto next =
-      for_replicated(load_adapter_config(directory), state.layer_replication);
+      blame([&] { return for_replicated(loaded, state.layer_replication); });
   const auto sites = lora_sites(*state.model);
   check_compatible(config, next);
   const auto demand = [&](Requirement requirement, const char* hint) {
@@ -124,8 +129,10 @@ void hotswap_adapter(
       Requirement::kUnchangedBase,
       ": they would stay without the adapter's update");
   demand(Requirement::kUnmerged, "; call unmerge_adapter first");
-  auto plan =
-      plan_injection(*state.model, next, adapter_name, {}, /*is_loaded=*/true);
+  auto plan = blame([&] {
+    return plan_injection(
+        *state.model, next, adapter_name, {}, /*is_loaded=*/true);
+  });
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(
         target.site.layer && target.site.layer->find_adapter(adapter_name),
@@ -138,9 +145,12 @@ void hotswap_adapter(
         adapter_name,
         " does not");
   }
-  auto file = read_adapter_file(directory);
-  read_out_proj(file, plan, /*of_peft=*/false);
-  const auto tensors = match_tensors(file, *state.saved, plan);
+  AdapterFile file;
+  const auto tensors = in_function("hotswap_adapter", [&] {
+    file = read_adapter_file(directory);
+    read_out_proj(file, plan, /*of_peft=*/false, "hotswap_adapter");
+    return match_tensors(file, *state.saved, plan);
+  });
   TORCH_CHECK_VALUE(
       plan.saved.empty() && plan.tokens.empty(),
       "[hotswap_adapter] the adapter in ",

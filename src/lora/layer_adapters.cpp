@@ -68,7 +68,7 @@ void LoraLayer::check_base_may_change(const LoraConfig& config) const {
   if (!modifies_base(config)) {
     return;
   }
-  check_writable(/*writes_bias=*/false);
+  check_writable("update_layer", /*writes_bias=*/false);
   if (adapters().empty()) {
     return;
   }
@@ -109,7 +109,7 @@ void LoraLayer::prepare_adapter(
     bool autocast_adapter_dtype,
     const Tensor& statistics,
     bool is_loaded) {
-  check_adapter_name(adapter_name);
+  check_adapter_name(adapter_name, "update_layer");
   TORCH_CHECK_VALUE(
       !has(adapter_name),
       "[update_layer] adapter with name '",
@@ -241,7 +241,7 @@ void LoraLayer::register_variants() {
 
 bool LoraLayer::commit_adapter(const std::string& adapter_name) {
   torch::NoGradGuard no_grad;
-  const auto& adapter = adapters_.at(adapter_name);
+  const auto& adapter = adapters_.at(adapter_name, "commit_adapter");
   const auto next = std::exchange(next_base_weight_, Tensor());
   if (next.defined()) {
     base_weight().copy_(next);
@@ -259,7 +259,7 @@ void LoraLayer::replace_factors(
     bool use_rslora) {
   torch::NoGradGuard no_grad;
   adapters_.check_not_merged(adapter_name, "replace_factors");
-  auto& adapter = adapters_.at(adapter_name);
+  auto& adapter = adapters_.at(adapter_name, "replace_factors");
   const auto base = base_weight();
   adapter.r = A.size(0) / std::max<int64_t>(base.experts(), 1);
   adapter.lora_alpha = lora_alpha;
@@ -293,7 +293,7 @@ void LoraLayer::replace_factors(
 }
 
 void LoraLayer::restore_adapter(const LoraAdapter& before) {
-  auto& adapter = adapters_.at(before.name);
+  auto& adapter = adapters_.at(before.name, "restore_adapter");
   for (const auto& [dict, now, then] :
        {std::tuple(lora_A_, adapter.lora_A, before.lora_A),
         std::tuple(lora_B_, adapter.lora_B, before.lora_B)}) {
@@ -318,7 +318,7 @@ void LoraLayer::delete_adapter(const std::string& adapter_name) {
 }
 
 NamedTensors LoraLayer::adapter_state(const std::string& adapter_name) const {
-  return adapters_.at(adapter_name).tensors(factor_names_);
+  return adapters_.at(adapter_name, "adapter_state").tensors(factor_names_);
 }
 
 void LoraLayer::set_adapter(
@@ -378,7 +378,7 @@ void LoraLayer::scale_layer(double scale) {
     adapters_.check_not_merged(name, "scale_layer");
   }
   for (const auto& name : active_adapters()) {
-    adapters_.at(name).scaling *= scale;
+    adapters_.at(name, "scale_layer").scaling *= scale;
   }
 }
 
@@ -391,7 +391,7 @@ void LoraLayer::unscale_layer(std::optional<double> scale) {
     adapters_.check_not_merged(name, "unscale_layer");
   }
   for (const auto& name : active_adapters()) {
-    auto& adapter = adapters_.at(name);
+    auto& adapter = adapters_.at(name, "unscale_layer");
     adapter.scaling =
         scale ? adapter.scaling / *scale : adapter.default_scaling();
   }

@@ -31,7 +31,7 @@ void check_sources(
         " must be a finite number, found ",
         weights[i]);
   }
-  check_adapter_name(adapter_name);
+  check_adapter_name(adapter_name, "add_weighted_adapter");
   TORCH_CHECK_VALUE(
       !state.adapters.find(adapter_name),
       "[add_weighted_adapter] Adapter with name '",
@@ -146,7 +146,8 @@ void PeftModel::add_weighted_adapter(
 
   int64_t sum = 0, largest = 0;
   for (const auto& name : adapters) {
-    const auto rank = rank_of(state_->adapters.at(name).config);
+    const auto rank =
+        rank_of(state_->adapters.at(name, "add_weighted_adapter").config);
     sum += rank;
     largest = std::max(largest, rank);
   }
@@ -166,7 +167,7 @@ void PeftModel::add_weighted_adapter(
       sites.push_back(site);
     }
   }
-  auto config = state_->adapters.at(adapters[0]).config;
+  auto config = state_->adapters.at(adapters[0], "add_weighted_adapter").config;
   config.r(rank)
       .lora_alpha(static_cast<double>(rank))
       .use_rslora(false)

@@ -114,33 +114,6 @@ void prepare(
   }
 }
 
-/// Warns of modules whose buffers a training forward changes, as a batch norm's
-/// running statistics, and of which the adapter has no version of its own.
-void warn_of_running_statistics(const InjectionPlan& plan) {
-  if (plan.config.inference_mode()) {
-    return;
-  }
-  std::vector<std::string> names;
-  for (const auto& item : plan.model->named_modules()) {
-    const auto buffers = item.value()->named_buffers(/*recurse=*/false);
-    const auto* mean = buffers.find("running_mean");
-    if (mean && mean->defined() &&
-        std::ranges::none_of(plan.saved, [&](const SavedTensor& saved) {
-          return saved.tensor.is_same(*mean);
-        })) {
-      names.push_back(item.key());
-    }
-  }
-  if (!names.empty()) {
-    TORCH_WARN(fmt::format(
-        "[get_peft_model] a forward in training mode changes the running "
-        "statistics of {}, so that the model without its adapters is not the "
-        "base model any more, and they are not saved with the adapter: call "
-        "eval() on them after train(), or name them in modules_to_save",
-        fmt::join(names, ", ")));
-  }
-}
-
 } // namespace
 
 InjectionPlan plan_injection(
@@ -149,7 +122,7 @@ InjectionPlan plan_injection(
     const std::string& adapter_name,
     const InjectOptions& options,
     bool is_loaded) {
-  check_adapter_name(adapter_name);
+  check_adapter_name(adapter_name, "get_peft_model");
   check_config(config);
   const auto sites = target_sites(model);
   InjectionPlan plan;
@@ -271,6 +244,35 @@ InjectionPlan plan_injection(
   return plan;
 }
 
+bool warn_of_running_statistics(
+    const InjectionPlan& plan,
+    const char* function) {
+  if (plan.config.inference_mode()) {
+    return false;
+  }
+  std::vector<std::string> names;
+  for (const auto& item : plan.model->named_modules()) {
+    const auto buffers = item.value()->named_buffers(/*recurse=*/false);
+    const auto* mean = buffers.find("running_mean");
+    if (mean && mean->defined() &&
+        std::ranges::none_of(plan.saved, [&](const SavedTensor& saved) {
+          return saved.tensor.is_same(*mean);
+        })) {
+      names.push_back(item.key());
+    }
+  }
+  if (!names.empty()) {
+    TORCH_WARN(fmt::format(
+        "[{}] a forward in training mode changes the running statistics of {}, "
+        "so that the model without its adapters is not the base model any "
+        "more, and they are not saved with the adapter: call eval() on them "
+        "after train(), or name them in modules_to_save",
+        function,
+        fmt::join(names, ", ")));
+  }
+  return !names.empty();
+}
+
 void check_is_base(const SavedModules& saved, const InjectionPlan& plan) {
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(
@@ -298,7 +300,6 @@ Layers inject(
         "\"");
   }
   check_base_may_change(plan);
-  warn_of_running_statistics(plan);
   Layers layers;
   all_or_nothing([&](Undo& undo) {
     undo.add("the module tree", [&] {

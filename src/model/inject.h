@@ -44,6 +44,13 @@ InjectionPlan plan_injection(
     const InjectOptions& options = {},
     bool is_loaded = false);
 
+/// Warns of modules whose buffers a training forward changes, as a batch norm's
+/// running statistics, and of which the adapter has no version of its own.
+/// Returns whether it did.
+bool warn_of_running_statistics(
+    const InjectionPlan& plan,
+    const char* function);
+
 /// ValueError if another adapter has its own version of a weight that the plan
 /// would change or whose rows it would train.
 void check_is_base(const SavedModules& saved, const InjectionPlan& plan);
@@ -53,7 +60,7 @@ using Layers = std::vector<std::shared_ptr<LoraLayer>>;
 /// Adds the adapter, inactive and frozen, with its `plan.saved` to `saved`, and
 /// runs `activate` with its layers; or leaves the model as it was. `activate`
 /// may throw and must not change the factors, which the base weights still
-/// depend on. Warns of batch norms that training would change.
+/// depend on.
 Layers inject(
     const InjectionPlan& plan,
     const std::string& adapter_name,
@@ -64,8 +71,10 @@ Layers inject(
 using Finish = std::function<void(const InjectionPlan&)>;
 
 /// Returns the handle of a model whose first adapter `inject_first` adds:
-/// freezes the base, and makes the adapter active by `finish`.
+/// freezes the base, and makes the adapter active by `finish`. Errors and
+/// warnings name `function`.
 PeftModel adapt(
+    const char* function,
     Module& model,
     const std::string& adapter_name,
     const std::function<void(SavedModules&, const Finish& finish)>&

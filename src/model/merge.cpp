@@ -9,6 +9,7 @@
 #include <torchlora/detail/names.h>
 
 #include "lora/undo.h"
+#include "model/function_name.h"
 #include "model/merge.h"
 #include "model/state.h"
 #include "model/ties.h"
@@ -87,7 +88,7 @@ void merge_all(
   const auto& state = StateAccess::of(model);
   TORCH_CHECK_VALUE(
       state.layer_replication.empty() || written.empty(),
-      "[PeftModel] Cannot merge LORA layers when base model layers are "
+      "[merge_adapter] Cannot merge LORA layers when base model layers are "
       "replicated: they share their weights");
   check_not_tied(*state.model, written, "a merge");
   const auto sites = tuner_layers(*state.model);
@@ -157,7 +158,7 @@ void remove_layers(
 void PeftModel::merge_adapter(const MergeOptions& options) {
   state_->check_not_empty("merge_adapter");
   for (const auto& name : options.adapter_names()) {
-    state_->adapters.at(name);
+    state_->adapters.at(name, "merge_adapter");
   }
   state_->saved->check_mergeable(options.adapter_names(), options.safe_merge());
   const auto written =
@@ -177,7 +178,10 @@ void PeftModel::merge_adapter(const MergeOptions& options) {
         name,
         "\" is an adapter's own; only merge_and_unload can merge into it");
   }
-  all_or_nothing([&](Undo& undo) { merge_all(*this, written, options, undo); });
+  in_function("merge_adapter", [&] {
+    all_or_nothing(
+        [&](Undo& undo) { merge_all(*this, written, options, undo); });
+  });
 }
 
 void PeftModel::unmerge_adapter() {
@@ -188,9 +192,11 @@ void PeftModel::unmerge_adapter() {
     TORCH_WARN("Already unmerged. Nothing to do.");
     return;
   }
-  for (const auto& site : sites) {
-    in_layer(site, [&] { site.layer->check_unmergeable(); });
-  }
+  in_function("unmerge_adapter", [&] {
+    for (const auto& site : sites) {
+      in_layer(site, [&] { site.layer->check_unmergeable(); });
+    }
+  });
   all_or_nothing([&](Undo& undo) {
     for (const auto& site : sites) {
       if (site.layer->merged()) {
@@ -210,21 +216,23 @@ void PeftModel::merge_and_unload(const MergeOptions& options) {
   const auto sites = lora_sites(*state_->model);
   auto& saved = *state_->saved;
   for (const auto& name : options.adapter_names()) {
-    state_->adapters.at(name);
+    state_->adapters.at(name, "merge_and_unload");
   }
   saved.check_set_adapter(options.adapter_names());
   const auto names = options.adapter_names().empty() ? active_adapters()
                                                      : options.adapter_names();
-  all_or_nothing([&](Undo& undo) {
-    undo.add("modules_to_save", [&] { saved.show(); });
-    saved.show(names);
-    const auto written = written_by_merge(*state_->model, names);
-    merge_all(
-        *this,
-        written,
-        MergeOptions(options).adapter_names(names),
-        undo,
-        /*warns=*/!written.empty());
+  in_function("merge_and_unload", [&] {
+    all_or_nothing([&](Undo& undo) {
+      undo.add("modules_to_save", [&] { saved.show(); });
+      saved.show(names);
+      const auto written = written_by_merge(*state_->model, names);
+      merge_all(
+          *this,
+          written,
+          MergeOptions(options).adapter_names(names),
+          undo,
+          /*warns=*/!written.empty());
+    });
   });
   saved.keep(names);
   remove_layers(*state_, sites, "merge_and_unload");

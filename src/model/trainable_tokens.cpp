@@ -116,7 +116,7 @@ void TrainableTokens::add_adapter(
     const std::vector<int64_t>& indices,
     bool autocast_adapter_dtype) {
   const torch::NoGradGuard no_grad;
-  check_adapter_name(adapter_name);
+  check_adapter_name(adapter_name, "add_adapter");
   const auto rows = weight().size(0);
   TORCH_CHECK_VALUE(
       !indices.empty(),
@@ -176,7 +176,8 @@ void TrainableTokens::delete_adapter(const std::string& adapter_name) {
 NamedTensors TrainableTokens::adapter_state(
     const std::string& adapter_name) const {
   return {
-      {std::string(kName) + "." + kDelta, adapters_.at(adapter_name).delta}};
+      {std::string(kName) + "." + kDelta,
+       adapters_.at(adapter_name, "adapter_state").delta}};
 }
 
 void TrainableTokens::check_set_adapter(
@@ -292,7 +293,7 @@ void TrainableTokens::write(
 void TrainableTokens::merge(const std::vector<std::string>& adapter_names) {
   const torch::NoGradGuard no_grad;
   for (const auto& name : adapters_.not_merged(adapter_names)) {
-    auto& adapter = adapters_.at(name);
+    auto& adapter = adapters_.at(name, "merge");
     adapter.original = base_rows(adapter.indices);
     write(adapter.indices, adapter.delta);
     adapters_.push_merged(name);
@@ -309,7 +310,7 @@ void TrainableTokens::check_unmergeable() const {
 void TrainableTokens::unmerge(size_t count) {
   const torch::NoGradGuard no_grad;
   for (; merged_adapters().size() > count; adapters_.pop_merged()) {
-    auto& adapter = adapters_.at(merged_adapters().back());
+    auto& adapter = adapters_.at(merged_adapters().back(), "unmerge");
     write(adapter.indices, adapter.original);
     adapter.original = Tensor();
   }

@@ -280,7 +280,9 @@ void initialize_lora_eva_weights(
     const std::function<bool()>& run_batch,
     const std::string& adapter_name,
     const PrepareLayerInputs& prepare_layer_inputs) {
-  auto& config = StateAccess::of(peft).adapters.at(adapter_name).config;
+  auto& config = StateAccess::of(peft)
+                     .adapters.at(adapter_name, "initialize_lora_eva_weights")
+                     .config;
   TORCH_CHECK_VALUE(
       init::is_eva(config),
       "[initialize_lora_eva_weights] can only be used with "

@@ -206,7 +206,7 @@ class TORCHLORA_API LoraLayer : public Module,
   virtual Tensor run(const Tensor& input, const WeightOperation* operation);
   std::vector<ActiveUpdate> active_updates() const;
   bool has_bias_update(const std::vector<std::string>& adapter_names) const;
-  void check_writable(bool writes_bias) const;
+  void check_writable(const char* function, bool writes_bias) const;
   void check_merge(const std::vector<std::string>& adapter_names) const;
   bool is_base(ActiveUpdates updates) const;
   static const char* why_not_dense(ActiveUpdates updates);
