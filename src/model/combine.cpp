@@ -73,6 +73,15 @@ bool check_layer(
         "; in \"",
         site.name,
         "\" they have not");
+    TORCH_CHECK_VALUE(
+        !adapter->lora_A->weight.is_complex() ||
+            (options.combination_type().find("ties") == std::string::npos &&
+             !options.svd_clamp()),
+        "[add_weighted_adapter] the factors of adapter ",
+        name,
+        " in \"",
+        site.name,
+        "\" are complex, for which there are no ties and no svd_clamp");
     const bool has = adapter->lora_B->bias.defined();
     TORCH_CHECK_VALUE(
         !has || !options.prunes(),

@@ -32,6 +32,17 @@ void check_adapter(
   demand(
       Requirement::kUnchangedBase,
       "; save it with path_initial_model_for_weight_conversion and load that");
+  for (const auto& site : sites) {
+    TORCH_CHECK_VALUE(
+        !site.layer->has(adapter_name) ||
+            !site.base_weight().weight().is_complex(),
+        "[",
+        function,
+        "] the weight of \"",
+        site.name,
+        "\" must be real, found ",
+        site.base_weight().weight().scalar_type());
+  }
 }
 
 /// Returns the largest |cosine| of each column of `vectors` to a left singular
