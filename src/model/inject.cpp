@@ -191,7 +191,7 @@ InjectionPlan plan_injection(
   }
   check_second_names(model, plan.config, adapted);
   if (plan.targets.empty()) {
-    refuse_no_match(model, plan.config, any_excluded, any_unmatched);
+    refuse_no_match(model, sites, plan.config, any_excluded, any_unmatched);
   }
 
   if (config.ensure_weight_tying()) {
