@@ -11,9 +11,9 @@ namespace torchlora {
 /// The steps that take back a change of several layers, if it fails halfway.
 class Undo {
  public:
-  /// Adds a step, which runs before those that were added before it. `what` it
-  /// gives its state back, for a warning. A step should allocate no tensor: the
-  /// change may have failed because there is no memory.
+  /// Adds a step, which runs before the steps that were added earlier. `what`
+  /// names what the step restores, for a warning. A step should allocate no
+  /// tensor: the change may have failed because there is no memory.
   void add(std::string what, std::function<void()> step) {
     steps_.push_back({std::move(what), std::move(step)});
   }
@@ -40,7 +40,7 @@ class Undo {
 };
 
 /// Runs `change(undo)`, which adds to `undo` how to take back what it does. If
-/// it throws, that is done and the error goes on.
+/// it throws, runs these steps and throws the same error.
 template <class Change>
 void all_or_nothing(const Change& change) {
   Undo undo;

@@ -179,10 +179,10 @@ class TORCHLORA_API LoraLayer : public Module,
     observer_ = std::move(observer);
   }
 
-  /// Sends the forwards of this thread that a mixed batch is for through it
-  /// until it is destroyed; of several that are for one layer the last counts.
-  /// `MixedBatchGuard` calls it. NOTE: virtual, so that the copy of the library
-  /// that made the layer knows the batch.
+  /// Makes this thread's forwards of the layers in `batch` follow it while it
+  /// lives. Of several batches for one layer the last counts. `MixedBatchGuard`
+  /// calls it. NOTE: virtual, so that the copy of the library that made the
+  /// layer knows the batch.
   virtual void begin_mixed_batch(
       const std::shared_ptr<const MixedBatch>& batch) const;
 

@@ -122,8 +122,8 @@ class TORCHLORA_API TrainableTokens : public Module, public TunerLayer {
   /// changes.
   std::vector<std::string> shown_;
   /// The adapters that were shown last, if any, with their row numbers in
-  /// ascending order (`indices_`, `index_`) and the permutation that sorts their
-  /// rows (`order_`, undefined if they are sorted).
+  /// ascending order (`indices_`, `index_`) and the permutation that sorts
+  /// their rows (`order_`, undefined if they are sorted).
   std::vector<std::string> indexed_;
   std::vector<int64_t> indices_;
   Tensor index_, order_;
