@@ -8,8 +8,10 @@
 #include <torchlora/adapter_files/adapter_config.h>
 #include <torchlora/lora/variant.h>
 
+#include "adapter_files/blame_file.h"
 #include "adapter_files/match_tensors.h"
 #include "adapter_files/out_proj.h"
+#include "model/remember.h"
 #include "model/replicate.h"
 #include "model/requirements.h"
 
@@ -63,46 +65,6 @@ void replace(
   }
 }
 
-/// The adapter of a layer before the swap.
-struct Before {
-  std::shared_ptr<LoraLayer> layer;
-  std::vector<Tensor> tensors;
-  double lora_alpha, scaling;
-  bool use_rslora;
-};
-
-std::vector<Before> remember(
-    const std::vector<TargetSite>& sites,
-    const std::string& adapter_name) {
-  std::vector<Before> result;
-  for (const auto& site : sites) {
-    if (const auto* adapter = site.layer->find_adapter(adapter_name)) {
-      result.push_back(
-          {site.layer,
-           {},
-           adapter->lora_alpha,
-           adapter->scaling,
-           adapter->use_rslora});
-      for (const auto& [key, tensor] : adapter->tensors()) {
-        result.back().tensors.push_back(tensor.detach().clone());
-      }
-    }
-  }
-  return result;
-}
-
-void give_back(
-    const std::vector<Before>& before,
-    const std::string& adapter_name) {
-  for (const auto& [layer, tensors, lora_alpha, scaling, use_rslora] : before) {
-    replace(*layer, adapter_name, tensors, lora_alpha, use_rslora);
-    const auto scale = layer->find_adapter(adapter_name)->default_scaling();
-    if (scale != 0) {
-      layer->set_scale(adapter_name, scaling / scale);
-    }
-  }
-}
-
 /// Puts the tensors of the file into the layers of the plan, and zeros into
 /// those that the file has none for.
 void swap_tensors(
@@ -149,10 +111,14 @@ void hotswap_adapter(
     PeftModel& model,
     const std::filesystem::path& directory,
     const std::string& adapter_name) {
+  const auto blame = [&](const auto& step) {
+    return blame_file("hotswap_adapter", directory, step);
+  };
   auto& state = StateAccess::of(model);
-  auto& config = state.adapters.at(adapter_name).config;
+  auto& config = state.adapters.at(adapter_name, "hotswap_adapter").config;
+  const auto loaded = load_adapter_config(directory);
   const auto next =
-      for_replicated(load_adapter_config(directory), state.layer_replication);
+      blame([&] { return for_replicated(loaded, state.layer_replication); });
   const auto sites = lora_sites(*state.model);
   check_compatible(config, next);
   const auto demand = [&](Requirement requirement, const char* hint) {
@@ -163,8 +129,10 @@ void hotswap_adapter(
       Requirement::kUnchangedBase,
       ": they would stay without the adapter's update");
   demand(Requirement::kUnmerged, "; call unmerge_adapter first");
-  auto plan =
-      plan_injection(*state.model, next, adapter_name, {}, /*is_loaded=*/true);
+  auto plan = blame([&] {
+    return plan_injection(
+        *state.model, next, adapter_name, {}, /*is_loaded=*/true);
+  });
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(
         target.site.layer && target.site.layer->find_adapter(adapter_name),
@@ -177,9 +145,12 @@ void hotswap_adapter(
         adapter_name,
         " does not");
   }
-  auto file = read_adapter_file(directory);
-  read_out_proj(file, plan, /*of_peft=*/false);
-  const auto tensors = match_tensors(file, *state.saved, plan);
+  AdapterFile file;
+  const auto tensors = in_function("hotswap_adapter", [&] {
+    file = read_adapter_file(directory);
+    read_out_proj(file, plan, /*of_peft=*/false, "hotswap_adapter");
+    return match_tensors(file, *state.saved, plan);
+  });
   TORCH_CHECK_VALUE(
       plan.saved.empty() && plan.tokens.empty(),
       "[hotswap_adapter] the adapter in ",
@@ -188,13 +159,12 @@ void hotswap_adapter(
       "embedding table or rows of one), which cannot be swapped");
 
   torch::NoGradGuard no_grad;
-  const auto before = remember(sites, adapter_name);
-  try {
+  all_or_nothing([&](Undo& undo) {
+    for (const auto& site : sites) {
+      remember_adapter(undo, site, adapter_name);
+    }
     swap_tensors(plan, sites, adapter_name, next, tensors);
-  } catch (...) {
-    give_back(before, adapter_name);
-    throw;
-  }
+  });
   plan.config.inference_mode(config.inference_mode())
       .base_model_name_or_path(config.base_model_name_or_path());
   config = std::move(plan.config);

@@ -67,7 +67,11 @@ void write_out_proj(
   }
 }
 
-void read_out_proj(AdapterFile& file, const InjectionPlan& plan, bool of_peft) {
+void read_out_proj(
+    AdapterFile& file,
+    const InjectionPlan& plan,
+    bool of_peft,
+    const char* function) {
   const auto mark = file.metadata.find(kOutProjMark);
   const bool doubles =
       of_peft || (mark != file.metadata.end() && mark->second == kHalved);
@@ -87,8 +91,11 @@ void read_out_proj(AdapterFile& file, const InjectionPlan& plan, bool of_peft) {
   if (!doubles) {
     warn(
         names,
-        "[load_adapter] if PEFT trained this adapter, load it by "
-        "LoadOptions().peft_multihead_attention(true)");
+        c10::str(
+            "[",
+            function,
+            "] if PEFT trained this adapter, it must be loaded by "
+            "LoadOptions().peft_multihead_attention(true) and saved again"));
   }
 }
 

@@ -23,7 +23,11 @@ void write_out_proj(
     std::map<std::string, std::string>& metadata);
 
 /// Doubles B of each `out_proj` that the plan adapts if the file is marked or
-/// `of_peft`; else warns with the names of the modules.
-void read_out_proj(AdapterFile& file, const InjectionPlan& plan, bool of_peft);
+/// `of_peft`; else warns with the names of `function` and of the modules.
+void read_out_proj(
+    AdapterFile& file,
+    const InjectionPlan& plan,
+    bool of_peft,
+    const char* function);
 
 } // namespace torchlora

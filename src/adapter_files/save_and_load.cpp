@@ -10,6 +10,7 @@
 #include <torchlora/model.h>
 
 #include "adapter_files/adapter_file.h"
+#include "adapter_files/blame_file.h"
 #include "adapter_files/match_tensors.h"
 #include "adapter_files/out_proj.h"
 #include "adapter_files/saved_config.h"
@@ -26,23 +27,11 @@ namespace {
 
 constexpr auto kWeightsFile = "adapter_model.safetensors";
 
-/// Runs a step in which a file's configuration meets the model. One that cannot
-/// be right there is an error of its file.
-template <class Step>
-auto blame_file(const fs::path& directory, const Step& step) {
-  try {
-    return step();
-  } catch (const c10::ValueError& e) {
-    throw DataError(
-        {__func__, __FILE__, static_cast<uint32_t>(__LINE__)},
-        "[load_adapter] " + (directory / "adapter_config.json").string() +
-            " does not fit this model: " + e.what_without_backtrace());
-  }
-}
-
 /// Adds the adapter of a folder, inactive and frozen, and calls `finish` with
-/// its plan. `state` is nullptr for a model that is not adapted.
+/// its plan before its tensors are filled. `state` is nullptr for a model that
+/// is not adapted.
 void inject_from_folder(
+    const char* function,
     Module& model,
     const PeftState* state,
     SavedModules& saved,
@@ -51,12 +40,14 @@ void inject_from_folder(
     const InjectOptions& options,
     const LoadOptions& load_options,
     const Finish& finish) {
-  check_adapter_name(adapter_name);
+  check_adapter_name(adapter_name, function);
   auto config = load_adapter_config(directory);
   const auto& initializer = init::find_initializer(config.init_lora_weights());
   TORCHLORA_CHECK_DATA(
       init::is_repeatable(config),
-      "[load_adapter] the adapter in ",
+      "[",
+      function,
+      "] the adapter in ",
       directory.string(),
       " was initialized by ",
       config.init_lora_weights().name(),
@@ -68,7 +59,7 @@ void inject_from_folder(
             "adapter_config.json");
   auto file = read_adapter_file(directory);
   std::optional<Replication> replication;
-  blame_file(directory, [&] {
+  blame_file(function, directory, [&] {
     if (state) {
       config = for_replicated(config, state->layer_replication);
     } else {
@@ -76,15 +67,15 @@ void inject_from_folder(
     }
   });
   config.inference_mode(!load_options.is_trainable());
-  auto plan = blame_file(directory, [&] {
+  auto plan = blame_file(function, directory, [&] {
     return plan_injection(
         model, config, adapter_name, options, /*is_loaded=*/true);
   });
   check_is_base(saved, plan);
-  read_out_proj(file, plan, load_options.peft_multihead_attention());
-  const auto tensors = match_tensors(file, saved, plan, load_options.strict());
+  read_out_proj(file, plan, load_options.peft_multihead_attention(), function);
+  auto tensors = match_tensors(file, saved, plan, load_options.strict());
+  std::vector<Tensor> targets;
   inject(plan, adapter_name, saved, [&](const Layers& layers) {
-    std::vector<Tensor> targets;
     for (const auto& layer : layers) {
       for (auto& [key, tensor] : layer->adapter_state(adapter_name)) {
         targets.push_back(std::move(tensor));
@@ -94,16 +85,19 @@ void inject_from_folder(
       targets.push_back(
           tokens_of(*target.layer)->find_adapter(adapter_name)->delta);
     }
-    {
-      torch::NoGradGuard no_grad;
-      for (size_t i = 0; i < targets.size(); ++i) {
-        if (tensors[i].defined()) {
-          targets[i].copy_(tensors[i]);
-        }
+    for (size_t i = 0; i < targets.size(); ++i) {
+      if (tensors[i].defined()) { // so that copying cannot fail
+        tensors[i] = tensors[i].to(targets[i].options().requires_grad(false));
       }
     }
     finish(plan);
   });
+  torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (tensors[i].defined()) {
+      targets[i].copy_(tensors[i]);
+    }
+  }
   if (replication) {
     replication->keep();
   }
@@ -113,7 +107,7 @@ void inject_from_folder(
 
 torch::OrderedDict<std::string, Tensor> PeftModel::state_dict(
     const std::string& adapter_name) const {
-  state_->adapters.at(adapter_name);
+  state_->adapters.at(adapter_name, "state_dict");
   torch::OrderedDict<std::string, Tensor> tensors;
   for (const auto& site : state_->tuner_layers()) {
     if (site.layer->has(adapter_name)) {
@@ -148,10 +142,10 @@ void PeftModel::save_pretrained(
       ? adapter_names()
       : options.selected_adapters();
   for (const auto& name : names) {
-    state_->adapters.at(name);
+    state_->adapters.at(name, "save_pretrained");
   }
   for (const auto& name : names) {
-    const auto& adapter = state_->adapters.at(name);
+    const auto& adapter = state_->adapters.at(name, "save_pretrained");
     const auto folder = name == "default" ? directory : directory / name;
     std::error_code error;
     fs::create_directories(folder, error);
@@ -238,20 +232,26 @@ void PeftModel::load_adapter(
       adapter_name,
       "' already exists.");
   const DisableAdapterGuard base(*this);
-  inject_from_folder(
-      *state_->model,
-      state_.get(),
-      *state_->saved,
-      directory,
-      adapter_name,
-      InjectOptions().autocast_adapter_dtype(state_->autocast_adapter_dtype),
-      options,
-      [&](const InjectionPlan& plan) {
-        for (const auto& site : state_->tuner_layers()) {
-          site.layer->set_requires_grad(adapter_name, options.is_trainable());
-        }
-        state_->adapters.add({adapter_name, plan.config});
-      });
+  LoraConfig config;
+  in_function("load_adapter", [&] {
+    inject_from_folder(
+        "load_adapter",
+        *state_->model,
+        state_.get(),
+        *state_->saved,
+        directory,
+        adapter_name,
+        InjectOptions().autocast_adapter_dtype(state_->autocast_adapter_dtype),
+        options,
+        [&](const InjectionPlan& plan) {
+          for (const auto& site : state_->tuner_layers()) {
+            site.layer->set_requires_grad(adapter_name, options.is_trainable());
+          }
+          state_->warn_of_running_statistics(plan, "load_adapter");
+          config = plan.config;
+        });
+  });
+  state_->adapters.add({adapter_name, std::move(config)});
 }
 
 PeftModel PeftModel::from_pretrained(
@@ -260,8 +260,12 @@ PeftModel PeftModel::from_pretrained(
     const std::string& adapter_name,
     const LoadOptions& options) {
   auto peft = adapt(
-      model, adapter_name, [&](SavedModules& saved, const Finish& finish) {
+      "from_pretrained",
+      model,
+      adapter_name,
+      [&](SavedModules& saved, const Finish& finish) {
         inject_from_folder(
+            "from_pretrained",
             model,
             /*state=*/nullptr,
             saved,

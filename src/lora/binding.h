@@ -24,8 +24,9 @@ class LayerBinding {
   virtual BaseWeight with_raw_weight(BaseWeight base) const {
     return base;
   }
-  /// ValueError if the adapter acts on nothing any more.
-  virtual void check_in_place() const {}
+  /// ValueError, which names `function`, if the adapter acts on nothing any
+  /// more.
+  virtual void check_in_place(const char* /*function*/) const {}
 
   /// What `LoraLayer::forward` returns.
   virtual Tensor forward(LoraLayer& layer, const Tensor& input) = 0;

@@ -21,21 +21,25 @@ void check_config(const LoraConfig& config) {
       config.use_dora() ? "use_dora" : "init_lora_weights=" + initializer.name);
 }
 
-void check_adapter_name(const std::string& adapter_name) {
+void check_adapter_name(const std::string& adapter_name, const char* function) {
   const auto is_bad = [](char c) {
     return c == '.' || c == '/' || c == '\\' || c == 0x7f ||
         static_cast<unsigned char>(c) < 0x20;
   };
   TORCH_CHECK_VALUE(
       !adapter_name.empty() && std::ranges::none_of(adapter_name, is_bad),
-      "[adapter] an adapter name must not be empty or contain a dot, a slash, "
-      "a backslash or a control character, as it is part of parameter names "
+      "[",
+      function,
+      "] an adapter name must not be empty or contain a dot, a slash, a "
+      "backslash or a control character, as it is part of parameter names "
       "and the name of a folder; got \"",
       detail::printable(adapter_name, /*kept=*/""),
       "\"");
   TORCH_CHECK_VALUE(
       adapter_name != kBaseAdapter,
-      "[adapter] the adapter name \"",
+      "[",
+      function,
+      "] the adapter name \"",
       kBaseAdapter,
       "\" stands for no adapter in a mixed batch; choose another one");
 }

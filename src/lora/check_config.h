@@ -13,7 +13,7 @@ void check_config(const LoraConfig& config);
 
 /// ValueError for an adapter name that cannot be part of a parameter's name or
 /// the name of a folder, or that a mixed batch uses for no adapter.
-void check_adapter_name(const std::string& adapter_name);
+void check_adapter_name(const std::string& adapter_name, const char* function);
 
 /// Names no adapter in a mixed batch.
 inline constexpr auto kBaseAdapter = "__base__";

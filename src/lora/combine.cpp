@@ -58,7 +58,7 @@ Tensor mix(
   const double density = options.density().value_or(1);
   for (const auto& tensor : tensors) {
     tasks.push_back(
-        density >= 1                   ? tensor
+        density == 1                   ? tensor
             : kind.starts_with("dare") ? keep_random(tensor, density)
             : options.prunes()         ? keep_largest(tensor, density)
                                        : tensor);
@@ -135,10 +135,11 @@ void CombinationOptions::validate() const {
       fmt::format(
           "{}, {}", fmt::join(kByFactor, ", "), fmt::join(kByUpdate, ", ")));
   TORCH_CHECK_VALUE(
-      !prunes() || (density_ && std::isfinite(*density_) && *density_ > 0),
+      !prunes() || (density_ && *density_ > 0 && *density_ <= 1),
       "[add_weighted_adapter] ",
       combination_type_,
-      " needs a density, the share of values to keep, in (0, 1]");
+      " needs a density, the share of values to keep, in (0, 1], found ",
+      density_ ? c10::str(*density_) : "none");
   TORCH_CHECK_VALUE(
       majority_sign_method_ == "total" || majority_sign_method_ == "frequency",
       "[add_weighted_adapter] majority_sign_method must be total or "

@@ -184,7 +184,7 @@ std::vector<ActiveUpdate> LoraLayer::active_updates() const {
     }
   } else if (enabled && merged_names.empty()) {
     for (const auto& name : active) {
-      const auto& adapter = adapters_.at(name);
+      const auto& adapter = adapters_.at(name, "forward");
       auto& update = add(adapter, 1);
       update.dropout = is_training() ? adapter.lora_dropout : 0;
       update.compresses = is_training() && at::GradMode::is_enabled() &&
@@ -193,7 +193,7 @@ std::vector<ActiveUpdate> LoraLayer::active_updates() const {
   } else if (!enabled) {
     for (auto name = merged_names.rbegin(); name != merged_names.rend();
          ++name) {
-      const auto& adapter = adapters_.at(*name);
+      const auto& adapter = adapters_.at(*name, "forward");
       auto& update = add(adapter, -1);
       if (adapter.memory.defined()) {
         update.memory = memory_of(adapter);

@@ -1,7 +1,10 @@
 // The adapters of a LoRA layer: made in two steps, so that an injection into
 // many layers is all or nothing. `prepare_adapter` draws the factors, lets the
 // initializer and the variant work on copies, and may throw;
-// `commit_adapter` then writes what they want of the base weight.
+// `commit_adapter` then writes what they want of the base weight. A weight that
+// they computed whole waits for that in the weight's own dtype, so that it is
+// copied without memory; scaling · B A is subtracted layer by layer, as all of
+// them would take the memory of a second model.
 #include <torchlora/lora/layer.h>
 
 #include <algorithm>
@@ -13,6 +16,7 @@
 
 #include "lora/check_config.h"
 #include "lora/dtypes.h"
+#include "lora/undo.h"
 
 namespace torchlora {
 namespace {
@@ -64,7 +68,7 @@ void LoraLayer::check_base_may_change(const LoraConfig& config) const {
   if (!modifies_base(config)) {
     return;
   }
-  check_writable(/*writes_bias=*/false);
+  check_writable("update_layer", /*writes_bias=*/false);
   if (adapters().empty()) {
     return;
   }
@@ -91,12 +95,10 @@ void LoraLayer::update_layer(
     bool autocast_adapter_dtype) {
   torchlora::check_config(LoraConfig(config).r(r).lora_alpha(lora_alpha));
   prepare_adapter(adapter_name, r, lora_alpha, config, autocast_adapter_dtype);
-  try {
+  all_or_nothing([&](Undo& undo) {
+    undo.add("the layer", [&] { delete_adapter(adapter_name); });
     commit_adapter(adapter_name);
-  } catch (...) {
-    delete_adapter(adapter_name);
-    throw;
-  }
+  });
 }
 
 void LoraLayer::prepare_adapter(
@@ -107,7 +109,7 @@ void LoraLayer::prepare_adapter(
     bool autocast_adapter_dtype,
     const Tensor& statistics,
     bool is_loaded) {
-  check_adapter_name(adapter_name);
+  check_adapter_name(adapter_name, "update_layer");
   TORCH_CHECK_VALUE(
       !has(adapter_name),
       "[update_layer] adapter with name '",
@@ -187,6 +189,20 @@ void LoraLayer::prepare_adapter(
         {config, base, adapter, parameter, is_loaded}, next_base_weight);
   }
   adapter.changed_base = modifies_base(config);
+  const auto in_base_dtype = [&](const Tensor& matrix) {
+    return matrix.to(base.weight().options().requires_grad(false));
+  };
+  if (next_base_weight.defined()) {
+    next_base_weight = in_base_dtype(next_base_weight);
+  }
+  if (adapter.variant) {
+    adapter.variant->reset(
+        adapter,
+        next_base_weight.defined() ? next_base_weight
+            : adapter.changed_base
+            ? in_base_dtype(base.matrix() - delta(adapter))
+            : unmerged_matrix());
+  }
   lora_A_->insert(adapter_name, adapter.lora_A);
   lora_B_->insert(adapter_name, adapter.lora_B);
   adapters_.add(std::move(adapter));
@@ -223,34 +239,16 @@ void LoraLayer::register_variants() {
   }
 }
 
-Tensor LoraLayer::commit_adapter(const std::string& adapter_name) {
+bool LoraLayer::commit_adapter(const std::string& adapter_name) {
   torch::NoGradGuard no_grad;
-  const auto& adapter = adapters_.at(adapter_name);
-  const auto base = base_weight();
+  const auto& adapter = adapters_.at(adapter_name, "commit_adapter");
   const auto next = std::exchange(next_base_weight_, Tensor());
-  if (!next.defined() && !adapter.changed_base) {
-    reset_variant(adapter);
-    return {};
+  if (next.defined()) {
+    base_weight().copy_(next);
+  } else if (adapter.changed_base) {
+    base_weight().add_(delta(adapter), -1);
   }
-  auto previous = base.matrix().clone();
-  try {
-    if (next.defined()) {
-      base.copy_(next);
-    } else {
-      base.add_(delta(adapter), -1);
-    }
-    reset_variant(adapter);
-  } catch (...) {
-    base.copy_(previous);
-    throw;
-  }
-  return next.defined() ? previous : Tensor();
-}
-
-void LoraLayer::reset_variant(const LoraAdapter& adapter) {
-  if (adapter.variant) {
-    adapter.variant->reset(adapter, unmerged_matrix());
-  }
+  return adapter.changed_base && !next.defined();
 }
 
 void LoraLayer::replace_factors(
@@ -261,7 +259,7 @@ void LoraLayer::replace_factors(
     bool use_rslora) {
   torch::NoGradGuard no_grad;
   adapters_.check_not_merged(adapter_name, "replace_factors");
-  auto& adapter = adapters_.at(adapter_name);
+  auto& adapter = adapters_.at(adapter_name, "replace_factors");
   const auto base = base_weight();
   adapter.r = A.size(0) / std::max<int64_t>(base.experts(), 1);
   adapter.lora_alpha = lora_alpha;
@@ -289,7 +287,22 @@ void LoraLayer::replace_factors(
   };
   replace(adapter.lora_A, *lora_A_, A, base.A_sizes(adapter.r));
   replace(adapter.lora_B, *lora_B_, B, base.B_sizes(adapter.r));
-  reset_variant(adapter);
+  if (adapter.variant) {
+    adapter.variant->reset(adapter, unmerged_matrix());
+  }
+}
+
+void LoraLayer::restore_adapter(const LoraAdapter& before) {
+  auto& adapter = adapters_.at(before.name, "restore_adapter");
+  for (const auto& [dict, now, then] :
+       {std::tuple(lora_A_, adapter.lora_A, before.lora_A),
+        std::tuple(lora_B_, adapter.lora_B, before.lora_B)}) {
+    if (now != then) {
+      dict->erase(before.name);
+      dict->insert(before.name, then);
+    }
+  }
+  adapter = before;
 }
 
 void LoraLayer::delete_adapter(const std::string& adapter_name) {
@@ -305,7 +318,7 @@ void LoraLayer::delete_adapter(const std::string& adapter_name) {
 }
 
 NamedTensors LoraLayer::adapter_state(const std::string& adapter_name) const {
-  return adapters_.at(adapter_name).tensors(factor_names_);
+  return adapters_.at(adapter_name, "adapter_state").tensors(factor_names_);
 }
 
 void LoraLayer::set_adapter(
@@ -365,7 +378,7 @@ void LoraLayer::scale_layer(double scale) {
     adapters_.check_not_merged(name, "scale_layer");
   }
   for (const auto& name : active_adapters()) {
-    adapters_.at(name).scaling *= scale;
+    adapters_.at(name, "scale_layer").scaling *= scale;
   }
 }
 
@@ -378,7 +391,7 @@ void LoraLayer::unscale_layer(std::optional<double> scale) {
     adapters_.check_not_merged(name, "unscale_layer");
   }
   for (const auto& name : active_adapters()) {
-    auto& adapter = adapters_.at(name);
+    auto& adapter = adapters_.at(name, "unscale_layer");
     adapter.scaling =
         scale ? adapter.scaling / *scale : adapter.default_scaling();
   }

@@ -44,7 +44,7 @@ Tensor LoraLayer::delta(const LoraAdapter& adapter) const {
 }
 
 Tensor LoraLayer::get_delta_weight(const std::string& adapter_name) const {
-  return delta(adapters_.at(adapter_name));
+  return delta(adapters_.at(adapter_name, "get_delta_weight"));
 }
 
 /// What the merge of an adapter saved; the layer may have been moved since.
@@ -59,7 +59,7 @@ Tensor LoraLayer::unmerged_matrix() const {
   }
   const auto& names = merged_adapters();
   for (auto name = names.rbegin(); name != names.rend(); ++name) {
-    const auto& adapter = adapters_.at(*name);
+    const auto& adapter = adapters_.at(*name, "unmerged_matrix");
     matrix = adapter.is_additive()
         ? matrix.sub_(delta(adapter))
         : adapter.variant->undo(matrix, delta(adapter), memory_of(adapter));
@@ -70,20 +70,22 @@ Tensor LoraLayer::unmerged_matrix() const {
 bool LoraLayer::has_bias_update(
     const std::vector<std::string>& adapter_names) const {
   return std::ranges::any_of(adapter_names, [&](const auto& name) {
-    return adapters_.at(name).lora_B->bias.defined();
+    return adapters_.at(name, "merge").lora_B->bias.defined();
   });
 }
 
 /// ValueError if the base weight, or with `writes_bias` the bias, cannot be
 /// changed in place.
-void LoraLayer::check_writable(bool writes_bias) const {
-  binding_->check_in_place();
+void LoraLayer::check_writable(const char* function, bool writes_bias) const {
+  binding_->check_in_place(function);
   const auto base = base_weight();
   const auto check = [&](const char* what, const Tensor& tensor) {
     const auto* reason = why_not_writable(tensor);
     TORCH_CHECK_VALUE(
         !*reason,
-        "[LoraLayer] the ",
+        "[",
+        function,
+        "] the ",
         what,
         " of a ",
         base_layer_->name(),
@@ -107,7 +109,7 @@ void LoraLayer::check_merge(
         name,
         " with lora_bias: the base layer has no bias");
   }
-  check_writable(has_bias_update(adapter_names));
+  check_writable("merge", has_bias_update(adapter_names));
 }
 
 void LoraLayer::check_mergeable(
@@ -124,7 +126,7 @@ void LoraLayer::check_mergeable(
     weight = weight.clone();
   }
   for (const auto& name : names) {
-    const auto& adapter = adapters_.at(name);
+    const auto& adapter = adapters_.at(name, "merge");
     // Computed also without safe_merge: if that fails, no layer is merged yet.
     const auto update = delta(adapter);
     if (!adapter.is_additive()) {
@@ -154,7 +156,7 @@ void LoraLayer::merge(const std::vector<std::string>& adapter_names) {
   check_merge(names);
   const auto base = base_weight();
   for (const auto& name : names) {
-    auto& adapter = adapters_.at(name);
+    auto& adapter = adapters_.at(name, "merge");
     const auto bias = changed_bias(base, adapter, 1);
     if (adapter.is_additive()) { // in place: no copy of the weight
       base.add_(delta(adapter));
@@ -175,10 +177,10 @@ void LoraLayer::merge(const std::vector<std::string>& adapter_names) {
 void LoraLayer::check_unmergeable() const {
   if (merged()) {
     torch::NoGradGuard no_grad;
-    check_writable(has_bias_update(merged_adapters()));
+    check_writable("unmerge", has_bias_update(merged_adapters()));
     // Computed as by check_mergeable: if that fails, no layer is unmerged yet.
     for (const auto& name : merged_adapters()) {
-      const auto& adapter = adapters_.at(name);
+      const auto& adapter = adapters_.at(name, "merge");
       const auto update = delta(adapter);
       if (!adapter.is_additive()) {
         adapter.variant->undo(
@@ -192,7 +194,7 @@ void LoraLayer::unmerge(size_t count) {
   torch::NoGradGuard no_grad;
   const auto base = base_weight();
   for (; merged_adapters().size() > count; adapters_.pop_merged()) {
-    auto& adapter = adapters_.at(merged_adapters().back());
+    auto& adapter = adapters_.at(merged_adapters().back(), "unmerge");
     const auto bias = changed_bias(base, adapter, -1);
     if (adapter.is_additive()) {
       base.add_(delta(adapter), -1);

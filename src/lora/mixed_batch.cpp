@@ -1,9 +1,12 @@
 // A mixed batch belongs to a thread and not to the layers, as it says what the
 // next forward's samples are: several threads may each serve a batch of their
-// own with one model.
+// own with one model. Each copy of the library in the process has its own list,
+// which the layers that it made look at.
 #include "lora/mixed_batch.h"
 
 #include <algorithm>
+
+#include <torchlora/lora/layer.h>
 
 namespace torchlora {
 namespace {
@@ -16,9 +19,12 @@ void forget_ended() {
 
 } // namespace
 
-void begin_mixed_batch(const std::shared_ptr<const MixedBatch>& batch) {
+void LoraLayer::begin_mixed_batch(
+    const std::shared_ptr<const MixedBatch>& batch) const {
   forget_ended();
-  batches.push_back(batch);
+  if (batches.empty() || batches.back().lock() != batch) {
+    batches.push_back(batch);
+  }
 }
 
 std::shared_ptr<const MixedBatch> mixed_batch_of(const LoraLayer& layer) {

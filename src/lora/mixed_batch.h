@@ -20,10 +20,6 @@ struct MixedBatch {
   std::set<const LoraLayer*> layers;
 };
 
-/// Makes the forwards of this thread, and of no other, go through the batch
-/// until it is destroyed. Of several that are for one layer the last counts.
-void begin_mixed_batch(const std::shared_ptr<const MixedBatch>& batch);
-
 /// Returns the batch of this thread's forwards of the layer, or nullptr.
 std::shared_ptr<const MixedBatch> mixed_batch_of(const LoraLayer& layer);
 

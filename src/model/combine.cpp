@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include "lora/check_config.h"
+#include "lora/undo.h"
 #include "model/requirements.h"
 
 namespace torchlora {
@@ -30,7 +31,7 @@ void check_sources(
         " must be a finite number, found ",
         weights[i]);
   }
-  check_adapter_name(adapter_name);
+  check_adapter_name(adapter_name, "add_weighted_adapter");
   TORCH_CHECK_VALUE(
       !state.adapters.find(adapter_name),
       "[add_weighted_adapter] Adapter with name '",
@@ -72,6 +73,15 @@ bool check_layer(
         "; in \"",
         site.name,
         "\" they have not");
+    TORCH_CHECK_VALUE(
+        !adapter->lora_A->weight.is_complex() ||
+            (options.combination_type().find("ties") == std::string::npos &&
+             !options.svd_clamp()),
+        "[add_weighted_adapter] the factors of adapter ",
+        name,
+        " in \"",
+        site.name,
+        "\" are complex, for which there are no ties and no svd_clamp");
     const bool has = adapter->lora_B->bias.defined();
     TORCH_CHECK_VALUE(
         !has || !options.prunes(),
@@ -145,7 +155,8 @@ void PeftModel::add_weighted_adapter(
 
   int64_t sum = 0, largest = 0;
   for (const auto& name : adapters) {
-    const auto rank = rank_of(state_->adapters.at(name).config);
+    const auto rank =
+        rank_of(state_->adapters.at(name, "add_weighted_adapter").config);
     sum += rank;
     largest = std::max(largest, rank);
   }
@@ -165,7 +176,7 @@ void PeftModel::add_weighted_adapter(
       sites.push_back(site);
     }
   }
-  auto config = state_->adapters.at(adapters[0]).config;
+  auto config = state_->adapters.at(adapters[0], "add_weighted_adapter").config;
   config.r(rank)
       .lora_alpha(static_cast<double>(rank))
       .use_rslora(false)
@@ -182,15 +193,13 @@ void PeftModel::add_weighted_adapter(
       .layers_pattern({});
   // NOTE: draws, as peft does, before DARE does.
   add_adapter(adapter_name, config);
-  try {
+  all_or_nothing([&](Undo& undo) {
+    undo.add("the model", [&] { delete_adapter(adapter_name); });
     for (const auto& site : sites) {
       combine_layer(
           *site.layer, adapters, weights, options, rank, adapter_name);
     }
-  } catch (...) {
-    delete_adapter(adapter_name);
-    throw;
-  }
+  });
 }
 
 } // namespace torchlora

@@ -114,23 +114,6 @@ class Collector {
   std::unordered_set<at::TensorImpl*> seen_;
 };
 
-/// The name of a parameter in the model that is not adapted; empty for one of
-/// an adapter.
-std::string name_without_layers(
-    std::string name,
-    const std::vector<TargetSite>& layers) {
-  for (const auto& site : layers) {
-    const auto prefix = site.prefix();
-    const auto base = prefix + "base_layer.";
-    if (name.starts_with(base)) {
-      name.replace(0, base.size(), prefix);
-    } else if (name.starts_with(prefix)) {
-      return "";
-    }
-  }
-  return name;
-}
-
 /// Names as in PEFT's files, whatever other adapters the model has: the bias
 /// of a layer that this one adapts is its base layer's.
 void add_biases(
@@ -184,14 +167,27 @@ std::vector<SavedTensor> find_saved_tensors(
   }
   Collector tensors(model);
   std::vector<std::string> unmatched;
+  const auto layers = lora_sites(model);
   for (const auto& entry : config.modules_to_save()) {
     bool found = false;
     for (const auto& item : model.named_modules("", /*include_self=*/false)) {
-      if (names_module(entry, item.key())) {
-        tensors.add_module(
-            item.key(), *item.value(), config.ensure_weight_tying());
-        found = true;
+      const auto& name = item.key();
+      const auto layer = std::ranges::find_if(layers, [&](const auto& site) {
+        return name.starts_with(site.prefix());
+      });
+      const bool is_inside = layer != layers.end();
+      if (!names_module(entry, name) ||
+          (is_inside && !name.starts_with(layer->prefix() + "base_layer"))) {
+        continue; // an adapter's tensors are no module of the model
       }
+      TORCH_CHECK_VALUE(
+          !is_inside,
+          "[get_peft_model] \"",
+          name,
+          "\" is a part of a layer that is adapted by another adapter and "
+          "cannot be in modules_to_save");
+      tensors.add_module(name, *item.value(), config.ensure_weight_tying());
+      found = true;
     }
     if (!found && !detail::contains(heads_of(config.task_type()), entry)) {
       unmatched.push_back(entry);

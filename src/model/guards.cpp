@@ -170,7 +170,9 @@ MixedBatchGuard::MixedBatchGuard(
     switch_off(site.layer, saved_);
   }
   batch_ = std::move(batch);
-  begin_mixed_batch(batch_);
+  for (const auto& site : sites) {
+    site.layer->begin_mixed_batch(batch_);
+  }
 }
 
 MixedBatchGuard::~MixedBatchGuard() {

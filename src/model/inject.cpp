@@ -9,6 +9,7 @@
 
 #include "lora/check_config.h"
 #include "lora/overlay/weight_overlay.h"
+#include "lora/undo.h"
 #include "model/inject.h"
 #include "model/targets.h"
 #include "model/ties.h"
@@ -113,60 +114,6 @@ void prepare(
   }
 }
 
-/// Undoes an injection of which the layers with an entry in `previous` are
-/// committed: the base weights that they overwrote.
-void take_back(
-    const InjectionPlan& plan,
-    const std::string& adapter_name,
-    const Layers& layers,
-    const std::vector<Tensor>& previous) {
-  torch::NoGradGuard no_grad;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const auto& layer = *layers[i];
-    if (i < previous.size() && previous[i].defined()) {
-      layer.base_weight().copy_(previous[i]);
-    } else if (
-        i < previous.size() && layer.find_adapter(adapter_name)->changed_base) {
-      layer.base_weight().add_(layer.get_delta_weight(adapter_name));
-    }
-  }
-  for (size_t i = layers.size(); i-- > 0;) {
-    layers[i]->delete_adapter(adapter_name);
-    if (const auto& site = plan.targets[i].site; !site.layer) {
-      layers[i]->unload();
-      site.parent->replace_module(site.child_name, site.module);
-    }
-  }
-  remove_tokens(*plan.model, adapter_name);
-}
-
-/// Warns of modules whose buffers a training forward changes, as a batch norm's
-/// running statistics, and of which the adapter has no version of its own.
-void warn_of_running_statistics(const InjectionPlan& plan) {
-  if (plan.config.inference_mode()) {
-    return;
-  }
-  std::vector<std::string> names;
-  for (const auto& item : plan.model->named_modules()) {
-    const auto buffers = item.value()->named_buffers(/*recurse=*/false);
-    const auto* mean = buffers.find("running_mean");
-    if (mean && mean->defined() &&
-        std::ranges::none_of(plan.saved, [&](const SavedTensor& saved) {
-          return saved.tensor.is_same(*mean);
-        })) {
-      names.push_back(item.key());
-    }
-  }
-  if (!names.empty()) {
-    TORCH_WARN(fmt::format(
-        "[get_peft_model] a forward in training mode changes the running "
-        "statistics of {}, so that the model without its adapters is not the "
-        "base model any more, and they are not saved with the adapter: call "
-        "eval() on them after train(), or name them in modules_to_save",
-        fmt::join(names, ", ")));
-  }
-}
-
 } // namespace
 
 InjectionPlan plan_injection(
@@ -175,7 +122,7 @@ InjectionPlan plan_injection(
     const std::string& adapter_name,
     const InjectOptions& options,
     bool is_loaded) {
-  check_adapter_name(adapter_name);
+  check_adapter_name(adapter_name, "get_peft_model");
   check_config(config);
   const auto sites = target_sites(model);
   InjectionPlan plan;
@@ -244,7 +191,7 @@ InjectionPlan plan_injection(
   }
   check_second_names(model, plan.config, adapted);
   if (plan.targets.empty()) {
-    refuse_no_match(model, plan.config, any_excluded, any_unmatched);
+    refuse_no_match(model, sites, plan.config, any_excluded, any_unmatched);
   }
 
   if (config.ensure_weight_tying()) {
@@ -297,6 +244,35 @@ InjectionPlan plan_injection(
   return plan;
 }
 
+bool warn_of_running_statistics(
+    const InjectionPlan& plan,
+    const char* function) {
+  if (plan.config.inference_mode()) {
+    return false;
+  }
+  std::vector<std::string> names;
+  for (const auto& item : plan.model->named_modules()) {
+    const auto buffers = item.value()->named_buffers(/*recurse=*/false);
+    const auto* mean = buffers.find("running_mean");
+    if (mean && mean->defined() &&
+        std::ranges::none_of(plan.saved, [&](const SavedTensor& saved) {
+          return saved.tensor.is_same(*mean);
+        })) {
+      names.push_back(item.key());
+    }
+  }
+  if (!names.empty()) {
+    TORCH_WARN(fmt::format(
+        "[{}] a forward in training mode changes the running statistics of {}, "
+        "so that the model without its adapters is not the base model any "
+        "more, and they are not saved with the adapter: call eval() on them "
+        "after train(), or name them in modules_to_save",
+        function,
+        fmt::join(names, ", ")));
+  }
+  return !names.empty();
+}
+
 void check_is_base(const SavedModules& saved, const InjectionPlan& plan) {
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(
@@ -313,7 +289,7 @@ Layers inject(
     const InjectionPlan& plan,
     const std::string& adapter_name,
     SavedModules& saved,
-    const std::function<void(const Layers&)>& finish) {
+    const std::function<void(const Layers&)>& activate) {
   for (const auto& site : tuner_layers(*plan.model)) {
     TORCH_CHECK_VALUE(
         !site.layer->has(adapter_name),
@@ -324,16 +300,22 @@ Layers inject(
         "\"");
   }
   check_base_may_change(plan);
-  warn_of_running_statistics(plan);
   Layers layers;
-  std::vector<Tensor> previous;
-  try {
+  all_or_nothing([&](Undo& undo) {
+    undo.add("the module tree", [&] {
+      for (size_t i = layers.size(); i-- > 0;) {
+        layers[i]->delete_adapter(adapter_name);
+        if (const auto& site = plan.targets[i].site; !site.layer) {
+          layers[i]->unload();
+          site.parent->replace_module(site.child_name, site.module);
+        }
+      }
+    });
     prepare(plan, adapter_name, layers);
+    undo.add("modules_to_save", [&] { saved.delete_adapter(adapter_name); });
     saved.add(adapter_name, plan.saved);
+    undo.add("a table", [&] { remove_tokens(*plan.model, adapter_name); });
     inject_tokens(plan, adapter_name);
-    for (const auto& layer : layers) {
-      previous.push_back(layer->commit_adapter(adapter_name));
-    }
     for (size_t i = 0; i < layers.size(); ++i) {
       if (const auto& site = plan.targets[i].site; !site.layer) {
         site.parent->replace_module(
@@ -341,12 +323,16 @@ Layers inject(
         layers[i]->bind();
       }
     }
-    finish(layers);
-  } catch (...) {
-    take_back(plan, adapter_name, layers, previous);
-    saved.delete_adapter(adapter_name);
-    throw;
-  }
+    activate(layers);
+    for (const auto& layer : layers) {
+      if (layer->commit_adapter(adapter_name)) {
+        undo.add("a base weight", [&] {
+          const torch::NoGradGuard no_grad;
+          layer->base_weight().add_(layer->get_delta_weight(adapter_name));
+        });
+      }
+    }
+  });
   return layers;
 }
 

@@ -12,9 +12,10 @@ namespace torchlora {
 ///
 /// An injection has two steps. `plan_injection` finds the targets and refuses
 /// what cannot be; `inject` then builds every new layer aside
-/// (`prepare_adapter` draws its factors and may throw) and only when all are
-/// ready changes the model (`commit_adapter`, the module tree). An error on the
-/// way takes back what has been changed, so that it leaves the model as it was.
+/// (`prepare_adapter` draws its factors and may throw), puts all into the
+/// module tree, and writes the base weights at the end (`commit_adapter`). An
+/// error on the way takes back what has been changed (`lora/undo.h`), so that
+/// it leaves the model as it was.
 struct InjectionPlan {
   struct Target {
     TargetSite site;
@@ -43,6 +44,13 @@ InjectionPlan plan_injection(
     const InjectOptions& options = {},
     bool is_loaded = false);
 
+/// Warns of modules whose buffers a training forward changes, as a batch norm's
+/// running statistics, and of which the adapter has no version of its own.
+/// Returns whether it did.
+bool warn_of_running_statistics(
+    const InjectionPlan& plan,
+    const char* function);
+
 /// ValueError if another adapter has its own version of a weight that the plan
 /// would change or whose rows it would train.
 void check_is_base(const SavedModules& saved, const InjectionPlan& plan);
@@ -50,20 +58,23 @@ void check_is_base(const SavedModules& saved, const InjectionPlan& plan);
 using Layers = std::vector<std::shared_ptr<LoraLayer>>;
 
 /// Adds the adapter, inactive and frozen, with its `plan.saved` to `saved`, and
-/// runs `finish` with its layers; or leaves the model as it was. Warns of batch
-/// norms that training would change.
+/// runs `activate` with its layers; or leaves the model as it was. `activate`
+/// may throw and must not change the factors, which the base weights still
+/// depend on.
 Layers inject(
     const InjectionPlan& plan,
     const std::string& adapter_name,
     SavedModules& saved,
-    const std::function<void(const Layers&)>& finish = [](const Layers&) {});
+    const std::function<void(const Layers&)>& activate = [](const Layers&) {});
 
 /// What is left to do when an adapter is in the model.
 using Finish = std::function<void(const InjectionPlan&)>;
 
 /// Returns the handle of a model whose first adapter `inject_first` adds:
-/// freezes the base, and makes the adapter active by `finish`.
+/// freezes the base, and makes the adapter active by `finish`. Errors and
+/// warnings name `function`.
 PeftModel adapt(
+    const char* function,
     Module& model,
     const std::string& adapter_name,
     const std::function<void(SavedModules&, const Finish& finish)>&

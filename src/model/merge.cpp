@@ -8,6 +8,8 @@
 
 #include <torchlora/detail/names.h>
 
+#include "lora/undo.h"
+#include "model/function_name.h"
 #include "model/merge.h"
 #include "model/state.h"
 #include "model/ties.h"
@@ -76,45 +78,17 @@ void in_layer(const TunerSite& site, const std::function<void()>& run) {
   }
 }
 
-/// Runs `change` in each layer. If that fails in one, runs `undo` in it and in
-/// those before, with the adapters that were merged there.
-void change_all(
-    const std::vector<TunerSite>& sites,
-    const std::function<void(TunerLayer&)>& change,
-    const std::function<void(TunerLayer&, const std::vector<std::string>&)>&
-        undo) {
-  std::vector<std::vector<std::string>> merged;
-  try {
-    for (const auto& site : sites) {
-      merged.push_back(site.layer->merged_adapters());
-      in_layer(site, [&] { change(*site.layer); });
-    }
-  } catch (...) {
-    for (auto i = merged.size(); i-- > 0;) {
-      try {
-        undo(*sites[i].layer, merged[i]);
-      } catch (const std::exception& e) {
-        TORCH_WARN(
-            sites[i].name.empty() ? "modules_to_save"
-                                  : "module " + sites[i].name,
-            " could not be given back what it had: ",
-            e.what());
-      }
-    }
-    throw;
-  }
-}
-
 /// Merges into what the model's tensors are now: checks all first, then writes.
 void merge_all(
     const PeftModel& model,
     const std::vector<WrittenTensor>& written,
     const MergeOptions& options,
+    Undo& undo,
     bool warns = true) {
   const auto& state = StateAccess::of(model);
   TORCH_CHECK_VALUE(
       state.layer_replication.empty() || written.empty(),
-      "[PeftModel] Cannot merge LORA layers when base model layers are "
+      "[merge_adapter] Cannot merge LORA layers when base model layers are "
       "replicated: they share their weights");
   check_not_tied(*state.model, written, "a merge");
   const auto sites = tuner_layers(*state.model);
@@ -127,12 +101,14 @@ void merge_all(
   if (warns) {
     warn_of_merged(sites, options.adapter_names());
   }
-  change_all(
-      sites,
-      [&](TunerLayer& layer) { layer.merge(options.adapter_names()); },
-      [](TunerLayer& layer, const std::vector<std::string>& merged) {
-        layer.unmerge(merged.size());
-      });
+  for (const auto& site : sites) {
+    undo.add(
+        "module " + site.name,
+        [layer = site.layer, merged = site.layer->merged_adapters().size()] {
+          layer->unmerge(merged);
+        });
+    in_layer(site, [&] { site.layer->merge(options.adapter_names()); });
+  }
 }
 
 } // namespace
@@ -182,7 +158,7 @@ void remove_layers(
 void PeftModel::merge_adapter(const MergeOptions& options) {
   state_->check_not_empty("merge_adapter");
   for (const auto& name : options.adapter_names()) {
-    state_->adapters.at(name);
+    state_->adapters.at(name, "merge_adapter");
   }
   state_->saved->check_mergeable(options.adapter_names(), options.safe_merge());
   const auto written =
@@ -202,7 +178,10 @@ void PeftModel::merge_adapter(const MergeOptions& options) {
         name,
         "\" is an adapter's own; only merge_and_unload can merge into it");
   }
-  merge_all(*this, written, options);
+  in_function("merge_adapter", [&] {
+    all_or_nothing(
+        [&](Undo& undo) { merge_all(*this, written, options, undo); });
+  });
 }
 
 void PeftModel::unmerge_adapter() {
@@ -213,17 +192,23 @@ void PeftModel::unmerge_adapter() {
     TORCH_WARN("Already unmerged. Nothing to do.");
     return;
   }
-  for (const auto& site : sites) {
-    in_layer(site, [&] { site.layer->check_unmergeable(); });
-  }
-  change_all(
-      sites,
-      [](TunerLayer& layer) { layer.unmerge(); },
-      [](TunerLayer& layer, const std::vector<std::string>& merged) {
-        if (!merged.empty()) {
-          layer.merge(merged);
-        }
-      });
+  in_function("unmerge_adapter", [&] {
+    for (const auto& site : sites) {
+      in_layer(site, [&] { site.layer->check_unmergeable(); });
+    }
+  });
+  all_or_nothing([&](Undo& undo) {
+    for (const auto& site : sites) {
+      if (site.layer->merged()) {
+        undo.add(
+            "module " + site.name,
+            [layer = site.layer, merged = site.layer->merged_adapters()] {
+              layer->merge(merged);
+            });
+        in_layer(site, [&] { site.layer->unmerge(); });
+      }
+    }
+  });
 }
 
 void PeftModel::merge_and_unload(const MergeOptions& options) {
@@ -231,23 +216,24 @@ void PeftModel::merge_and_unload(const MergeOptions& options) {
   const auto sites = lora_sites(*state_->model);
   auto& saved = *state_->saved;
   for (const auto& name : options.adapter_names()) {
-    state_->adapters.at(name);
+    state_->adapters.at(name, "merge_and_unload");
   }
   saved.check_set_adapter(options.adapter_names());
   const auto names = options.adapter_names().empty() ? active_adapters()
                                                      : options.adapter_names();
-  saved.show(names);
-  try {
-    const auto written = written_by_merge(*state_->model, names);
-    merge_all(
-        *this,
-        written,
-        MergeOptions(options).adapter_names(names),
-        /*warns=*/!written.empty());
-  } catch (...) {
-    saved.show();
-    throw;
-  }
+  in_function("merge_and_unload", [&] {
+    all_or_nothing([&](Undo& undo) {
+      undo.add("modules_to_save", [&] { saved.show(); });
+      saved.show(names);
+      const auto written = written_by_merge(*state_->model, names);
+      merge_all(
+          *this,
+          written,
+          MergeOptions(options).adapter_names(names),
+          undo,
+          /*warns=*/!written.empty());
+    });
+  });
   saved.keep(names);
   remove_layers(*state_, sites, "merge_and_unload");
 }

@@ -11,6 +11,7 @@
 #include <torchlora/nn/inspect.h>
 #include <torchlora/nn/pretrained.h>
 
+#include "model/function_name.h"
 #include "model/inject.h"
 #include "model/merge.h"
 #include "model/replicate.h"
@@ -73,6 +74,7 @@ class Freeze {
 } // namespace
 
 PeftModel adapt(
+    const char* function,
     Module& model,
     const std::string& adapter_name,
     const std::function<void(SavedModules&, const Finish& finish)>&
@@ -80,27 +82,35 @@ PeftModel adapt(
   const auto shared = model.weak_from_this().lock();
   TORCH_CHECK_VALUE(
       shared,
-      "[get_peft_model] the model must be owned by a shared_ptr, as every "
+      "[",
+      function,
+      "] the model must be owned by a shared_ptr, as every "
       "module holder's is");
   const auto adapted = lora_sites(model);
   TORCH_CHECK_VALUE(
       adapted.empty(),
-      "[get_peft_model] module \"",
+      "[",
+      function,
+      "] module \"",
       adapted.empty() ? "" : adapted.front().name,
       "\" is adapted already; use add_adapter of its PeftModel, or unload it");
   const auto state = std::make_shared<PeftState>();
   state->model = shared;
   auto peft = StateAccess::make(state);
-  Freeze freeze(model);
-  inject_first(*state->saved, [&](const InjectionPlan& plan) {
+  const auto finish = [&](const InjectionPlan& plan) {
     state->layer_replication = plan.config.layer_replication();
     auto& config = state->adapters.add({adapter_name, plan.config}).config;
     if (const auto* pretrained = dynamic_cast<nn::PretrainedModel*>(&model)) {
       config.base_model_name_or_path(pretrained->name_or_path());
     }
     peft.set_adapter({adapter_name}, config.inference_mode());
+    state->warn_of_running_statistics(plan, function);
+  };
+  in_function(function, [&] {
+    Freeze freeze(model);
+    inject_first(*state->saved, finish);
+    freeze.keep();
   });
-  freeze.keep();
   return peft;
 }
 
@@ -110,7 +120,10 @@ PeftModel get_peft_model(
     const std::string& adapter_name,
     const InjectOptions& options) {
   auto peft = adapt(
-      model, adapter_name, [&](SavedModules& saved, const Finish& finish) {
+      "get_peft_model",
+      model,
+      adapter_name,
+      [&](SavedModules& saved, const Finish& finish) {
         Replication replication(model, config, options);
         const auto plan = plan_injection(model, config, adapter_name, options);
         inject(plan, adapter_name, saved, [&](const Layers&) { finish(plan); });
@@ -126,29 +139,32 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
     const LoraConfig& config,
     const std::string& adapter_name,
     const InjectOptions& options) {
-  Replication replication(model, config, options);
-  const auto plan = plan_injection(model, config, adapter_name, options);
-  TORCH_CHECK_VALUE(
-      plan.saved.empty(),
-      "[inject_adapter] modules_to_save and bias need get_peft_model, whose "
-      "handle keeps the base model's own tensors");
-  std::optional<Freeze> freeze;
-  if (lora_sites(model).empty()) {
-    freeze.emplace(model);
-  }
-  SavedModules none;
-  auto layers = inject(plan, adapter_name, none, [&](const Layers&) {
-    for (const auto& site : tuner_layers(model)) {
-      if (site.layer->has(adapter_name)) {
-        site.layer->set_adapter({adapter_name}, config.inference_mode());
-      }
+  return in_function("inject_adapter", [&] {
+    Replication replication(model, config, options);
+    const auto plan = plan_injection(model, config, adapter_name, options);
+    warn_of_running_statistics(plan, "inject_adapter");
+    TORCH_CHECK_VALUE(
+        plan.saved.empty(),
+        "[inject_adapter] modules_to_save and bias need get_peft_model, whose "
+        "handle keeps the base model's own tensors");
+    std::optional<Freeze> freeze;
+    if (lora_sites(model).empty()) {
+      freeze.emplace(model);
     }
+    SavedModules none;
+    auto layers = inject(plan, adapter_name, none, [&](const Layers&) {
+      for (const auto& site : tuner_layers(model)) {
+        if (site.layer->has(adapter_name)) {
+          site.layer->set_adapter({adapter_name}, config.inference_mode());
+        }
+      }
+    });
+    if (freeze) {
+      freeze->keep();
+    }
+    replication.keep();
+    return layers;
   });
-  if (freeze) {
-    freeze->keep();
-  }
-  replication.keep();
-  return layers;
 }
 
 Module& PeftModel::base_model() const {
@@ -165,7 +181,7 @@ const std::vector<std::string>& PeftModel::active_adapters() const {
 
 const LoraConfig& PeftModel::peft_config(
     const std::string& adapter_name) const {
-  return state_->adapters.at(adapter_name).config;
+  return state_->adapters.at(adapter_name, "peft_config").config;
 }
 
 std::vector<std::pair<std::string, std::shared_ptr<LoraLayer>>>
@@ -187,19 +203,23 @@ void PeftModel::add_adapter(
       adapter_name,
       "' already exists.");
   const DisableAdapterGuard base(*this);
-  auto plan = plan_injection(
-      *state_->model,
-      for_replicated(config, state_->layer_replication),
-      adapter_name,
-      InjectOptions(options).autocast_adapter_dtype(
-          options.autocast_adapter_dtype() && state_->autocast_adapter_dtype));
-  check_is_base(*state_->saved, plan);
-  plan.config.base_model_name_or_path(
-      state_->adapters.all().empty()
-          ? config.base_model_name_or_path()
-          : state_->adapters.all().front().config.base_model_name_or_path());
-  inject(plan, adapter_name, *state_->saved);
-  state_->adapters.add({adapter_name, std::move(plan.config)});
+  in_function("add_adapter", [&] {
+    auto plan = plan_injection(
+        *state_->model,
+        for_replicated(config, state_->layer_replication),
+        adapter_name,
+        InjectOptions(options).autocast_adapter_dtype(
+            options.autocast_adapter_dtype() &&
+            state_->autocast_adapter_dtype));
+    check_is_base(*state_->saved, plan);
+    plan.config.base_model_name_or_path(
+        state_->adapters.all().empty()
+            ? config.base_model_name_or_path()
+            : state_->adapters.all().front().config.base_model_name_or_path());
+    inject(plan, adapter_name, *state_->saved);
+    state_->warn_of_running_statistics(plan, "add_adapter");
+    state_->adapters.add({adapter_name, std::move(plan.config)});
+  });
 }
 
 void PeftModel::set_adapter(
@@ -207,7 +227,7 @@ void PeftModel::set_adapter(
     bool inference_mode) {
   state_->check_not_empty("set_adapter");
   for (const auto& name : adapter_names) {
-    state_->adapters.at(name);
+    state_->adapters.at(name, "set_adapter");
   }
   const auto sites = state_->tuner_layers();
   for (const auto& site : sites) {
@@ -230,7 +250,7 @@ void PeftModel::set_requires_grad(
     const std::vector<std::string>& adapter_names,
     bool requires_grad) {
   for (const auto& name : adapter_names) {
-    state_->adapters.at(name);
+    state_->adapters.at(name, "set_requires_grad");
   }
   for (const auto& site : state_->tuner_layers()) {
     for (const auto& name : adapter_names) {

@@ -49,7 +49,7 @@ void require(
     const std::vector<TargetSite>& sites,
     const std::string& adapter_name,
     const char* hint) {
-  state.adapters.at(adapter_name);
+  state.adapters.at(adapter_name, function);
   const auto* reason = why_not(requirement, state, sites, adapter_name);
   TORCH_CHECK_VALUE(
       !*reason, "[", function, "] adapter ", adapter_name, " ", reason, hint);

@@ -19,11 +19,14 @@ size_t SavedModules::Slot::find(const std::string& adapter) const {
       : static_cast<size_t>(found - versions.begin());
 }
 
-void SavedModules::Slot::make_current(size_t index, bool trainable) {
+void SavedModules::Slot::make_current(size_t index) {
   if (index != current) {
     auto& old = versions[current];
     auto& next = versions[index];
     old.value = tensor.detach();
+    if (old.requires_grad) {
+      old.value.set_requires_grad(true);
+    }
     old.grad = tensor.grad();
     // The model may have been moved since.
     tensor.set_data(next.value.detach().to(tensor.options()));
@@ -34,8 +37,12 @@ void SavedModules::Slot::make_current(size_t index, bool trainable) {
     next.grad = Tensor();
     current = index;
   }
+  show_requires_grad();
+}
+
+void SavedModules::Slot::show_requires_grad() const {
   if (is_trainable_dtype(tensor.scalar_type())) {
-    tensor.set_requires_grad(trainable && versions[current].trains);
+    tensor.set_requires_grad(versions[current].requires_grad);
   }
 }
 
@@ -54,6 +61,7 @@ void SavedModules::add(
         {adapter,
          key,
          trains,
+         /*requires_grad=*/false,
          (value.defined() ? value : base(tensor))
              .to(tensor.options().requires_grad(false),
                  /*non_blocking=*/false,
@@ -65,7 +73,7 @@ void SavedModules::delete_adapter(const std::string& adapter) {
   for (auto& slot : slots_) {
     if (const auto index = slot.find(adapter)) {
       if (slot.current == index) {
-        slot.make_current(0, /*trainable=*/false);
+        slot.make_current(0);
       }
       slot.versions.erase(slot.versions.begin() + static_cast<int64_t>(index));
       slot.current -= slot.current > index ? 1 : 0;
@@ -114,20 +122,14 @@ void SavedModules::check_set_adapter(
   }
 }
 
-void SavedModules::select(
-    const std::vector<std::string>& adapters,
-    bool trainable) {
+void SavedModules::show(const std::vector<std::string>& adapters) {
   for (auto& slot : slots_) {
     size_t index = 0;
     for (const auto& adapter : adapters) {
       index = std::max(index, slot.find(adapter));
     }
-    slot.make_current(index, trainable);
+    slot.make_current(index);
   }
-}
-
-void SavedModules::show(const std::vector<std::string>& adapters) {
-  select(adapters, trainable_);
 }
 
 void SavedModules::show() {
@@ -135,7 +137,10 @@ void SavedModules::show() {
 }
 
 void SavedModules::keep(const std::vector<std::string>& adapters) {
-  select(adapters, /*trainable=*/false);
+  for (const auto& adapter : adapter_names()) {
+    set_requires_grad(adapter, false);
+  }
+  show(adapters);
   slots_.clear();
   states_ = {};
 }
@@ -144,7 +149,9 @@ void SavedModules::set_adapter(
     const std::vector<std::string>& adapters,
     bool inference_mode) {
   states_.active = adapters;
-  trainable_ = !inference_mode;
+  for (const auto& adapter : adapter_names()) {
+    set_requires_grad(adapter, !inference_mode && states_.is_active(adapter));
+  }
   show();
 }
 
@@ -153,10 +160,12 @@ void SavedModules::set_requires_grad(
     bool requires_grad) {
   for (auto& slot : slots_) {
     if (const auto index = slot.find(adapter)) {
-      const auto& version = slot.versions[index];
-      const auto& value = slot.current == index ? slot.tensor : version.value;
-      if (is_trainable_dtype(value.scalar_type())) {
-        value.set_requires_grad(requires_grad && version.trains);
+      auto& version = slot.versions[index];
+      version.requires_grad = requires_grad && version.trains;
+      if (slot.current == index) {
+        slot.show_requires_grad();
+      } else if (is_trainable_dtype(version.value.scalar_type())) {
+        version.value.set_requires_grad(version.requires_grad);
       }
     }
   }

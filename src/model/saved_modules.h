@@ -32,7 +32,8 @@ class SavedModules : public TunerLayer {
   bool holds(const Tensor& tensor) const;
   /// Returns the base model's version of a tensor.
   Tensor base(const Tensor& tensor) const;
-  /// Shows the versions of these adapters; `show()` those that should be.
+  /// Makes every tensor the version of the one of `adapters` that has one, the
+  /// base model's where none has; `show()` does so for those that should be.
   void show(const std::vector<std::string>& adapters);
   void show();
   /// Forgets all versions but what these adapters show.
@@ -76,7 +77,9 @@ class SavedModules : public TunerLayer {
     /// Empty: the base model's.
     std::string adapter;
     std::string key;
-    bool trains = false;
+    /// Whether it can require a gradient, and whether it does while it is
+    /// shown.
+    bool trains = false, requires_grad = false;
     /// While it is not the current one.
     Tensor value = {}, grad = {};
   };
@@ -87,17 +90,13 @@ class SavedModules : public TunerLayer {
     size_t current = 0;
 
     size_t find(const std::string& adapter) const;
-    void make_current(size_t index, bool trainable);
+    void make_current(size_t index);
+    /// Writes the current version's `requires_grad` to the tensor.
+    void show_requires_grad() const;
   };
-
-  /// Makes every tensor the version of the one of `adapters` that has one, the
-  /// base model's where none has. Only an adapter's version is `trainable`.
-  void select(const std::vector<std::string>& adapters, bool trainable);
 
   std::vector<Slot> slots_;
   AdapterStates states_;
-  /// Whether the active adapters train.
-  bool trainable_ = false;
 };
 
 /// Enters the heads that the configuration's task type trains, as PEFT does,

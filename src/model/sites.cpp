@@ -92,6 +92,21 @@ void remove_layer(const TargetSite& site) {
   site.parent->replace_module(site.child_name, base_layer);
 }
 
+std::string name_without_layers(
+    std::string name,
+    const std::vector<TargetSite>& layers) {
+  for (const auto& site : layers) {
+    const auto prefix = site.prefix();
+    const auto base = prefix + "base_layer.";
+    if (name.starts_with(base)) {
+      name.replace(0, base.size(), prefix);
+    } else if (name.starts_with(prefix)) {
+      return "";
+    }
+  }
+  return name;
+}
+
 std::vector<TargetSite> target_sites(Module& model) {
   std::vector<TargetSite> sites;
   std::unordered_set<Module*> seen{&model};

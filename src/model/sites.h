@@ -60,6 +60,12 @@ std::vector<TargetSite> target_sites(Module& model);
 /// The sites that are LoRA layers.
 std::vector<TargetSite> lora_sites(Module& model);
 
+/// Returns the name that a parameter has in the model that is not adapted; ""
+/// for one of an adapter. `layers` are the model's `lora_sites`.
+std::string name_without_layers(
+    std::string name,
+    const std::vector<TargetSite>& layers);
+
 /// Something in the model that has adapters.
 struct TunerSite {
   /// For token rows "….token_adapter".

@@ -2,7 +2,16 @@
 
 #include <algorithm>
 
+#include "model/inject.h"
+
 namespace torchlora {
+
+void PeftState::warn_of_running_statistics(
+    const InjectionPlan& plan,
+    const char* function) {
+  has_warned =
+      has_warned || torchlora::warn_of_running_statistics(plan, function);
+}
 
 void PeftState::check_not_empty(const char* function) const {
   TORCH_CHECK_VALUE(

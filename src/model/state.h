@@ -8,6 +8,8 @@
 
 namespace torchlora {
 
+struct InjectionPlan;
+
 /// What the copies of a handle share.
 struct PeftState {
   struct Adapter {
@@ -23,9 +25,15 @@ struct PeftState {
   LoraConfig::LayerRanges layer_replication;
   std::shared_ptr<SavedModules> saved = std::make_shared<SavedModules>();
   GuardHolds guards;
+  /// Whether an adapter has warned of running statistics.
+  bool has_warned = false;
   /// The function that removed the last adapter, if there is none.
   const char* emptied_by = "";
 
+  /// `torchlora::warn_of_running_statistics`, once per model.
+  void warn_of_running_statistics(
+      const InjectionPlan& plan,
+      const char* function);
   /// ValueError, saying what removed them, if there are no adapters.
   void check_not_empty(const char* function) const;
 

@@ -55,16 +55,18 @@ ModuleNames all_linear(
 }
 
 /// "" unless an entry of `target_modules` names a parameter.
-std::string note_of_parameter(const Module& model, const ModuleNames& targets) {
+std::string note_of_parameter(Module& model, const ModuleNames& targets) {
   if (targets.is_list()) {
+    const auto layers = lora_sites(model);
     for (const auto& item : model.named_parameters()) {
+      const auto name = name_without_layers(item.key(), layers);
       for (const auto& entry : targets.list()) {
-        if (names_module(entry, item.key())) {
+        if (names_module(entry, name)) {
           return fmt::format(
               " '{}' names a parameter, \"{}\": target the module that has it, "
               "whose type may be registered (docs/how_to/own_layer.md).",
               entry,
-              item.key());
+              name);
         }
       }
     }
@@ -72,18 +74,15 @@ std::string note_of_parameter(const Module& model, const ModuleNames& targets) {
   return "";
 }
 
-/// The last parts of the names of all modules that own a matrix, each once.
+/// The last parts of the names of all modules that can be adapted, each once.
 /// Numbers, which are places in a list, do not count.
-std::vector<std::string> matrix_owners(const Module& model) {
+std::vector<std::string> adaptable_names(const std::vector<TargetSite>& sites) {
   std::vector<std::string> names;
-  for (const auto& item : model.named_modules("", /*include_self=*/false)) {
-    const auto owned = item.value()->named_parameters(/*recurse=*/false);
-    const auto name = item.key().substr(item.key().rfind('.') + 1);
-    if (std::isalpha(static_cast<unsigned char>(name[0])) != 0 &&
-        std::ranges::count(names, name) == 0 &&
-        std::any_of(owned.begin(), owned.end(), [](const auto& parameter) {
-          return parameter.value().dim() > 1;
-        })) {
+  for (const auto& site : sites) {
+    const auto name = site.name.substr(site.name.rfind('.') + 1);
+    if (site.is_adaptable() && site.kind == TargetSite::kModule &&
+        std::isalpha(static_cast<unsigned char>(name[0])) != 0 &&
+        std::ranges::count(names, name) == 0) {
       names.push_back(name);
     }
   }
@@ -91,9 +90,11 @@ std::vector<std::string> matrix_owners(const Module& model) {
 }
 
 /// Says which names the model has instead of those of `targets`.
-std::string note_of_names(const Module& model, const ModuleNames& targets) {
+std::string note_of_names(
+    const std::vector<TargetSite>& sites,
+    const ModuleNames& targets) {
   constexpr size_t kMostNames = 20;
-  auto names = matrix_owners(model);
+  auto names = adaptable_names(sites);
   std::string note;
   if (targets.is_list()) {
     for (const auto& entry : targets.list()) {
@@ -107,7 +108,7 @@ std::string note_of_names(const Module& model, const ModuleNames& targets) {
     const bool has_more = names.size() > kMostNames;
     names.resize(std::min(names.size(), kMostNames));
     note += fmt::format(
-        " Modules with a weight matrix are: {}{}.",
+        " Modules that can be adapted are: {}{}.",
         fmt::join(names, ", "),
         has_more ? ", …" : "");
   }
@@ -165,7 +166,8 @@ void warn_unused(
 }
 
 void refuse_no_match(
-    const Module& model,
+    Module& model,
+    const std::vector<TargetSite>& sites,
     const LoraConfig& config,
     bool any_excluded,
     bool any_unmatched) {
@@ -186,7 +188,7 @@ void refuse_no_match(
         "target modules and try again.",
         repr(config.target_modules()));
     message += note_of_parameter(model, config.target_modules());
-    message += note_of_names(model, config.target_modules());
+    message += note_of_names(sites, config.target_modules());
     if (!config.layers_to_transform().empty()) {
       message += fmt::format(
           " Note: You specified 'layers_to_transform': [{}].",

@@ -41,7 +41,8 @@ void warn_unused(
 
 /// Throws the ValueError that says why no module is a target.
 [[noreturn]] void refuse_no_match(
-    const Module& model,
+    Module& model,
+    const std::vector<TargetSite>& sites,
     const LoraConfig& config,
     bool any_excluded,
     bool any_unmatched);

@@ -250,26 +250,20 @@ void check_tables_are_base(
 
 void inject_tokens(const InjectionPlan& plan, const std::string& adapter_name) {
   const bool autocast_adapter_dtype = plan.options.autocast_adapter_dtype();
-  try {
-    for (const auto& target : plan.tokens) {
-      auto tokens = tokens_of(*target.layer);
-      if (tokens) {
-        tokens->add_adapter(
-            adapter_name, target.indices, autocast_adapter_dtype);
-        continue;
-      }
-      tokens = std::make_shared<TrainableTokens>(target.layer, target.name);
+  for (const auto& target : plan.tokens) {
+    auto tokens = tokens_of(*target.layer);
+    if (tokens) {
       tokens->add_adapter(adapter_name, target.indices, autocast_adapter_dtype);
-      target.layer->register_module(TrainableTokens::kName, tokens);
-      tokens->bind(target.layer);
-      for (const auto& layer : target.tied) {
-        tokens->bind(layer);
-      }
-      check_head(*plan.model, *tokens, target, adapter_name);
+      continue;
     }
-  } catch (...) {
-    remove_tokens(*plan.model, adapter_name);
-    throw;
+    tokens = std::make_shared<TrainableTokens>(target.layer, target.name);
+    tokens->add_adapter(adapter_name, target.indices, autocast_adapter_dtype);
+    target.layer->register_module(TrainableTokens::kName, tokens);
+    tokens->bind(target.layer);
+    for (const auto& layer : target.tied) {
+      tokens->bind(layer);
+    }
+    check_head(*plan.model, *tokens, target, adapter_name);
   }
 }
 

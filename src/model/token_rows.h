@@ -48,7 +48,8 @@ void check_tables_are_base(
     const SavedModules& versions,
     const InjectionPlan& plan);
 
-/// Adds the plan's rows, inactive and frozen, or leaves the model as it was.
+/// Adds the plan's rows, inactive and frozen. If it throws, `remove_tokens`
+/// takes back what it did.
 void inject_tokens(const InjectionPlan& plan, const std::string& adapter_name);
 
 /// Removes the rows of an adapter that is active nowhere.

@@ -6,6 +6,7 @@
 
 #include <torch/types.h>
 
+#include <torchlora/detail/names.h>
 #include <torchlora/nn/embedding.h>
 #include <torchlora/nn/linear.h>
 
@@ -43,6 +44,10 @@ struct TrainableTokens::BoundLayer : nn::RowReplacer {
   }
   Tensor forward(const Tensor& input) override {
     const auto rows = tokens.replaced_rows();
+    if (!rows && embedding && embedding->options.max_norm()) {
+      // The layer's own forward would write to the table.
+      return nn::forward_with_rows(*embedding, input, {});
+    }
     return !rows    ? layer->base_forward(input)
         : embedding ? nn::forward_with_rows(*embedding, input, *rows)
                     : nn::forward_with_rows(*linear, input, *rows);
@@ -111,7 +116,7 @@ void TrainableTokens::add_adapter(
     const std::vector<int64_t>& indices,
     bool autocast_adapter_dtype) {
   const torch::NoGradGuard no_grad;
-  check_adapter_name(adapter_name);
+  check_adapter_name(adapter_name, "add_adapter");
   const auto rows = weight().size(0);
   TORCH_CHECK_VALUE(
       !indices.empty(),
@@ -162,13 +167,17 @@ void TrainableTokens::delete_adapter(const std::string& adapter_name) {
   adapters_.check_not_merged(adapter_name, "delete_adapter", layer_name_);
   deltas_->erase(adapter_name);
   adapters_.remove(adapter_name);
+  if (detail::contains(indexed_, adapter_name)) {
+    indexed_.clear();
+  }
   update_shown();
 }
 
 NamedTensors TrainableTokens::adapter_state(
     const std::string& adapter_name) const {
   return {
-      {std::string(kName) + "." + kDelta, adapters_.at(adapter_name).delta}};
+      {std::string(kName) + "." + kDelta,
+       adapters_.at(adapter_name, "adapter_state").delta}};
 }
 
 void TrainableTokens::check_set_adapter(
@@ -284,7 +293,7 @@ void TrainableTokens::write(
 void TrainableTokens::merge(const std::vector<std::string>& adapter_names) {
   const torch::NoGradGuard no_grad;
   for (const auto& name : adapters_.not_merged(adapter_names)) {
-    auto& adapter = adapters_.at(name);
+    auto& adapter = adapters_.at(name, "merge");
     adapter.original = base_rows(adapter.indices);
     write(adapter.indices, adapter.delta);
     adapters_.push_merged(name);
@@ -301,7 +310,7 @@ void TrainableTokens::check_unmergeable() const {
 void TrainableTokens::unmerge(size_t count) {
   const torch::NoGradGuard no_grad;
   for (; merged_adapters().size() > count; adapters_.pop_merged()) {
-    auto& adapter = adapters_.at(merged_adapters().back());
+    auto& adapter = adapters_.at(merged_adapters().back(), "unmerge");
     write(adapter.indices, adapter.original);
     adapter.original = Tensor();
   }
@@ -309,24 +318,34 @@ void TrainableTokens::unmerge(size_t count) {
 }
 
 void TrainableTokens::update_shown() {
-  const c10::InferenceMode no_inference(false); // a later backward needs them
-  shown_ = !adapters_enabled() ? merged_adapters()
-      : merged()               ? std::vector<std::string>()
-                               : active_adapters();
-  std::vector<int64_t> all;
-  for (const auto& name : shown_) {
-    const auto& indices = find_adapter(name)->indices;
-    all.insert(all.end(), indices.begin(), indices.end());
+  auto shown = !adapters_enabled() ? merged_adapters()
+      : merged()                   ? std::vector<std::string>()
+                                   : active_adapters();
+  // A guard that ends and an undo need no memory: they show none, or those that
+  // were shown last.
+  if (!shown.empty() && shown != indexed_) {
+    const c10::InferenceMode no_inference(false); // a later backward needs them
+    std::vector<int64_t> all;
+    for (const auto& name : shown) {
+      const auto& indices = find_adapter(name)->indices;
+      all.insert(all.end(), indices.begin(), indices.end());
+    }
+    std::vector<int64_t> order(all.size());
+    std::iota(order.begin(), order.end(), 0);
+    const auto index_at = [&](int64_t i) {
+      return all[static_cast<size_t>(i)];
+    };
+    std::ranges::sort(order, {}, index_at);
+    const auto device = weight().device();
+    auto sorting =
+        std::ranges::is_sorted(all) ? Tensor() : to_tensor(order).to(device);
+    std::ranges::sort(all);
+    index_ = to_tensor(all).to(device);
+    order_ = std::move(sorting);
+    indices_ = std::move(all);
+    indexed_ = shown;
   }
-  std::vector<int64_t> order(all.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto index_at = [&](int64_t i) { return all[static_cast<size_t>(i)]; };
-  std::ranges::sort(order, {}, index_at);
-  order_ = std::ranges::is_sorted(all) ? Tensor()
-                                       : to_tensor(order).to(weight().device());
-  std::ranges::sort(all);
-  index_ = to_tensor(all).to(weight().device());
-  indices_ = std::move(all);
+  shown_ = std::move(shown);
 }
 
 std::optional<nn::ReplacedRows> TrainableTokens::replaced_rows() const {

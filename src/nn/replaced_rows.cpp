@@ -36,22 +36,26 @@ Tensor forward_with_rows(
       [&](const Tensor& table, const Tensor& ids, int64_t padding) {
         return at::embedding(table, ids, padding, options.scale_grad_by_freq());
       };
-  const auto count = rows.values.size(0);
   const auto ids = input.to(at::kLong).contiguous();
-  auto place = at::searchsorted(rows.index, ids);
-  const auto is_replaced = rows.index.take(place.clamp_max(count - 1)).eq(ids);
-  // All other ids look up one additional row, which gets no gradient.
-  place = at::where(is_replaced, place, count);
-  const auto values = at::constant_pad_nd(rows.values, {0, 0, 0, 1});
   const auto padding = options.padding_idx().value_or(-1);
-  const auto found = std::ranges::find(rows.indices, padding);
-  auto result = at::where(
-      is_replaced.unsqueeze(-1),
-      look_up(
-          values,
-          place,
-          found == rows.indices.end() ? -1 : found - rows.indices.begin()),
-      look_up(layer.weight, ids, padding));
+  auto result = look_up(layer.weight, ids, padding);
+  if (!rows.indices.empty()) {
+    const auto count = rows.values.size(0);
+    auto place = at::searchsorted(rows.index, ids);
+    const auto is_replaced =
+        rows.index.take(place.clamp_max(count - 1)).eq(ids);
+    // All other ids look up one additional row, which gets no gradient.
+    place = at::where(is_replaced, place, count);
+    const auto values = at::constant_pad_nd(rows.values, {0, 0, 0, 1});
+    const auto found = std::ranges::find(rows.indices, padding);
+    result = at::where(
+        is_replaced.unsqueeze(-1),
+        look_up(
+            values,
+            place,
+            found == rows.indices.end() ? -1 : found - rows.indices.begin()),
+        result);
+  }
   if (options.max_norm()) {
     // NOTE: the scale has no gradient, as at::embedding_renorm_ has none.
     const auto own = result.detach();

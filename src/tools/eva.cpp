@@ -16,6 +16,7 @@
 #include <torchlora/tools/preprocess.h>
 
 #include "init/incremental_pca.h"
+#include "model/remember.h"
 #include "model/requirements.h"
 #include "tools/observe.h"
 
@@ -279,7 +280,9 @@ void initialize_lora_eva_weights(
     const std::function<bool()>& run_batch,
     const std::string& adapter_name,
     const PrepareLayerInputs& prepare_layer_inputs) {
-  auto& config = StateAccess::of(peft).adapters.at(adapter_name).config;
+  auto& config = StateAccess::of(peft)
+                     .adapters.at(adapter_name, "initialize_lora_eva_weights")
+                     .config;
   TORCH_CHECK_VALUE(
       init::is_eva(config),
       "[initialize_lora_eva_weights] can only be used with "
@@ -315,25 +318,33 @@ void initialize_lora_eva_weights(
       "not their bias; set bias to none, or rho to 1");
   const auto options = config.eva_config().value_or(EvaConfig());
   const bool adjust = options.adjust_scaling_factors();
-  for (size_t i = 0; i < factors.size(); ++i) {
-    const auto& layer = eva.layers()[i];
-    const auto& A = factors[i];
-    if (A.size(0) == 0) {
-      layer.site.layer->delete_adapter(adapter_name);
-      if (layer.site.layer->adapters().empty()) {
-        remove_layer(layer.site);
+  all_or_nothing([&](Undo& undo) {
+    for (size_t i = 0; i < factors.size(); ++i) {
+      const auto& layer = eva.layers()[i];
+      const auto& A = factors[i];
+      const auto growth =
+          static_cast<double>(A.size(0)) / static_cast<double>(layer.before.r);
+      if (growth > 0) {
+        remember_adapter(undo, layer.site, adapter_name);
+        layer.site.layer->replace_factors(
+            adapter_name,
+            A,
+            at::zeros(
+                {layer.site.base_weight().out_features(), A.size(0)},
+                A.options()),
+            layer.before.lora_alpha * (adjust ? growth : 1),
+            config.use_rslora());
       }
-      continue;
     }
-    const auto growth =
-        static_cast<double>(A.size(0)) / static_cast<double>(layer.before.r);
-    layer.site.layer->replace_factors(
-        adapter_name,
-        A,
-        at::zeros(
-            {layer.site.base_weight().out_features(), A.size(0)}, A.options()),
-        layer.before.lora_alpha * (adjust ? growth : 1),
-        config.use_rslora());
+  });
+  for (size_t i = 0; i < factors.size(); ++i) {
+    const auto& site = eva.layers()[i].site;
+    if (factors[i].size(0) == 0) {
+      site.layer->delete_adapter(adapter_name);
+      if (site.layer->adapters().empty()) {
+        remove_layer(site);
+      }
+    }
   }
   if (loses_layers) {
     std::vector<std::string> left;

@@ -7,6 +7,8 @@
 
 #include <torchlora/init/detail/decompose.h>
 
+#include "lora/undo.h"
+#include "model/function_name.h"
 #include "model/requirements.h"
 
 namespace torchlora {
@@ -16,12 +18,12 @@ void check_adapter(
     PeftState& state,
     const std::vector<TargetSite>& sites,
     const std::string& adapter_name,
-    int64_t top_k) {
+    int64_t top_k,
+    const char* function) {
   TORCH_CHECK_VALUE(
-      top_k > 0, "[intruder_dimensions] top_k must be positive, found ", top_k);
+      top_k > 0, "[", function, "] top_k must be positive, found ", top_k);
   const auto demand = [&](Requirement requirement, const char* hint) {
-    require(
-        requirement, "intruder_dimensions", state, sites, adapter_name, hint);
+    require(requirement, function, state, sites, adapter_name, hint);
   };
   demand(Requirement::kSum, "; convert or merge it instead");
   demand(Requirement::kNoOwnTensors, ", which would not follow");
@@ -30,6 +32,17 @@ void check_adapter(
   demand(
       Requirement::kUnchangedBase,
       "; save it with path_initial_model_for_weight_conversion and load that");
+  for (const auto& site : sites) {
+    TORCH_CHECK_VALUE(
+        !site.layer->has(adapter_name) ||
+            !site.base_weight().weight().is_complex(),
+        "[",
+        function,
+        "] the weight of \"",
+        site.name,
+        "\" must be real, found ",
+        site.base_weight().weight().scalar_type());
+  }
 }
 
 /// Returns the largest |cosine| of each column of `vectors` to a left singular
@@ -127,7 +140,8 @@ std::vector<LayerIntruders> intruder_dimensions(
     int64_t top_k,
     double threshold_epsilon) {
   const auto sites = lora_sites(peft.base_model());
-  check_adapter(StateAccess::of(peft), sites, adapter_name, top_k);
+  check_adapter(
+      StateAccess::of(peft), sites, adapter_name, top_k, "intruder_dimensions");
   torch::NoGradGuard no_grad;
   std::vector<LayerIntruders> report;
   for (const auto& site : sites) {
@@ -154,14 +168,22 @@ std::vector<LayerIntruders> reduce_intruder_dimension(
       "found ",
       mitigation_lambda);
   const auto sites = lora_sites(peft.base_model());
-  check_adapter(StateAccess::of(peft), sites, old_adapter_name, top_k);
+  check_adapter(
+      StateAccess::of(peft),
+      sites,
+      old_adapter_name,
+      top_k,
+      "reduce_intruder_dimension");
   auto config = peft.peft_config(old_adapter_name);
   // NOTE: the factors are overwritten below. An initializer would change the
   // base or freeze B.
-  peft.add_adapter(new_adapter_name, config.forget_initializer());
-  try {
+  in_function("reduce_intruder_dimension", [&] {
+    peft.add_adapter(new_adapter_name, config.forget_initializer());
+  });
+  std::vector<LayerIntruders> report;
+  all_or_nothing([&](Undo& undo) {
+    undo.add("the model", [&] { peft.delete_adapter(new_adapter_name); });
     torch::NoGradGuard no_grad;
-    std::vector<LayerIntruders> report;
     for (const auto& site : sites) {
       const auto* from = site.layer->find_adapter(old_adapter_name);
       const auto* to = site.layer->find_adapter(new_adapter_name);
@@ -177,11 +199,8 @@ std::vector<LayerIntruders> reduce_intruder_dimension(
       report.push_back({site.name, found.intruders});
     }
     peft.set_adapter(new_adapter_name);
-    return report;
-  } catch (...) {
-    peft.delete_adapter(new_adapter_name);
-    throw;
-  }
+  });
+  return report;
 }
 
 } // namespace torchlora

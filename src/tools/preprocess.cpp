@@ -2,6 +2,7 @@
 
 #include <torch/types.h>
 
+#include "model/function_name.h"
 #include "model/inject.h"
 #include "tools/observe.h"
 
@@ -95,6 +96,23 @@ struct Covariance {
   }
 };
 
+/// ValueError for a target whose weight is complex: the initializers' formulas
+/// are those of real ones.
+void check_is_real(const InjectionPlan& plan, const char* function) {
+  for (const auto& target : plan.targets) {
+    const auto dtype = target.site.base_weight().weight().scalar_type();
+    TORCH_CHECK_VALUE(
+        !at::isComplexType(dtype),
+        "[",
+        function,
+        "] the weight of module ",
+        target.site.name,
+        " must be real, found ",
+        dtype,
+        "; leave it out by exclude_modules");
+  }
+}
+
 } // namespace
 
 TrainingModeGuard::TrainingModeGuard(Module& model, bool training) {
@@ -130,7 +148,10 @@ InitStatistics preprocess_corda(
     Module& model,
     const LoraConfig& config,
     const std::function<void()>& run_model) {
-  const auto plan = plan_injection(model, config, "default");
+  const auto plan = in_function("preprocess_corda", [&] {
+    return plan_injection(model, config, "default");
+  });
+  check_is_real(plan, "preprocess_corda");
   std::vector<Covariance> covariances(plan.targets.size());
   {
     const TrainingModeGuard mode(model, /*training=*/false);
@@ -174,7 +195,10 @@ InitStatistics preprocess_loraga(
       lora_sites(model).empty(),
       "[preprocess_loraga] needs a model that is not adapted, as adapted "
       "layers give their weight no gradient; unload it first");
-  const auto plan = plan_injection(model, config, "default");
+  const auto plan = in_function("preprocess_loraga", [&] {
+    return plan_injection(model, config, "default");
+  });
+  check_is_real(plan, "preprocess_loraga");
   std::vector<Tensor> weights;
   for (const auto& target : plan.targets) {
     TORCH_CHECK_VALUE(

@@ -1,12 +1,16 @@
 #include <torchlora/adapter_files/hotswap.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
+#include <nlohmann/json.hpp>
 
 #include <torchlora/adapter_files/adapter_config.h>
+#include <torchlora/error.h>
 #include <torchlora/lora/layer.h>
+#include <torchlora/nn/linear.h>
 
 #include "lora/layer_suite.h"
 
@@ -131,6 +135,40 @@ TYPED_TEST(Hotswap, WhatDoesNotFitIsRefusedAndNothingChanges) {
   peft.merge_adapter();
   refuses(peft);
   EXPECT_THROW(hotswap_adapter(peft, this->folder_, "second"), c10::ValueError);
+}
+
+TEST(HotswapOfABadFile, IsAnErrorOfTheFile) {
+  const auto folder = fs::path(testing::TempDir()) / "hotswap_bad";
+  const auto model = std::make_shared<torch::nn::Module>("Model");
+  model->register_module("layer", nn::Linear(4, 4));
+  auto peft = get_peft_model(*model, LoraConfig(2).target_modules({"layer"}));
+  peft.save_pretrained(folder);
+  auto config =
+      nlohmann::json::parse(std::ifstream(folder / "adapter_config.json"));
+  config["target_modules"] = {"layre"};
+  std::ofstream(folder / "adapter_config.json") << config;
+  const auto said = refusal<DataError>([&] { hotswap_adapter(peft, folder); });
+  EXPECT_TRUE(said.starts_with(
+      "[hotswap_adapter] " + (folder / "adapter_config.json").string() +
+      " does not fit this model: Target modules {'layre'} not found"))
+      << said;
+  config["target_modules"] = {"layer"};
+  config["r"] = 3;
+  std::ofstream(folder / "adapter_config.json") << config;
+  const auto start = [](const std::string& text) {
+    return text.substr(0, text.find(' '));
+  };
+  EXPECT_EQ(
+      start(refusal<DataError>([&] { hotswap_adapter(peft, folder); })),
+      "[hotswap_adapter]");
+  EXPECT_EQ(
+      start(refusal<DataError>([&] { peft.load_adapter(folder, "new"); })),
+      "[load_adapter]");
+  peft.unload();
+  EXPECT_EQ(
+      start(refusal<DataError>(
+          [&] { PeftModel::from_pretrained(*model, folder); })),
+      "[from_pretrained]");
 }
 
 } // namespace

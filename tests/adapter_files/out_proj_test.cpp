@@ -101,6 +101,13 @@ TEST_F(OutProj, AWarningNamesTheModules) {
   peft = PeftModel::from_pretrained(*net_, folder_);
   EXPECT_NE(warnings.text.find("(attention.out_proj)"), std::string::npos)
       << warnings.text;
+  EXPECT_TRUE(warnings.text.starts_with("[from_pretrained] ")) << warnings.text;
+  warnings.text.clear();
+  hotswap_adapter(peft, folder_);
+  EXPECT_TRUE(warnings.text.starts_with("[hotswap_adapter] ")) << warnings.text;
+  warnings.text.clear();
+  peft.load_adapter(folder_, "second");
+  EXPECT_TRUE(warnings.text.starts_with("[load_adapter] ")) << warnings.text;
   warnings.text.clear();
   peft.unload();
   peft = get_peft_model(*net_, LoraConfig(2).target_modules({"fc"}));

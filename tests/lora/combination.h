@@ -64,13 +64,15 @@ inline LoraConfig config_of(const CanDo& can, Variant variant, int64_t r) {
   }
 }
 
+/// Relative to the larger of the norm of `expected` and `magnitude`.
 inline double relative_error(
     const at::Tensor& found,
-    const at::Tensor& expected) {
+    const at::Tensor& expected,
+    double magnitude = 0) {
   EXPECT_EQ(found.sizes(), expected.sizes());
   const auto norm = expected.norm().item<double>();
   const auto error = (found.to(at::kDouble) - expected).norm().item<double>();
-  return error / std::max(norm, 1e-3);
+  return error / std::max({norm, magnitude, 1e-3});
 }
 
 /// A LoRA layer, and the parameters of the reference that take its place.
@@ -183,6 +185,7 @@ class Combination {
       case Operation::kBackward:
         return backward();
       case Operation::kMerged:
+        was_merged_ = true;
         peft_->merge_adapter();
         expect_output("default");
         {
@@ -191,6 +194,7 @@ class Combination {
         }
         return peft_->unmerge_adapter();
       case Operation::kUnmerged:
+        was_merged_ = true;
         peft_->merge_adapter();
         peft_->unmerge_adapter();
         return expect_output("default");
@@ -277,15 +281,27 @@ class Combination {
 
   void expect_output(const std::string& adapter) {
     torch::NoGradGuard no_grad;
-    expect_near(adapted_.forward(input_), expected(adapter), "output");
+    // A merge rounds W + ΔW, and what is computed of it afterwards is a
+    // difference: the error is relative to the larger of the outputs of W and
+    // of W + ΔW.
+    const auto magnitude = was_merged_
+        ? std::max(
+              expected("").norm().item<double>(),
+              expected("default").norm().item<double>())
+        : 0;
+    expect_near(
+        adapted_.forward(input_), expected(adapter), "output", 1, magnitude);
   }
 
   void expect_near(
       const at::Tensor& found,
       const at::Tensor& expected,
       const std::string& what,
-      double factor = 1) const {
-    EXPECT_LT(relative_error(found, expected), factor * precision_.tolerance)
+      double factor = 1,
+      double magnitude = 0) const {
+    EXPECT_LT(
+        relative_error(found, expected, magnitude),
+        factor * precision_.tolerance)
         << what;
   }
 
@@ -389,6 +405,7 @@ class Combination {
   std::vector<std::pair<std::string, at::Tensor>> names_;
   std::vector<at::Tensor> values_;
   int64_t r_ = 1;
+  bool was_merged_ = false;
   std::shared_ptr<torch::nn::Module> model_ =
       std::make_shared<torch::nn::Module>("Model");
   std::optional<PeftModel> peft_;

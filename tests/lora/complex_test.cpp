@@ -6,6 +6,8 @@
 #include <torchlora/model.h>
 #include <torchlora/optim/lorafa.h>
 #include <torchlora/optim/riemannian.h>
+#include <torchlora/tools/intruders.h>
+#include <torchlora/tools/preprocess.h>
 
 #include "lora/combinations_layers.h"
 #include "support.h"
@@ -174,6 +176,50 @@ TEST(ComplexWeights, VariantsAndOptimizersAreRefusedByName) {
             *model, torch::optim::SGDOptions(0.1));
       }).find("complex"),
       std::string::npos);
+}
+
+TEST(ComplexWeights, StatisticsOfThemAreRefusedBeforeTheModelRuns) {
+  const auto model = std::make_shared<torch::nn::Module>("Model");
+  model->register_module("layer", nn::Linear(5, 4));
+  model->to(torch::kComplexFloat);
+  const auto config = LoraConfig(2).target_modules({"layer"});
+  const auto run = [] { FAIL() << "ran"; };
+  const auto expect_refused = [](const std::string& said, const char* name) {
+    EXPECT_TRUE(said.starts_with(c10::str("[", name, "] "))) << said;
+    EXPECT_NE(said.find("layer"), std::string::npos) << said;
+    EXPECT_NE(said.find("ComplexFloat"), std::string::npos) << said;
+  };
+  expect_refused(
+      refusal([&] {
+        preprocess_corda(
+            *model, LoraConfig(config).init_lora_weights("corda"), run);
+      }),
+      "preprocess_corda");
+  expect_refused(
+      refusal([&] {
+        preprocess_loraga(
+            *model,
+            LoraConfig(config).init_lora_weights("lora_ga").lora_ga_config(
+                LoraGAConfig()),
+            run);
+      }),
+      "preprocess_loraga");
+  auto peft = get_peft_model(*model, config);
+  peft.add_adapter("second", config);
+  expect_refused(
+      refusal([&] { intruder_dimensions(peft); }), "intruder_dimensions");
+  expect_refused(
+      refusal([&] { reduce_intruder_dimension(peft, "default", "new"); }),
+      "reduce_intruder_dimension");
+  for (const auto& options :
+       {CombinationOptions("ties").density(0.5),
+        CombinationOptions("svd").svd_clamp(0.9)}) {
+    const auto said = refusal([&] {
+      peft.add_weighted_adapter({"default", "second"}, {1, 1}, "new", options);
+    });
+    EXPECT_NE(said.find("complex"), std::string::npos) << said;
+    EXPECT_EQ(peft.adapter_names().size(), 2U);
+  }
 }
 
 TEST(ComplexWeights, SavedModulesAndBiasesTrain) {

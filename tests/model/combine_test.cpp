@@ -161,6 +161,13 @@ TEST_F(WeightedAdapter, RefusesWhatItCannotCombine) {
   EXPECT_NE(refusal({"a"}, {}).find("one weight"), std::string::npos);
   EXPECT_NE(refusal({"a", "b"}, {"sum"}).find("cat, svd"), std::string::npos);
   EXPECT_NE(refusal({"a", "b"}, {"ties"}).find("density"), std::string::npos);
+  for (const double density : {-0.5, 0.0, 1.5}) { // peft warns of 1.5
+    const auto text =
+        refusal({"a", "b"}, CombinationOptions("ties").density(density));
+    EXPECT_NE(
+        text.find(c10::str("in (0, 1], found ", density)), std::string::npos)
+        << text;
+  }
   peft_.add_adapter("r2", LoraConfig(2).target_modules({"up"}));
   EXPECT_NE(
       refusal({"a", "r2"}, {"linear"}).find("same r value"), std::string::npos);

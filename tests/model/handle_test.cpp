@@ -128,6 +128,49 @@ TEST_F(Handle, RefusesAdapterNamesThatAreNoNames) {
   }
 }
 
+TEST_F(Handle, ErrorsNameTheFunctionThatWasCalled) {
+  using Call = std::function<void(PeftModel&)>;
+  const std::pair<const char*, Call> unknown[] = {
+      {"set_adapter", [](auto& peft) { peft.set_adapter("no"); }},
+      {"set_requires_grad", [](auto& peft) { peft.set_requires_grad({"no"}); }},
+      {"merge_adapter",
+       [](auto& peft) {
+         peft.merge_adapter(MergeOptions().adapter_names({"no"}));
+       }},
+      {"state_dict", [](auto& peft) { peft.state_dict("no"); }},
+      {"peft_config", [](auto& peft) { peft.peft_config("no"); }}};
+  auto peft = get_peft_model(*model_, config());
+  for (const auto& [function, call] : unknown) {
+    EXPECT_EQ(
+        refusal([&] { call(peft); }),
+        c10::str("[", function, "] Adapter no not found."));
+  }
+  const auto starts = [](const std::string& text, const std::string& start) {
+    EXPECT_TRUE(text.starts_with(start)) << text;
+  };
+  starts(
+      refusal([&] { peft.add_adapter("a.b", config()); }),
+      "[add_adapter] an adapter name");
+  starts(
+      refusal(
+          [&] { peft.add_adapter("b", config().init_lora_weights("pissa")); }),
+      "[add_adapter] the initializer pissa changes the base weight");
+  {
+    torch::NoGradGuard no_grad;
+    peft.trainable_parameters()[0].fill_(NAN);
+  }
+  const auto safe = MergeOptions().safe_merge(true);
+  starts(refusal([&] { peft.merge_adapter(safe); }), "[merge_adapter] NaNs");
+  starts(
+      refusal([&] { peft.merge_and_unload(safe); }), "[merge_and_unload] NaNs");
+  peft.unload();
+  starts(
+      refusal([&] {
+        inject_adapter(*model_, LoraConfig(2).target_modules({"none"}));
+      }),
+      "[inject_adapter] Target modules");
+}
+
 TEST_F(Handle, SavesAllSelectedAdaptersOrNone) {
   auto peft = adapted();
   fs::remove_all(folder_);
@@ -271,6 +314,19 @@ TEST_F(Handle, WarnsOfRunningStatisticsThatTrainingChanges) {
     return warnings.text;
   };
   expect(warning(config()), "statistics of norm");
+  expect(warning(config()), "[get_peft_model]");
+  {
+    const Warnings warnings; // once per model
+    auto peft = get_peft_model(*model_, config().inference_mode(true));
+    EXPECT_EQ(warnings.text, "");
+    for (const char* name : {"a", "b"}) {
+      peft.add_adapter(name, config());
+    }
+    expect(warnings.text, "[add_adapter] a forward in training mode");
+    EXPECT_EQ(
+        warnings.text.find("statistics"), warnings.text.rfind("statistics"));
+    peft.unload();
+  }
   EXPECT_EQ(warning(config().modules_to_save({"norm"})), "");
   EXPECT_EQ(warning(config().inference_mode(true)), "");
   model_->replace_module(

@@ -107,6 +107,33 @@ TEST_F(Injection, ATargetThatIsAParameterIsSaidToBeOne) {
   }
 }
 
+TEST_F(Injection, AnAdaptedModelOffersItsOwnNames) {
+  auto peft =
+      get_peft_model(*model_, LoraConfig(2).target_modules({"first", "plain"}));
+  for (const auto& [target, near] :
+       {std::pair("base_layers", ""), {"defaults", ""}, {"frist", "first"}}) {
+    const auto text = refusal([&] {
+      peft.add_adapter("new", LoraConfig(2).target_modules({target}));
+    });
+    EXPECT_TRUE(text.starts_with("[add_adapter] ")) << text;
+    EXPECT_NE(text.find("can be adapted are: first, "), std::string::npos)
+        << text;
+    EXPECT_EQ(text.find("'default'?"), std::string::npos) << text;
+    EXPECT_EQ(text.find("'base_layer'?"), std::string::npos) << text;
+    EXPECT_EQ(text.find("?") != std::string::npos, *near != 0) << text;
+    EXPECT_NE(text.find(near), std::string::npos) << text;
+  }
+  for (const char* name : {"default", "base_layer"}) {
+    const auto text = refusal([&] {
+      peft.add_adapter(
+          "new",
+          LoraConfig(2).target_modules({"last"}).modules_to_save({name}));
+    });
+    EXPECT_TRUE(text.starts_with("[add_adapter] ")) << text;
+    EXPECT_NE(text.find(name), std::string::npos) << text;
+  }
+}
+
 TEST_F(Injection, AnAddedAdapterThatFailsLeavesTheOthersAlone) {
   auto peft = get_peft_model(*model_, LoraConfig(2).target_modules({"first"}));
   fill(peft, "default");

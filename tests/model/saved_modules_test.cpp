@@ -213,6 +213,64 @@ TEST_F(SavedModulesTest, BackwardAfterADisabledForwardIsRight) {
   EXPECT_TRUE(torch::equal(model_->head->weight.grad(), expected));
 }
 
+// set_requires_grad holds until the next set_adapter.
+TEST_F(SavedModulesTest, GuardsKeepWhatRequiresGradients) {
+  const auto saves =
+      config().modules_to_save({"head"}).bias("all").trainable_token_indices(
+          {{"embed_tokens", {1, 4}}});
+  auto peft = get_peft_model(*model_, saves);
+  model_->eval();
+  const auto trainable = [&] {
+    std::set<std::string> names;
+    for (const auto& item : model_->named_parameters()) {
+      if (item.value().requires_grad()) {
+        names.insert(item.key());
+      }
+    }
+    return names;
+  };
+  const auto expect_kept = [&] {
+    const auto before = trainable();
+    const auto of_adapter = [&](const char* name) {
+      std::vector<bool> result;
+      for (const auto& item : peft.state_dict(name)) {
+        result.push_back(item.value().requires_grad());
+      }
+      return result;
+    };
+    const auto first = of_adapter("default");
+    {
+      const auto guard = peft.disable_adapter();
+      EXPECT_EQ(of_adapter("default"), first);
+    }
+    EXPECT_EQ(trainable(), before);
+    {
+      const auto guard = peft.mixed_batch({"__base__", "__base__"});
+    }
+    EXPECT_EQ(trainable(), before);
+    peft.add_adapter("second", saves);
+    EXPECT_EQ(trainable(), before);
+    peft.set_requires_grad({"second"});
+    const auto second = of_adapter("second");
+    EXPECT_NE(second, std::vector<bool>(second.size(), false));
+    {
+      const auto guard = peft.disable_adapter();
+    }
+    EXPECT_EQ(of_adapter("second"), second);
+    EXPECT_EQ(of_adapter("default"), first);
+    peft.delete_adapter("second");
+    EXPECT_EQ(trainable(), before);
+  };
+  EXPECT_TRUE(trainable().contains("head.weight"));
+  EXPECT_TRUE(trainable().contains("score.bias"));
+  expect_kept();
+  peft.set_requires_grad({"default"}, false);
+  EXPECT_EQ(trainable(), std::set<std::string>());
+  expect_kept();
+  peft.set_adapter("default");
+  EXPECT_TRUE(trainable().contains("head.weight"));
+}
+
 TEST_F(SavedModulesTest, FollowTheModelToAnotherDtype) {
   auto peft = get_peft_model(*model_, config().modules_to_save({"head"}));
   disturb(peft);

@@ -236,6 +236,32 @@ TEST_F(Tokens, ASafeMergeOfBrokenRowsWritesNothing) {
       test::on_device(reference_.tensor("base.embed_tokens.weight"))));
 }
 
+// As with LoRA: what an adapter is merged into stays the checkpoint's.
+TEST_F(Tokens, MaxNormWritesInNoState) {
+  const auto options = torch::nn::EmbeddingOptions(12, 6).max_norm(1.5);
+  auto model = make(TiedBy::kNone, options);
+  const auto plain = make(TiedBy::kNone, options);
+  const auto base = run(*plain);
+  const auto table = model->embed_tokens->weight.detach().clone();
+  EXPECT_FALSE(torch::equal(plain->embed_tokens->weight, table));
+  auto peft = get_peft_model(*model, config({{"embed_tokens", {9, 1}}}));
+  disturb(peft);
+  const auto adapted = run(*model);
+  {
+    const auto guard = peft.disable_adapter();
+    EXPECT_LT(difference(run(*model), base), 1e-6);
+  }
+  EXPECT_TRUE(torch::equal(model->embed_tokens->weight, table));
+  peft.set_adapter(std::vector<std::string>{});
+  EXPECT_LT(difference(run(*model), base), 1e-6);
+  EXPECT_TRUE(torch::equal(model->embed_tokens->weight, table));
+  peft.set_adapter("default");
+  peft.merge_adapter();
+  EXPECT_LT(difference(run(*model), adapted), 1e-5);
+  peft.unmerge_adapter();
+  EXPECT_TRUE(torch::equal(model->embed_tokens->weight, table));
+}
+
 TEST_F(Tokens, HalfPrecisionTablesHaveFp32Rows) {
   auto model = make(TiedBy::kMemory);
   model->to(torch::kBFloat16);

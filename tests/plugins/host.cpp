@@ -18,6 +18,15 @@ struct Plugin {
   Function* function(const char* name) const {
     return reinterpret_cast<Function*>(dlsym(handle, name));
   }
+  /// Whether a mixed batch of this one is right for a model of `other`.
+  bool mixes_for(const Plugin& other) const {
+    auto* model = other.function<void*()>("make_shared_model")();
+    const char* error = function<const char*(void*)>("mix")(model);
+    std::printf("%s\n", *error ? error : "mixed");
+    const bool is_right = !*error;
+    other.function<void(void*)>("drop")(model);
+    return is_right;
+  }
   bool adapts() const {
     const char* error = function<const char*()>("adapt")();
     std::printf("%s\n", *error ? error : "adapted");
@@ -43,7 +52,9 @@ int main(int /*argc*/, char** argv) {
   const bool second_knows = second.function<bool()>("knows_type")();
   std::printf(
       "registered in the first, found: %d %d\n", first_knows, second_knows);
-  bool is_adapted = first.adapts() && second.adapts() && first.adapts();
+  bool is_adapted = first.adapts() && second.adapts() && first.adapts() &&
+      first.mixes_for(first) && first.mixes_for(second) &&
+      second.mixes_for(first);
   dlclose(first.handle);
   is_adapted = second.adapts() && is_adapted;
   return is_adapted && first_knows && second_knows == is_shared ? 0 : 1;

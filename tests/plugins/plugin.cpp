@@ -1,5 +1,8 @@
 // A shared library with torchlora inside, as a plugin of some program.
 #include <algorithm>
+#include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 
 #include <torch/nn/modules/conv.h>
@@ -86,6 +89,40 @@ void adapt_and_compare() {
   require(is_near(net->conv(images), convolution), "merged convolution");
 }
 
+/// A model that one plugin makes and the other uses.
+struct Shared {
+  std::shared_ptr<NetImpl> net = std::make_shared<NetImpl>();
+  std::optional<torchlora::PeftModel> peft;
+};
+
+/// Sends two samples through a model that the other plugin may have made.
+void mix_and_compare(Shared& shared) {
+  const torch::NoGradGuard no_grad;
+  const auto x = at::randn({2, 6}, at::kDouble);
+  const auto adapted = shared.net->fc(x);
+  at::Tensor base;
+  {
+    const auto guard = shared.peft->disable_adapter();
+    base = shared.net->fc(x);
+  }
+  require(!is_near(adapted, base), "an adapter that changes something");
+  const auto guard = shared.peft->mixed_batch({"__base__", "default"});
+  const auto mixed = shared.net->fc(x);
+  require(is_near(mixed[0], base[0]), "a sample of the base");
+  require(is_near(mixed[1], adapted[1]), "a sample of the adapter");
+}
+
+/// Runs a check and returns "", or what was wrong.
+const char* check(const std::function<void()>& run) {
+  error.clear();
+  try {
+    run();
+  } catch (const std::exception& e) {
+    error += e.what();
+  }
+  return error.c_str();
+}
+
 } // namespace
 
 struct TheirLinearImpl : torch::nn::Module {
@@ -101,13 +138,28 @@ extern "C" {
 
 /// "" if layers of torch::nn are adapted right, else what was wrong.
 const char* adapt() {
-  error.clear();
-  try {
-    adapt_and_compare();
-  } catch (const std::exception& e) {
-    error += e.what();
-  }
-  return error.c_str();
+  return check(adapt_and_compare);
+}
+
+/// Makes a `Shared`, which `drop` of the same plugin destroys.
+void* make_shared_model() {
+  auto* shared = new Shared;
+  shared->net->to(torch::kDouble);
+  shared->net->eval();
+  shared->peft = torchlora::get_peft_model(
+      *shared->net,
+      torchlora::LoraConfig(2).init_lora_weights(false).target_modules({"fc"}));
+  shared->net->eval();
+  return shared;
+}
+
+void drop(void* shared) {
+  delete static_cast<Shared*>(shared);
+}
+
+/// "" if a mixed batch of a `Shared` is computed right, else what was wrong.
+const char* mix(void* shared) {
+  return check([&] { mix_and_compare(*static_cast<Shared*>(shared)); });
 }
 
 void register_type() {

@@ -70,15 +70,18 @@ class AdapterSet {
   Adapter* find(const std::string& adapter_name) {
     return const_cast<Adapter*>(std::as_const(*this).find(adapter_name));
   }
-  /// Returns the adapter of this name. Throws ValueError if the layer has none.
-  const Adapter& at(const std::string& adapter_name) const {
+  /// Returns the adapter of this name. Throws ValueError, which names
+  /// `function`, if the layer has none.
+  const Adapter& at(const std::string& adapter_name, const char* function)
+      const {
     const auto* adapter = find(adapter_name);
     TORCH_CHECK_VALUE(
-        adapter, "[adapter] Adapter ", adapter_name, " not found.");
+        adapter, "[", function, "] Adapter ", adapter_name, " not found.");
     return *adapter;
   }
-  Adapter& at(const std::string& adapter_name) {
-    return const_cast<Adapter&>(std::as_const(*this).at(adapter_name));
+  Adapter& at(const std::string& adapter_name, const char* function) {
+    return const_cast<Adapter&>(
+        std::as_const(*this).at(adapter_name, function));
   }
 
   /// Appends an adapter, inactive, and returns a reference to it. The caller

@@ -8,6 +8,7 @@
 namespace torchlora {
 
 class LayerBinding;
+struct MixedBatch;
 
 /// The layer that takes the place of an adapted base layer in the module tree.
 /// Its children are `base_layer` (the original, which sends its forward here),
@@ -92,9 +93,9 @@ class TORCHLORA_API LoraLayer : public Module,
       double lora_alpha,
       const LoraConfig& config,
       bool autocast_adapter_dtype = true);
-  /// First step of `update_layer`: makes and registers the factors, without
-  /// changing the base weight. `statistics` and `is_loaded` are those of
-  /// `init::Arguments`.
+  /// First step of `update_layer`: makes and registers the factors and the
+  /// variant's tensors, without changing the base weight. `statistics` and
+  /// `is_loaded` are those of `init::Arguments`.
   void prepare_adapter(
       const std::string& adapter_name,
       int64_t r,
@@ -104,10 +105,10 @@ class TORCHLORA_API LoraLayer : public Module,
       const Tensor& statistics = {},
       bool is_loaded = false);
   /// Second step of `update_layer`: writes the base weight that the initializer
-  /// or variant computed and returns the one that it overwrote, or subtracts
-  /// scaling · B A if the initializer's trait `modifies_base` says so. If it
-  /// throws, the base weight is as before.
-  Tensor commit_adapter(const std::string& adapter_name);
+  /// or variant computed, which cannot fail, or subtracts scaling · B A if the
+  /// initializer's trait `modifies_base` says so. Returns whether it
+  /// subtracted. If it throws, the base weight is as before.
+  bool commit_adapter(const std::string& adapter_name);
   /// Throws ValueError if the initializer or variant of `config` changes the
   /// base weight and must not: another adapter depends on it, or the weight
   /// cannot be written to.
@@ -121,6 +122,10 @@ class TORCHLORA_API LoraLayer : public Module,
       const Tensor& B,
       double lora_alpha,
       bool use_rslora);
+  /// Gives the adapter of the name `before.name` the factors, alpha and scaling
+  /// of `before`, a copy of it from before `replace_factors`. Copies no values
+  /// and allocates no tensor.
+  void restore_adapter(const LoraAdapter& before);
   const std::list<LoraAdapter>& adapters() const {
     return adapters_.all();
   }
@@ -174,6 +179,13 @@ class TORCHLORA_API LoraLayer : public Module,
     observer_ = std::move(observer);
   }
 
+  /// Makes this thread's forwards of the layers in `batch` follow it while it
+  /// lives. Of several batches for one layer the last counts. `MixedBatchGuard`
+  /// calls it. NOTE: virtual, so that the copy of the library that made the
+  /// layer knows the batch.
+  virtual void begin_mixed_batch(
+      const std::shared_ptr<const MixedBatch>& batch) const;
+
   /// Prints the name, rank and scaling of each adapter.
   void pretty_print(std::ostream& stream) const override;
 
@@ -194,13 +206,12 @@ class TORCHLORA_API LoraLayer : public Module,
   virtual Tensor run(const Tensor& input, const WeightOperation* operation);
   std::vector<ActiveUpdate> active_updates() const;
   bool has_bias_update(const std::vector<std::string>& adapter_names) const;
-  void check_writable(bool writes_bias) const;
+  void check_writable(const char* function, bool writes_bias) const;
   void check_merge(const std::vector<std::string>& adapter_names) const;
   bool is_base(ActiveUpdates updates) const;
   static const char* why_not_dense(ActiveUpdates updates);
   Tensor mixed_forward(const LayerCall& call, ActiveUpdates updates) const;
   void register_variants();
-  void reset_variant(const LoraAdapter& adapter);
   Tensor delta(const LoraAdapter& adapter) const;
   Tensor memory_of(const LoraAdapter& adapter) const;
 

@@ -118,11 +118,13 @@ class TORCHLORA_API TrainableTokens : public Module, public TunerLayer {
   std::vector<std::unique_ptr<BoundLayer>> bound_;
   std::shared_ptr<AdapterDict> deltas_;
   AdapterSet<Adapter> adapters_;
-  /// What `replaced_rows` returns, computed when the state changes: the
-  /// adapters, their row numbers in ascending order (`indices_`, `index_`), and
-  /// the permutation that sorts the adapters' rows (`order_`, undefined if they
-  /// are sorted).
+  /// The adapters whose rows `replaced_rows` returns, set when the state
+  /// changes.
   std::vector<std::string> shown_;
+  /// The adapters that were shown last, if any, with their row numbers in
+  /// ascending order (`indices_`, `index_`) and the permutation that sorts
+  /// their rows (`order_`, undefined if they are sorted).
+  std::vector<std::string> indexed_;
   std::vector<int64_t> indices_;
   Tensor index_, order_;
 };

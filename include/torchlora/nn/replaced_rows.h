@@ -57,7 +57,7 @@ TORCHLORA_API std::optional<ReplacedRows> replaced_rows(
 /// Returns the output of the embedding `layer` for the indices `input` as if
 /// `rows` stood in its table. Follows the options of `torch::nn::Embedding`
 /// except `sparse`: the gradients are dense. `max_norm` does not write to the
-/// weight.
+/// weight. `rows` may be empty.
 TORCHLORA_API Tensor forward_with_rows(
     EmbeddingImpl& layer,
     const Tensor& input,

@@ -35,10 +35,12 @@ bool WeightOverlay::is_installed_on(const Module& module) {
   return module.named_children().contains(kMarker);
 }
 
-void WeightOverlay::check_in_place() const {
+void WeightOverlay::check_in_place(const char* function) const {
   TORCH_CHECK_VALUE(
       !layer_ || member_.is_same(shown_),
-      "[merge] the weight member of the adapted ",
+      "[",
+      function,
+      "] the weight member of the adapted ",
       module_.name(),
       " was assigned, so that its adapter acts on nothing; give it back the "
       "tensor that it had");

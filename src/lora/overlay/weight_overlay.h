@@ -38,7 +38,7 @@ class WeightOverlay : public LayerBinding,
   BaseWeight with_raw_weight(BaseWeight base) const override {
     return std::move(base).with_weight(layer_ ? weight_ : member_);
   }
-  void check_in_place() const override;
+  void check_in_place(const char* function) const override;
   /// Calls the module's own forward, which meets the stand-in.
   Tensor forward(LoraLayer& layer, const Tensor& input) override;
   Tensor base_forward(const LayerCall& call) override;
