@@ -37,6 +37,8 @@ class MappedFile {
  private:
   InputFile file_;
   std::string where_;
+  /// What the process says if a page is lost.
+  std::string last_words_;
   char* data_ = nullptr;
   size_t size_ = 0;
 };
