@@ -58,7 +58,8 @@ TEST_F(DpoProgram, TrainsSavesMergesAndReports) {
         "model.vision_tower",
         "trainable params: 23,808 ||",
         "reference: the base model",
-        "   step      loss  accuracy     margin  learning rate  tokens/s\n",
+        "   step      loss  accuracy     margin  learning rate  tokens/s\n"
+        "      0    0.",
         "\n      2    0.",
         "trained 3 steps in 0",
         "held out, before: accuracy 0.0000",
