@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <unordered_map>
 
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>

@@ -17,7 +17,7 @@ namespace torchlora::io {
 // finds this before a read. For the rest `bus_error.h` names the file.
 
 /// A file mapped into memory, copy on write. DataError if that fails.
-class MappedFile {
+class TORCHLORA_API MappedFile {
  public:
   /// `where` begins every message.
   MappedFile(const std::filesystem::path& path, const std::string& where);
