@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <random>
 #include <string_view>
@@ -10,50 +11,53 @@ namespace torchlora::detail {
 /// file has keys of equal hashes on purpose: a table of them would take
 /// quadratic time, or memory without end.
 ///
-/// The bytes of a key are a polynomial modulo the prime 2^61 - 1, and its hash
-/// is the value at a random point. Two keys of up to 7 n bytes have equal
-/// hashes with a probability of about n / 2^61.
+/// The bytes of a key are the coefficients of a polynomial modulo the prime
+/// 2^61 - 1, and its hash is the value at a random point. Two keys of up to 7 n
+/// bytes have equal hashes with a probability of about n / 2^61.
 class SeededHash {
  public:
-  SeededHash() {
-    std::random_device random;
-    point_ = ((uint64_t{random()} << 32) | random()) & kPrime;
-  }
+  SeededHash() : x_(random_number()), y_(random_number()) {}
 
   uint64_t operator()(std::string_view text) const {
+    constexpr size_t kChunk = 7; // bytes that are less than the prime
     uint64_t hash = text.size();
-    for (size_t i = 0; i < text.size(); i += kChunk) {
+    for (size_t begin = 0; begin < text.size(); begin += kChunk) {
+      const auto end = std::min(begin + kChunk, text.size());
       uint64_t chunk = 0;
-      text.copy(reinterpret_cast<char*>(&chunk), kChunk, i);
-      hash = times_point(hash) + chunk;
+      for (auto i = begin; i < end; ++i) {
+        chunk = (chunk << 8) | static_cast<unsigned char>(text[i]);
+      }
+      hash = combine(hash, chunk);
     }
     return spread(hash);
   }
   uint64_t operator()(uint32_t first, uint32_t second) const {
-    return spread(times_point(first) + second);
+    return spread(combine(first, second));
   }
 
  private:
   static constexpr uint64_t kPrime = (uint64_t{1} << 61) - 1;
-  /// Bytes that are less than the prime.
-  static constexpr size_t kChunk = 7;
 
-  uint64_t times_point(uint64_t value) const {
-    const auto product = static_cast<unsigned __int128>(value) * point_;
+  static uint64_t random_number() {
+    std::random_device random;
+    return ((uint64_t{random()} << 32) | random()) & kPrime;
+  }
+  /// Returns a x + b y modulo the prime, not always its least value.
+  uint64_t combine(uint64_t a, uint64_t b) const {
+    using Wide = unsigned __int128;
+    const auto value = Wide{a} * x_ + Wide{b} * y_;
     // 2^61 is 1 modulo the prime.
-    const auto sum = static_cast<uint64_t>(product & kPrime) +
-        static_cast<uint64_t>(product >> 61);
+    const auto sum = static_cast<uint64_t>(value & kPrime) +
+        static_cast<uint64_t>(value >> 61);
     return (sum & kPrime) + (sum >> 61);
   }
-  /// Lets every bit of the result depend on every bit of the hash: a table
-  /// takes the lowest ones.
-  uint64_t spread(uint64_t hash) const {
-    hash = times_point(hash);
+  /// Lets every bit depend on every bit: a table takes the lowest ones.
+  static uint64_t spread(uint64_t hash) {
     hash = (hash ^ (hash >> 32)) * 0x9e3779b97f4a7c15;
     return hash ^ (hash >> 32);
   }
 
-  uint64_t point_;
+  uint64_t x_, y_;
 };
 
 } // namespace torchlora::detail
