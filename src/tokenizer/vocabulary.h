@@ -46,8 +46,9 @@ class Vocabulary {
     std::string_view text;
   };
 
-  /// A token with its id. A short text is here itself, as the search for it
-  /// would otherwise wait for memory twice.
+  /// A token with its id. `text` is the bytes of a token of up to 8, as the
+  /// search for it would otherwise wait for memory twice, and the address of a
+  /// longer one.
   struct Entry {
     static constexpr uint32_t kFree = UINT32_MAX;
 
