@@ -40,7 +40,7 @@ LoraConfig load_adapter_config(const fs::path& directory) {
       where,
       "peft_type must be \"LORA\", found ",
       values.is_object() && values.contains("peft_type")
-          ? values["peft_type"].dump()
+          ? io::json_text(values["peft_type"])
           : "none");
 
   LoraConfig config;

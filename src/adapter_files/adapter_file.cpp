@@ -8,6 +8,7 @@
 #include "adapter_files/pickle.h"
 #include "io/input_file.h"
 #include "io/mapped_file.h"
+#include "io/recognize.h"
 #include "io/stored_zip.h"
 
 namespace torchlora {
@@ -18,7 +19,17 @@ AdapterFile read_pickle(const std::filesystem::path& path) {
   const auto where = "[load_adapter] " + path.string() +
       " is not a plain dict of tensors in the zip format of torch.save; save "
       "it again with PEFT, or as torch.save(dict(tensors)): ";
-  const auto files = io::read_stored_zip({file->data(), file->size()}, where);
+  const std::string_view bytes(file->data(), file->size());
+  const auto format = bytes.starts_with("PK")
+      ? std::string()
+      : io::recognized_format(bytes.substr(0, 4096));
+  TORCHLORA_CHECK_DATA(
+      format.empty(),
+      "[load_adapter] ",
+      path.string(),
+      ": expected a file of torch.save, found ",
+      format);
+  const auto files = io::read_stored_zip(bytes, where);
   return {path, read_pickled_tensors(files, std::move(file), where)};
 }
 

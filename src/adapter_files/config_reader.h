@@ -10,6 +10,8 @@
 #include <torchlora/config/lora_config.h>
 #include <torchlora/error.h>
 
+#include "io/parse_json.h"
+
 namespace torchlora {
 
 /// Reads the fields of an adapter_config.json, or of an object in it
@@ -172,7 +174,7 @@ class ConfigReader {
         where_,
         key,
         " = ",
-        value ? value->dump() : "",
+        value ? io::json_text(*value) : "",
         " asks for a feature that torchlora does not support");
   }
   void constant(const char* key, const Json& /*written*/) {
@@ -214,7 +216,7 @@ class ConfigReader {
         " must be ",
         expected,
         ", found ",
-        values_[key].dump());
+        io::json_text(values_[key]));
   }
 
   static bool is_list(

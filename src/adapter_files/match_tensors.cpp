@@ -12,6 +12,7 @@
 #include <torchlora/nn/pretrained.h>
 
 #include "nn/weight_member.h"
+#include "text/first_few.h"
 
 namespace torchlora {
 namespace {
@@ -189,19 +190,12 @@ std::vector<Tensor> match_tensors(
   }
   match_tables(file, *plan.model, versions, unexpected, plan.saved);
   const auto list = [](const auto& keys, const char* what) {
-    std::vector<std::string> shown(
-        keys.begin(),
-        std::next(
-            keys.begin(),
-            std::min<std::ptrdiff_t>(
-                8, static_cast<std::ptrdiff_t>(keys.size()))));
     return keys.empty() ? std::string()
                         : fmt::format(
-                              "\n  {} ({}): {}{}",
+                              "\n  {} ({}): {}",
                               what,
                               keys.size(),
-                              fmt::join(shown, ", "),
-                              keys.size() > shown.size() ? ", …" : "");
+                              detail::first_few({keys.begin(), keys.end()}));
   };
   const auto complaint = list(missing, "missing") +
       list(unexpected, "unexpected") + list(misshaped, "of other sizes") +

@@ -3,11 +3,11 @@
 #include <algorithm>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <torchlora/lora/variant.h>
 
 #include "adapter_files/match_tensors.h"
+#include "text/first_few.h"
 
 namespace torchlora {
 namespace {
@@ -22,7 +22,7 @@ void warn(const std::vector<std::string>& names, const std::string& what) {
         "{}: PEFT adds the update of a MultiheadAttention's out_proj twice, "
         "torchlora once ({})",
         what,
-        fmt::join(names, ", ")));
+        detail::first_few(names)));
   }
 }
 

@@ -1,7 +1,7 @@
 #include "adapter_files/pickle.h"
 
 #include <cstdint>
-#include <unordered_map>
+#include <map>
 #include <vector>
 
 #include <fmt/format.h>
@@ -11,6 +11,7 @@
 #include "adapter_files/pickle_bytes.h"
 #include "adapter_files/pickle_value.h"
 #include "adapter_files/pickled_storage.h"
+#include "text/utf8.h"
 
 // A pickle is a program for a stack machine. This one knows the operations that
 // a dictionary of tensors needs, and the few functions that PyTorch names in
@@ -49,7 +50,8 @@ class Machine {
       check(name.size() <= kMaxKeyLength, "a name is too long");
       check(
           value.kind == PickleValue::kTensor,
-          fmt::format("\"{}\" is not a tensor", name.substr(0, 200)));
+          fmt::format(
+              "\"{}\" is not a tensor", detail::first_characters(name, 200)));
       tensors.insert_or_assign(std::string(name), tensors_[index(value)]);
     }
     return tensors;
@@ -156,8 +158,8 @@ class Machine {
         false,
         fmt::format(
             "it uses {}.{}, which is not allowed",
-            module.substr(0, 100),
-            name.substr(0, 100)));
+            detail::first_characters(module, 100),
+            detail::first_characters(name, 100)));
   }
 
   // ("storage", type, name of a file, device, number of elements).
@@ -235,7 +237,7 @@ class Machine {
   PickledStorages storages_;
   std::string where_;
   std::vector<PickleValue> stack_;
-  std::unordered_map<uint64_t, PickleValue> memo_;
+  std::map<uint64_t, PickleValue> memo_;
   std::vector<std::vector<PickleValue>> tuples_;
   std::vector<Pairs> dicts_;
   /// The number of values in `tuples_` and `dicts_`.

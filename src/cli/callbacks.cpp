@@ -6,6 +6,11 @@
 #include <torchlora/train/trainer.h>
 
 namespace torchlora::cli {
+namespace {
+
+constexpr const char* kRow = "{:>7} {:>9} {:>9} {:>10} {:>14} {:>9}";
+
+} // namespace
 
 void ProgressCallback::on_train_begin(train::Trainer& trainer) {
   const train::TrainingArguments& args = trainer.args();
@@ -50,8 +55,7 @@ void ProgressCallback::on_log(
   }
 }
 
-void ProgressCallback::print_step(const train::LogRecord& record) {
-  constexpr const char* kRow = "{:>7} {:>9} {:>9} {:>10} {:>14} {:>9}";
+void ProgressCallback::print_header() {
   if (!has_header_) {
     has_header_ = true;
     progress_->line(fmt::format(
@@ -63,6 +67,10 @@ void ProgressCallback::print_step(const train::LogRecord& record) {
         "learning rate",
         "tokens/s"));
   }
+}
+
+void ProgressCallback::print_step(const train::LogRecord& record) {
+  print_header();
   const double tokens = record.at("num_tokens") - tokens_;
   const double seconds = progress_->seconds() - seconds_;
   tokens_ += tokens;
@@ -81,6 +89,7 @@ void ProgressCallback::on_evaluate(
     train::Trainer& /*trainer*/,
     const train::LogRecord& record) {
   evaluations_.push_back(record);
+  print_header();
   progress_->line(fmt::format(
       "{:>7} {:>9.4f} {:>9.3f} {:>10.4g}  held out, {}",
       record.step,

@@ -38,6 +38,8 @@ class ProgressCallback : public train::TrainerCallback {
   }
 
  private:
+  /// Prints the names of the columns above the first row.
+  void print_header();
   void print_step(const train::LogRecord& record);
 
   std::shared_ptr<Progress> progress_;

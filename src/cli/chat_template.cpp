@@ -50,8 +50,7 @@ struct ChatTemplate {
 /// Reads `chat_template` of a JSON file: a string, or a list of named ones, of
 /// which "default" counts.
 std::string template_in(const fs::path& file) {
-  const json object =
-      io::read_json(file, "[chat_template] " + file.string() + ": ");
+  const json object = io::read_json(file, file.string() + ": ");
   if (!object.is_object() || !object.contains("chat_template")) {
     return "";
   }
@@ -124,7 +123,6 @@ void check_chat_template(
     const auto example = std::ranges::find_if(examples, depends_on_revision);
     TORCHLORA_CHECK_DATA(
         example == examples.end(),
-        "[chat_template] ",
         example->source,
         " has assistant messages that follow each other, or a system message "
         "that is a list; ",
@@ -138,13 +136,11 @@ void check_chat_template(
   };
   TORCHLORA_CHECK_DATA(
       has("<|turn>") && has("<turn|>"),
-      "[chat_template] ",
       found.file.string(),
       " does not write Gemma 4's turns (<|turn>role … <turn|>), and torchlora "
       "writes conversations in that format only; give data whose prompt, "
       "chosen and rejected are strings that the template printed");
   TORCH_WARN(
-      "[chat_template] ",
       found.file.string(),
       " is no chat template of Gemma 4 that torchlora knows; conversations are "
       "written in Gemma 4's format all the same. If the template prints "

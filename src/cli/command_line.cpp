@@ -8,9 +8,12 @@
 #include <c10/util/Exception.h>
 #include <fmt/ranges.h>
 
+#include <torchlora/error.h>
+
 #include "cli/help_formatter.h"
 #include "cli/numbers.h"
 #include "cli/terminal.h"
+#include "io/input_file.h"
 #include "io/recognize.h"
 #include "text/nearest.h"
 
@@ -125,6 +128,25 @@ std::vector<std::string> values_behind(
   return values;
 }
 
+/// Checks that `path` can be read as a file of flags. CLI11 reads whatever it
+/// is, to its end.
+void check_config_file(const std::string& path) {
+  constexpr uint64_t kMaxBytes = 1 << 20;
+  try {
+    const io::InputFile file(path, "--config: ");
+    TORCHLORA_CHECK_DATA(
+        file.size() <= kMaxBytes,
+        "--config: ",
+        path,
+        " has ",
+        file.size(),
+        " bytes; a file of flags has at most ",
+        kMaxBytes);
+  } catch (const DataError& error) {
+    TORCH_CHECK_VALUE(false, error.what_without_backtrace());
+  }
+}
+
 /// Joins a boolean flag and its value to `--flag=value`, the only form that
 /// CLI11 reads, replaces hyphens in the names of flags, and leaves out flags
 /// that do not exist with their values.
@@ -157,6 +179,9 @@ std::vector<std::string> normalized(
       i += num_values;
       continue;
     }
+    if (name == "config" && !values.empty()) {
+      check_config_file(values.front());
+    }
     after_flag = is_flag(*option) && end == arg.size();
     result.push_back("--" + name + arg.substr(end));
   }
@@ -173,8 +198,6 @@ class ConfigFile : public CLI::ConfigTOML {
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
     std::ostringstream content;
     content << input.rdbuf();
-    TORCH_CHECK_VALUE(
-        !input.bad(), "--config: the file cannot be read; is it a folder?");
     const std::string text = std::move(content).str();
     const std::string format = io::recognized_format(text);
     TORCH_CHECK_VALUE(

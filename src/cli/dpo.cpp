@@ -122,9 +122,18 @@ void check_inputs(const DpoOptions& options, const std::string& config_file) {
         file.path.string(),
         "; a data set on the hub is not downloaded, give a JSONL file of it");
   }
+  std::vector<InputPath> inputs = files;
+  if (!options.model.adapter_name_or_path.empty()) {
+    for (const char* name :
+         {"adapter_config.json", "adapter_model.safetensors"}) {
+      inputs.push_back(
+          {"--adapter_name_or_path",
+           fs::path(options.model.adapter_name_or_path) / name});
+    }
+  }
   check_inputs_survive(
       {"--model_name_or_path", options.model.model_name_or_path},
-      files,
+      inputs,
       options.output.output_dir,
       options.output.merged_output_dir);
 }

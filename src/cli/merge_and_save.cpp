@@ -2,11 +2,12 @@
 
 #include <algorithm>
 
-#include <fmt/ranges.h>
+#include <fmt/format.h>
 
 #include <torchlora/io/checkpoint.h>
 
 #include "cli/merge_probe.h"
+#include "text/first_few.h"
 
 namespace torchlora::cli {
 namespace {
@@ -63,7 +64,7 @@ void warn_of_doubtful_layers(
         report.doubtful_layers.size(),
         toString(dtype),
         directory.string(),
-        fmt::join(report.doubtful_layers, ", ")));
+        detail::first_few(report.doubtful_layers)));
   }
 }
 

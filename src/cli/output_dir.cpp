@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// The files that a run writes to the top of its output folder.
+/// The regular files that a run writes to the top of its output folder.
 constexpr const char* kWritten[] = {
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -89,6 +89,16 @@ OutputDir::OutputDir(const fs::path& path, const char* flag, bool overwrite)
         path_.string(),
         " is not empty; give another folder, or --overwrite_output_dir to "
         "write into it all the same");
+    for (const char* name : kWritten) {
+      const fs::file_status found = fs::status(path_ / name, error);
+      TORCH_CHECK_VALUE(
+          !fs::exists(found) || fs::is_regular_file(found),
+          flag,
+          ": ",
+          (path_ / name).string(),
+          " must be a file, as the run writes it, and is something else; "
+          "remove it or give another folder");
+    }
     const fs::path probe = path_ / ".torchlora_write_test";
     io::write_file_atomic(probe, "can this folder be written to?\n");
     fs::remove(probe, error);

@@ -18,6 +18,12 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
       .count();
 }
 
+/// Returns the number of characters of a text in UTF-8.
+size_t num_characters(const std::string& text) {
+  return static_cast<size_t>(std::ranges::count_if(
+      text, [](unsigned char c) { return (c & 0xC0U) != 0x80; }));
+}
+
 std::string bar(size_t width, double share) {
   const auto filled = static_cast<size_t>(static_cast<double>(width) * share);
   return "[" + std::string(filled, '=') + std::string(width - filled, ' ') +
@@ -54,11 +60,12 @@ std::string progress_line(const ProgressState& state, size_t width) {
     return text;
   }
   std::string line = fmt::format("{:3.0f}% ", 100 * share);
-  const size_t used = line.size() + text.size() + 3; // the bar's "[] "
+  text = detail::printable(text, "");
+  const size_t used = line.size() + num_characters(text) + 3; // the bar's "[] "
   if (used + kSmallestBar <= width) {
     line += bar(std::min(kLargestBar, width - used), share);
   }
-  return (line + text).substr(0, width);
+  return std::string(detail::first_characters(line + text, width));
 }
 
 Progress::Progress(std::string unit) : unit_(std::move(unit)) {
@@ -116,7 +123,7 @@ void Progress::show() {
     // One column stays free: a full line would move the cursor to the next.
     const std::string line =
         progress_line(state, static_cast<size_t>(std::max(1, width - 1)));
-    std::fputs(("\r\x1b[2K" + detail::printable(line)).c_str(), stderr);
+    std::fputs(("\r\x1b[2K" + line).c_str(), stderr);
     std::fflush(stderr);
     bar_shown_ = true;
   } else if (Clock::now() - last_line_ >= kBetweenLines) {

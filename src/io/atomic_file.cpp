@@ -171,7 +171,7 @@ std::string read_file(const fs::path& path, uint64_t max_bytes) {
 }
 
 void copy_file_atomic(const fs::path& from, const fs::path& to) {
-  const InputFile file(from, "[copy_file] ");
+  const InputFile file(from, "[save_pretrained] ");
   write_file_atomic(to, [&](const auto& append) {
     std::vector<char> buffer(1 << 20);
     while (const auto count = file.read(buffer.data(), buffer.size())) {

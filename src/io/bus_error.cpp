@@ -26,7 +26,7 @@ constexpr int kBadData = 3; // the program's exit code for a DataError
 struct Mapping {
   std::atomic<const char*> data = nullptr;
   std::atomic<size_t> size = 0;
-  std::atomic<const char*> path = nullptr;
+  std::atomic<const char*> message = nullptr;
 };
 
 std::array<Mapping, 1024> mappings;
@@ -44,11 +44,7 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
   for (const auto& mapping : mappings) {
     const auto* data = mapping.data.load();
     if (data && address >= data && address < data + mapping.size.load()) {
-      print("[safetensors] ");
-      print(mapping.path.load());
-      print(
-          " cannot be read any more: it was truncated, or its disk failed, "
-          "while it was in use. Start again with a whole file.\n");
+      print(mapping.message.load());
       ::_exit(kBadData);
     }
   }
@@ -71,14 +67,14 @@ void install_handler() {
 
 } // namespace
 
-void watch_mapping(const char* data, size_t size, const char* path) {
+void watch_mapping(const char* data, size_t size, const char* message) {
   static std::once_flag installed;
   std::call_once(installed, install_handler);
   const std::lock_guard lock(mappings_mutex);
   for (auto& mapping : mappings) {
     if (!mapping.data.load()) {
       mapping.size = size;
-      mapping.path = path;
+      mapping.message = message;
       mapping.data = data; // last: the handler looks at it first
       return;
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <unordered_map>
 
 #include <torchlora/error.h>
 #include <torchlora/io/atomic_file.h>
@@ -38,7 +39,7 @@ json read_weight_map(const fs::path& path) {
         "weight_map names for ",
         key,
         " something that is not a file beside it: ",
-        file.dump());
+        json_text(file));
   }
   return index["weight_map"];
 }
@@ -160,7 +161,7 @@ Checkpoint::Checkpoint(const fs::path& directory) : directory_(directory) {
           " holds ",
           key,
           ", the index places it in ",
-          weight_map.contains(key) ? weight_map[key].dump() : "no file");
+          weight_map.contains(key) ? json_text(weight_map[key]) : "no file");
       keys_.push_back(key);
       file_index_[key] = files_.size() - 1;
     }

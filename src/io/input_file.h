@@ -11,7 +11,7 @@ namespace torchlora::io {
 /// A regular file that is open for reading. Every file that the library reads
 /// is opened here: a FIFO or a device in place of a file would block the
 /// program or never end.
-class InputFile {
+class TORCHLORA_API InputFile {
  public:
   /// Opens `path`. DataError, with `where` at its beginning, says what was
   /// found instead of a regular file.

@@ -9,6 +9,7 @@
 #include <torchlora/error.h>
 
 #include "io/bus_error.h"
+#include "text/utf8.h"
 
 namespace torchlora::io {
 
@@ -36,7 +37,11 @@ MappedFile::MappedFile(
       " into memory: ",
       std::system_category().message(errno));
   data_ = static_cast<char*>(data);
-  watch_mapping(data_, size_, file_.path().c_str());
+  last_words_ = detail::printable(
+      where + path.string() +
+      " cannot be read any more: it was truncated, or its disk failed, while "
+      "it was in use. Start again with a whole file.\n");
+  watch_mapping(data_, size_, last_words_.c_str());
 }
 
 MappedFile::~MappedFile() {

@@ -17,7 +17,7 @@ namespace torchlora::io {
 // finds this before a read. For the rest `bus_error.h` names the file.
 
 /// A file mapped into memory, copy on write. DataError if that fails.
-class MappedFile {
+class TORCHLORA_API MappedFile {
  public:
   /// `where` begins every message.
   MappedFile(const std::filesystem::path& path, const std::string& where);
@@ -37,6 +37,8 @@ class MappedFile {
  private:
   InputFile file_;
   std::string where_;
+  /// What the process says if a page is lost.
+  std::string last_words_;
   char* data_ = nullptr;
   size_t size_ = 0;
 };

@@ -8,6 +8,7 @@
 #include <torchlora/io/atomic_file.h>
 
 #include "io/recognize.h"
+#include "text/utf8.h"
 
 namespace torchlora::io {
 using nlohmann::json;
@@ -89,6 +90,11 @@ json parse_json_unique(std::string_view text, const std::string& where) {
   TORCHLORA_CHECK_DATA(
       !duplicate, where, "the JSON has the name \"", *duplicate, "\" twice");
   return parsed;
+}
+
+std::string json_text(const json& value) {
+  return std::string(detail::first_characters(
+      value.dump(-1, ' ', false, json::error_handler_t::replace), 200));
 }
 
 json read_json(const std::filesystem::path& path, const std::string& where) {

@@ -30,6 +30,9 @@ TORCHLORA_API nlohmann::json parse_json_unique(
     std::string_view text,
     const std::string& where);
 
+/// Returns the text of a value for a message, at most 200 characters of it.
+TORCHLORA_API std::string json_text(const nlohmann::json& value);
+
 /// Parses the JSON file `path`, which must not be larger than `kMaxJsonBytes`.
 TORCHLORA_API nlohmann::json read_json(
     const std::filesystem::path& path,

@@ -37,7 +37,7 @@ struct SafetensorsFile::Impl {
     const auto found = header.entries.find(key);
     TORCHLORA_CHECK_DATA(
         found != header.entries.end(),
-        "[safetensors] ",
+        "[SafetensorsFile] ",
         path.string(),
         " has no tensor ",
         key);
@@ -48,7 +48,7 @@ struct SafetensorsFile::Impl {
 SafetensorsFile::SafetensorsFile(const fs::path& path) {
   auto impl = std::make_shared<Impl>();
   impl->path = path;
-  impl->mapping = std::make_shared<MappedFile>(path, "[safetensors] ");
+  impl->mapping = std::make_shared<MappedFile>(path, "[SafetensorsFile] ");
   impl->header = parse_safetensors_header(
       impl->mapping->data(), impl->mapping->size(), path.string());
   impl_ = std::move(impl);

@@ -69,7 +69,7 @@ unsigned_value(const json& value, const std::string& where, const char* what) {
       where,
       what,
       " must be a whole number that is not negative, found ",
-      value.dump());
+      json_text(value));
   return value.get<uint64_t>();
 }
 
@@ -108,7 +108,7 @@ SafetensorsEntry parse_entry(const json& value, const std::string& where) {
       where,
       "expected {\"dtype\": string, \"shape\": [...], \"data_offsets\": "
       "[begin, end]}, found ",
-      value.dump().substr(0, 200));
+      json_text(value));
   const auto name = value["dtype"].get<std::string>();
   const auto dtype = dtype_by_name(name);
   TORCHLORA_CHECK_DATA(
@@ -134,7 +134,7 @@ SafetensorsEntry parse_entry(const json& value, const std::string& where) {
       entry.begin <= entry.end,
       where,
       "data_offsets ",
-      offsets.dump(),
+      json_text(offsets),
       " end before they begin");
   const auto bytes = byte_size(entry.sizes, entry.dtype, where);
   TORCHLORA_CHECK_DATA(
@@ -143,7 +143,7 @@ SafetensorsEntry parse_entry(const json& value, const std::string& where) {
       "dtype ",
       name,
       " and shape ",
-      value["shape"].dump(),
+      json_text(value["shape"]),
       " need ",
       bytes,
       " bytes, data_offsets give ",
@@ -194,7 +194,7 @@ SafetensorsHeader parse_safetensors_header(
     const char* bytes,
     uint64_t size,
     const std::string& file) {
-  const auto where = "[safetensors] " + file + ": ";
+  const auto where = "[SafetensorsFile] " + file + ": ";
   TORCHLORA_CHECK_DATA(
       size >= kLengthBytes,
       where,
@@ -249,7 +249,7 @@ SafetensorsHeader parse_safetensors_header(
           "__metadata__ \"",
           name,
           "\" must be a string, found ",
-          text.dump());
+          json_text(text));
       header.metadata[name] = text.get<std::string>();
     }
   }

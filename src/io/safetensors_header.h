@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include <c10/core/ScalarType.h>
@@ -21,7 +20,8 @@ struct SafetensorsEntry {
 struct SafetensorsHeader {
   /// In the order of the data.
   std::vector<std::string> keys;
-  std::unordered_map<std::string, SafetensorsEntry> entries;
+  /// Not a hash table: a file chooses the names and, with them, their hashes.
+  std::map<std::string, SafetensorsEntry> entries;
   std::map<std::string, std::string> metadata;
   uint64_t data_begin = 0;
 };

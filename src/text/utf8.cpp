@@ -72,6 +72,14 @@ bool is_valid_utf8(std::string_view text) {
   return true;
 }
 
+std::string_view first_characters(std::string_view text, size_t count) {
+  size_t end = 0;
+  for (; count > 0 && end < text.size(); --count) {
+    end += utf8_length(text, end);
+  }
+  return text.substr(0, end);
+}
+
 std::string printable(std::string_view text, std::string_view kept) {
   std::string result;
   result.reserve(text.size());

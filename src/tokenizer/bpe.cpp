@@ -14,10 +14,6 @@ namespace {
 
 constexpr int32_t kNone = -1;
 
-uint64_t pair_key(uint32_t left, uint32_t right) {
-  return (static_cast<uint64_t>(left) << 32) | right;
-}
-
 } // namespace
 
 Bpe::Bpe(
@@ -25,7 +21,9 @@ Bpe::Bpe(
     const std::vector<std::pair<std::string_view, std::string_view>>& merges,
     Options options,
     const std::string& where)
-    : vocabulary_(std::move(vocabulary)), fuse_unk_(options.fuse_unk) {
+    : vocabulary_(std::move(vocabulary)),
+      merges_(merges.size()),
+      fuse_unk_(options.fuse_unk) {
   const auto id_of = [&](std::string_view token) {
     const auto id = vocabulary_.id_of(token);
     TORCHLORA_CHECK_DATA(
@@ -37,12 +35,12 @@ Bpe::Bpe(
         "vocabulary");
     return *id;
   };
-  merges_.reserve(merges.size());
   std::string merged;
   for (uint32_t rank = 0; rank < merges.size(); ++rank) {
-    const auto& [left, right] = merges[rank];
-    merged.assign(left).append(right);
-    merges_[pair_key(id_of(left), id_of(right))] = {rank, id_of(merged)};
+    const auto& [first, second] = merges[rank];
+    merged.assign(first).append(second);
+    const auto left = id_of(first), right = id_of(second);
+    merges_[find(left, right)] = {left, right, rank, id_of(merged)};
   }
   if (options.byte_fallback) {
     for (unsigned byte = 0; byte < 256; ++byte) {
@@ -56,9 +54,15 @@ Bpe::Bpe(
   }
 }
 
+size_t Bpe::find(uint32_t left, uint32_t right) const {
+  return merges_.find(hash_(left, right), [&](const Merge& merge) {
+    return merge.left == left && merge.right == right;
+  });
+}
+
 const Bpe::Merge* Bpe::find_merge(uint32_t left, uint32_t right) const {
-  const auto found = merges_.find(pair_key(left, right));
-  return found == merges_.end() ? nullptr : &found->second;
+  const auto& merge = merges_[find(left, right)];
+  return merge.is_free() ? nullptr : &merge;
 }
 
 std::vector<uint32_t> Bpe::initial_symbols(std::string_view word) const {

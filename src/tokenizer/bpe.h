@@ -42,21 +42,24 @@ class Bpe {
 
  private:
   struct Merge {
-    uint32_t rank;
-    uint32_t id;
-  };
-  /// Spreads the bits of both ids.
-  struct PairHash {
-    size_t operator()(uint64_t key) const {
-      return (key ^ (key >> 31)) * 0x9e3779b97f4a7c15;
+    static constexpr uint32_t kFree = UINT32_MAX;
+
+    bool is_free() const {
+      return id == kFree;
     }
+    uint32_t left = 0, right = 0;
+    uint32_t rank = 0;
+    uint32_t id = kFree;
   };
 
   std::vector<uint32_t> initial_symbols(std::string_view word) const;
+  /// Returns the place of a pair in `merges_`.
+  size_t find(uint32_t left, uint32_t right) const;
   const Merge* find_merge(uint32_t left, uint32_t right) const;
 
   Vocabulary vocabulary_;
-  ska::flat_hash_map<uint64_t, Merge, PairHash> merges_;
+  SeededHash hash_;
+  FlatTable<Merge> merges_;
   /// The ids of `<0x00>` … `<0xFF>`. Empty without byte fallback.
   std::vector<uint32_t> byte_ids_;
   std::optional<uint32_t> unk_id_;

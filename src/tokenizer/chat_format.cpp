@@ -10,7 +10,7 @@ void ChatFormat::check_tokenizer(const Tokenizer& tokenizer) const {
   for (const auto& token : special_tokens()) {
     TORCHLORA_CHECK_DATA(
         tokenizer.token_to_id(token) >= 0,
-        "[ChatFormat] the chat format ",
+        "[ChatFormat::check_tokenizer] the chat format ",
         name(),
         " needs the token ",
         token,

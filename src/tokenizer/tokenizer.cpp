@@ -78,7 +78,7 @@ struct Tokenizer::Impl {
       SpecialToken special{text, token_to_id(text)};
       TORCHLORA_CHECK_DATA(
           special.id >= 0,
-          "[tokenizer] ",
+          "[Tokenizer::from_pretrained] ",
           config.string(),
           ": ",
           name,
@@ -213,7 +213,7 @@ int64_t Tokenizer::token_to_id(std::string_view token) const {
 std::string Tokenizer::id_to_token(int64_t id) const {
   TORCH_CHECK_VALUE(
       id >= 0 && id < vocab_size(),
-      "[Tokenizer] ",
+      "[Tokenizer::id_to_token] ",
       id,
       " is not a token id: the vocabulary has ",
       vocab_size(),

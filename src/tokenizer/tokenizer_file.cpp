@@ -119,7 +119,11 @@ class Receiver {
       const std::string& /*token*/,
       const json::exception& error) {
     TORCHLORA_CHECK_DATA(
-        false, "[tokenizer] ", name_, ": not valid JSON: ", error.what());
+        false,
+        "[Tokenizer::from_pretrained] ",
+        name_,
+        ": not valid JSON: ",
+        error.what());
   }
 
  private:
@@ -128,7 +132,7 @@ class Receiver {
   [[noreturn]] void refuse(const std::string& what) const {
     TORCHLORA_CHECK_DATA(
         false,
-        "[tokenizer] ",
+        "[Tokenizer::from_pretrained] ",
         name_,
         part_ == kVocabulary ? ".model.vocab." + std::string(token_)
             : part_ == kRest ? ""
@@ -137,11 +141,7 @@ class Receiver {
         what);
   }
   [[noreturn]] void refuse_merge(const json& found) const {
-    refuse("expected a pair of tokens, found " + text_of(found));
-  }
-  static std::string text_of(const json& value) {
-    return value.dump(-1, ' ', false, json::error_handler_t::replace)
-        .substr(0, 200);
+    refuse("expected a pair of tokens, found " + io::json_text(found));
   }
   void count() {
     if (++entries_ > kMaxEntries) {
@@ -169,7 +169,7 @@ class Receiver {
   }
   void check_is_rest(const json& value) const {
     if (part_ == kVocabulary) {
-      refuse("is not a token id: " + text_of(value));
+      refuse("is not a token id: " + io::json_text(value));
     }
     if (part_ != kRest) {
       refuse_merge(value);
@@ -184,7 +184,7 @@ class Receiver {
     check_is_rest(value);
     TORCHLORA_CHECK_DATA(
         open_.size() < io::kMaxJsonDepth,
-        "[tokenizer] ",
+        "[Tokenizer::from_pretrained] ",
         name_,
         ": the JSON is nested deeper than ",
         io::kMaxJsonDepth,
@@ -226,9 +226,15 @@ TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   const auto name = path.string();
   const auto format = io::recognized_format(text);
   TORCHLORA_CHECK_DATA(
-      format.empty(), "[tokenizer] ", name, ": expected JSON, found ", format);
+      format.empty(),
+      "[Tokenizer::from_pretrained] ",
+      name,
+      ": expected JSON, found ",
+      format);
   TokenizerFile file{
-      Vocabulary(text.size(), "[tokenizer] " + name + ".model.vocab: "),
+      Vocabulary(
+          text.size(),
+          "[Tokenizer::from_pretrained] " + name + ".model.vocab: "),
       {},
       {}};
   Receiver receiver(file, name);

@@ -25,7 +25,8 @@ struct Part {
   std::string name;
 
   [[noreturn]] void refuse(const std::string& what) const {
-    TORCHLORA_CHECK_DATA(false, "[tokenizer] ", name, ": ", what);
+    TORCHLORA_CHECK_DATA(
+        false, "[Tokenizer::from_pretrained] ", name, ": ", what);
   }
   bool has(const char* key) const {
     return value.is_object() && value.contains(key) && !value[key].is_null();
@@ -41,7 +42,7 @@ struct Part {
     try {
       return value.get<T>();
     } catch (const json::exception&) {
-      refuse("has the wrong type, found " + value.dump().substr(0, 80));
+      refuse("has the wrong type, found " + io::json_text(value));
     }
   }
   template <class T>
@@ -63,8 +64,8 @@ struct Part {
   void require(const char* key, const json& supported) const {
     if (has(key) && value[key] != supported) {
       refuse(
-          std::string("the option ") + key + " = " + value[key].dump() +
-          " is not supported, only " + supported.dump() + " is");
+          std::string("the option ") + key + " = " + io::json_text(value[key]) +
+          " is not supported, only " + io::json_text(supported) + " is");
     }
   }
   std::string type() const {
@@ -72,7 +73,7 @@ struct Part {
   }
   int64_t id() const {
     if (!value.is_number_unsigned() || value.get<uint64_t>() > kMaxTokenId) {
-      refuse("is not a token id: " + value.dump());
+      refuse("is not a token id: " + io::json_text(value));
     }
     return value.get<int64_t>();
   }
@@ -191,8 +192,8 @@ Bpe read_model(const Part& part, TokenizerFile& file) {
        {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
     if (part.has(key) && part.value[key] != "" && part.value[key] != 0) {
       part.refuse(
-          std::string("the option ") + key + " = " + part.value[key].dump() +
-          " is not supported");
+          std::string("the option ") + key + " = " +
+          io::json_text(part.value[key]) + " is not supported");
     }
   }
   part.allow_only( // and the vocabulary and the merges
@@ -219,7 +220,7 @@ Bpe read_model(const Part& part, TokenizerFile& file) {
       {part.get<std::string>("unk_token", ""),
        part.get<bool>("fuse_unk", false),
        part.get<bool>("byte_fallback", false)},
-      "[tokenizer] " + part.name + ": ");
+      "[Tokenizer::from_pretrained] " + part.name + ": ");
 }
 
 void read_added_token(const Part& part, TokenizerJson& tokenizer) {
@@ -311,7 +312,8 @@ std::map<std::string, std::string> read_special_tokens(
     return tokens;
   }
   const auto parsed = io::read_json(
-      tokenizer_config, "[tokenizer] " + tokenizer_config.string() + ": ");
+      tokenizer_config,
+      "[Tokenizer::from_pretrained] " + tokenizer_config.string() + ": ");
   const Part root{parsed, tokenizer_config.string()};
   for (const auto* name : {"bos_token", "eos_token", "pad_token"}) {
     if (root.has(name)) {

@@ -25,17 +25,17 @@ void Vocabulary::finish() {
   if (!std::ranges::is_sorted(tokens_, {}, &Token::id)) {
     std::ranges::stable_sort(tokens_, {}, &Token::id);
   }
-  ids_.reserve(tokens_.size());
+  ids_ = FlatTable<Entry>(tokens_.size());
   const Token* last = nullptr;
   for (const auto& token : tokens_) {
-    const auto [known, is_new] = ids_.emplace(token.text, token.id);
+    auto& entry = ids_[find(token.text)];
     TORCHLORA_CHECK_DATA(
-        is_new,
+        entry.is_free(),
         where_,
         "the token \"",
         token.text,
         "\" is there twice, with the ids ",
-        known->second,
+        entry.id,
         " and ",
         token.id);
     TORCHLORA_CHECK_DATA(
@@ -47,13 +47,36 @@ void Vocabulary::finish() {
         token.text,
         "\" have the same id ",
         token.id);
+    entry = entry_of(token.text, token.id);
     last = &token;
   }
 }
 
+Vocabulary::Entry Vocabulary::entry_of(std::string_view text, uint32_t id) {
+  Entry entry{0, static_cast<uint32_t>(text.size()), id};
+  if (text.size() <= sizeof(entry.text)) {
+    text.copy(reinterpret_cast<char*>(&entry.text), sizeof(entry.text));
+  } else {
+    entry.text = reinterpret_cast<uintptr_t>(text.data());
+  }
+  return entry;
+}
+
+size_t Vocabulary::find(std::string_view token) const {
+  const auto sought = entry_of(token, 0);
+  return ids_.find(hash_(token), [&](const Entry& entry) {
+    return entry.size == sought.size &&
+        (entry.text == sought.text ||
+         (token.size() > sizeof(entry.text) &&
+          token ==
+              std::string_view(
+                  reinterpret_cast<const char*>(entry.text), entry.size)));
+  });
+}
+
 std::optional<uint32_t> Vocabulary::id_of(std::string_view token) const {
-  const auto found = ids_.find(token);
-  return found == ids_.end() ? std::nullopt : std::optional(found->second);
+  const auto& entry = ids_[find(token)];
+  return entry.is_free() ? std::nullopt : std::optional(entry.id);
 }
 
 std::optional<std::string_view> Vocabulary::token_of(int64_t id) const {

@@ -6,7 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include <c10/util/flat_hash_map.h>
+#include "tokenizer/flat_table.h"
+#include "tokenizer/seeded_hash.h"
 
 namespace torchlora::detail {
 
@@ -45,9 +46,27 @@ class Vocabulary {
     std::string_view text;
   };
 
+  /// A token with its id. `text` is the bytes of a token of up to 8, as the
+  /// search for it would otherwise wait for memory twice, and the address of a
+  /// longer one.
+  struct Entry {
+    static constexpr uint32_t kFree = UINT32_MAX;
+
+    bool is_free() const {
+      return id == kFree;
+    }
+    uint64_t text = 0;
+    uint32_t size = 0;
+    uint32_t id = kFree;
+  };
+  static Entry entry_of(std::string_view text, uint32_t id);
+  /// Returns the place of `token` in `ids_`.
+  size_t find(std::string_view token) const;
+
   std::string where_;
   std::vector<char> bytes_;
-  ska::flat_hash_map<std::string_view, uint32_t> ids_;
+  SeededHash hash_;
+  FlatTable<Entry> ids_;
   /// In the order of their ids.
   std::vector<Token> tokens_;
 };

@@ -68,6 +68,15 @@ TEST_F(OutputPaths, InputsThatARunWouldOverwriteAreRefused) {
   expect_words(
       dpo_args({"--overwrite_output_dir"}), {"would overwrite --dataset_name"});
   fs::remove(output / "log.jsonl");
+  // The adapter that the run begins with: the folder's own, or one of its
+  // checkpoints.
+  write_lines(output / "adapter_config.json", {"{}"});
+  for (const fs::path& adapter : {output, output / "checkpoint-1"}) {
+    expect_words(
+        dpo_args({"--overwrite_output_dir", "--adapter_name_or_path", adapter}),
+        {"would overwrite --adapter_name_or_path", adapter});
+  }
+  fs::remove(output / "adapter_config.json");
   // The model in the place of a checkpoint, data in the merged folder.
   const fs::path right = model;
   model = output / "checkpoint-1";

@@ -193,6 +193,8 @@ void ProgramTest::expect_refused(
       << result.err;
   EXPECT_EQ(result.err.find("Exception raised"), std::string::npos)
       << result.err;
+  EXPECT_LT(result.err.size(), 2000U) << result.err;
+  EXPECT_LT(result.peak_mib, 1024);
   for (const std::string& word : words) {
     EXPECT_NE(result.err.find(word), std::string::npos)
         << "no \"" << word << "\" in: " << result.err;

@@ -20,6 +20,17 @@ TEST(ProgressLine, FitsItsWidthAndDropsTheBarFirst) {
       "  0% [             ] 0/3 steps");
 }
 
+TEST(ProgressLine, CountsCharactersAndCutsBetweenThem) {
+  const ProgressState state{"step", 1, 2, 0, "\u00e9t\u00e9 \u5c42\x1b"};
+  const std::string text = "1/2 steps, \u00e9t\u00e9 \u5c42\\x1b"; // 20 columns
+  EXPECT_EQ(progress_line(state, 0), "1/2 steps, \u00e9t\u00e9 \u5c42\x1b");
+  EXPECT_EQ(progress_line(state, 36), " 50% [====    ] " + text);
+  EXPECT_EQ(progress_line(state, 35), " 50% " + text);
+  EXPECT_EQ(progress_line(state, 21), " 50% 1/2 steps, \u00e9t\u00e9 \u5c42");
+  EXPECT_EQ(progress_line(state, 20), " 50% 1/2 steps, \u00e9t\u00e9 ");
+  EXPECT_EQ(progress_line(state, 17), " 50% 1/2 steps, \u00e9");
+}
+
 TEST(ProgressClock, CountsTheUnitsOnly) {
   using namespace std::chrono_literals;
   Progress progress;

@@ -14,6 +14,8 @@
 #include <torchlora/io/atomic_file.h>
 #include <torchlora/io/checkpoint.h>
 
+#include "io/mapped_file.h"
+
 namespace torchlora::io {
 namespace {
 namespace fs = std::filesystem;
@@ -131,15 +133,27 @@ TEST_F(InputFile, AFileThatIsTruncatedWhileItIsReadIsNamed) {
   EXPECT_NE(message.find(path.string()), std::string::npos) << message;
   // What was taken before can be found lost in the middle of a product only.
   testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const auto steering = folder_ / "cut\x1b[2J.safetensors";
   EXPECT_EXIT(
       {
-        save_safetensors(path, {{"a", torch::ones({1 << 20})}});
-        const auto taken = SafetensorsFile(path).tensor("a");
-        fs::resize_file(path, 4096);
+        save_safetensors(steering, {{"a", torch::ones({1 << 20})}});
+        const auto taken = SafetensorsFile(steering).tensor("a");
+        fs::resize_file(steering, 4096);
         taken.sum();
       },
       testing::ExitedWithCode(3),
-      "cut.safetensors.*truncated");
+      R"(\[SafetensorsFile\] .*cut\\x1b\[2J\.safetensors.*truncated)");
+  const auto other = folder_ / "adapter_model.bin";
+  EXPECT_EXIT(
+      {
+        save_safetensors(other, {{"a", torch::ones({1 << 20})}});
+        const MappedFile mapping(other, "[load_adapter] ");
+        fs::resize_file(other, 4096);
+        const volatile char lost = mapping.data()[4096];
+        static_cast<void>(lost);
+      },
+      testing::ExitedWithCode(3),
+      R"(\[load_adapter\] .*adapter_model\.bin.*truncated)");
 }
 
 } // namespace

@@ -272,7 +272,7 @@ struct ExpertsInTurnImpl : torch::nn::Cloneable<ExpertsInTurnImpl>,
             .mul_(0.3));
   }
   static at::Tensor experts_of(const at::Tensor& rows) {
-    return test::arange(rows.size(0), rows.options().dtype(at::kLong))
+    return torch::arange(rows.size(0), rows.options().dtype(at::kLong))
         .remainder(3);
   }
   at::Tensor forward(const at::Tensor& x) {

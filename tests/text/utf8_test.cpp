@@ -1,9 +1,29 @@
 #include "text/utf8.h"
+#include "text/first_few.h"
 
 #include <gtest/gtest.h>
 
 namespace torchlora::detail {
 namespace {
+
+TEST(FirstCharacters, AreNeverCut) {
+  const std::string text = "a\xc3\xa9\xe2\x80\xa6\xff.";
+  const size_t ends[] = {0, 1, 3, 6, 7, 8, 8};
+  for (size_t count = 0; count < std::size(ends); ++count) {
+    EXPECT_EQ(first_characters(text, count), text.substr(0, ends[count]));
+  }
+}
+
+TEST(FirstFew, NamesAtMostEight) {
+  std::vector<std::string> names;
+  EXPECT_EQ(first_few(names), "");
+  for (int i = 0; i < 8; ++i) {
+    names.push_back(std::to_string(i));
+  }
+  EXPECT_EQ(first_few(names), "0, 1, 2, 3, 4, 5, 6, 7");
+  names.resize(100000, "x");
+  EXPECT_EQ(first_few(names), "0, 1, 2, 3, 4, 5, 6, 7, …");
+}
 
 TEST(Printable, KeepsTextAndWritesOutWhatSteers) {
   EXPECT_EQ(

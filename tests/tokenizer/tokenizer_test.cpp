@@ -1,6 +1,8 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <random>
+#include <set>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -214,6 +216,49 @@ TEST(Tokenizer, RefusesByNameWhatItDoesNotImplement) {
     }
   }
   EXPECT_THROW(Tokenizer::from_pretrained("no such folder"), DataError);
+}
+
+/// Names that have the same `std::hash` in libstdc++, which is MurmurHash64A
+/// with a known seed: any 8 bytes have a next 8 that lead to the same state.
+std::vector<std::string> names_of_equal_hash(size_t count) {
+  constexpr uint64_t kFactor = 0xc6a4a7935bd1e995, kSeed = 0xc70f6907;
+  constexpr uint64_t kInverse = 0x5f7a0ea7e59b19bd;
+  static_assert(kFactor * kInverse == 1);
+  const auto mix = [](uint64_t value) { return value ^ (value >> 47); };
+  std::mt19937_64 random(1);
+  std::set<std::string> names;
+  while (names.size() < count) {
+    uint64_t blocks[2] = {};
+    for (int i = 0; i < 8; ++i) {
+      blocks[0] = (blocks[0] << 8) | (uint64_t{'a'} + random() % 26);
+    }
+    const auto state =
+        (kSeed ^ (16 * kFactor) ^ (mix(blocks[0] * kFactor) * kFactor)) *
+        kFactor;
+    blocks[1] = mix(state * kInverse) * kInverse;
+    const std::string name(reinterpret_cast<const char*>(blocks), 16);
+    if (std::ranges::all_of(
+            name, [](char c) { return c >= ' ' && c <= '~'; })) {
+      names.insert(name);
+    }
+  }
+  return {names.begin(), names.end()};
+}
+
+// A table whose hash function is known would grow without end.
+TEST(Tokenizer, TokensOfEqualHashesAreReadLikeOthers) {
+  const auto names = names_of_equal_hash(200);
+  ASSERT_EQ(
+      std::hash<std::string>()(names[0]), std::hash<std::string>()(names[1]));
+  const auto path = edited([&](json& v) {
+    for (size_t i = 0; i < names.size(); ++i) {
+      v["model"]["vocab"][names[i]] = (1 << 20) + i;
+    }
+  });
+  const auto tokenizer = Tokenizer::from_pretrained(path);
+  for (size_t i = 0; i < names.size(); ++i) {
+    EXPECT_EQ(tokenizer.token_to_id(names[i]), (1 << 20) + i);
+  }
 }
 
 TEST(Tokenizer, MemoryFollowsTheNumberOfTokensNotTheirIds) {

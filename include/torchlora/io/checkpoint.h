@@ -1,6 +1,6 @@
 #pragma once
 
-#include <unordered_map>
+#include <map>
 
 #include <torchlora/io/safetensors.h>
 
@@ -40,7 +40,7 @@ class TORCHLORA_API Checkpoint {
   std::filesystem::path directory_;
   std::vector<std::shared_ptr<SafetensorsFile>> files_;
   std::vector<std::string> keys_;
-  std::unordered_map<std::string, size_t> file_index_;
+  std::map<std::string, size_t> file_index_;
 };
 
 /// Writes a Hugging Face folder with the parameters and buffers of `model` to

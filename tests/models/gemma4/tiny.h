@@ -38,7 +38,7 @@ inline NamedTensors read_tensors(const std::filesystem::path& path) {
   const io::SafetensorsFile file(path);
   NamedTensors tensors;
   for (const auto& key : file.keys()) {
-    tensors.emplace_back(key, test::on_device(file.tensor(key)));
+    tensors.emplace_back(key, file.tensor(key));
   }
   return tensors;
 }
