@@ -10,6 +10,7 @@
 #include <torchlora/nn/compute.h>
 
 #include "lora/dropout.h"
+#include "lora/small_products.h"
 
 namespace torchlora::detail {
 namespace {
@@ -29,6 +30,11 @@ enum { kA, kB, kAx, kCompressed };
 struct Variants : torch::CustomClassHolder {
   std::vector<std::shared_ptr<LoraVariant>> of_terms;
 };
+
+/// Multiplications of the larger product of a term for one row of the input.
+int64_t multiplications(const Tensor& A, const Tensor& B) {
+  return std::max(A.numel(), B.numel());
+}
 
 /// x of a term: rows [*, in] in the factors' dtype, after dropout.
 Tensor drop(const Tensor& mask, const Tensor& input) {
@@ -86,6 +92,7 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     for (const auto& [A, B, scaling, dropout, variant] : terms) {
       scalings.push_back(scaling);
       dropouts.push_back(dropout);
+      const SmallProducts on_this_thread(x.size(0) * multiplications(A, B));
       const DropoutMask mask(dropout);
       seeds.push_back(mask.seed());
       const auto xi = x.to(A.scalar_type());
@@ -178,6 +185,7 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
       const auto& h = of_term[kAx];
       const auto g = grad.to(A.scalar_type());
       const auto edge = kFactors + 2 * i;
+      const SmallProducts on_this_thread(grad.size(0) * multiplications(A, B));
       if (ctx->needs_input_grad(edge + 1)) {
         result[edge + 1] =
             at::mm(g.t(), h.to(g.scalar_type()).conj()).mul_(scalings[i]);
