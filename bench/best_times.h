@@ -22,6 +22,7 @@ class BestTimes : public benchmark::ConsoleReporter {
       }
       if (run.run_type == Run::RT_Iteration) {
         times_[run.run_name.args].push_back(run.GetAdjustedRealTime());
+        cpu_times_[run.run_name.args].push_back(run.GetAdjustedCPUTime());
       }
     }
     ConsoleReporter::ReportRuns(shown);
@@ -31,15 +32,25 @@ class BestTimes : public benchmark::ConsoleReporter {
     summary_(*this);
   }
 
+  /// @{
   /// Of the run with these arguments, "0/128"; 0 if it was filtered out.
   double time(const std::string& arguments) const {
-    const auto found = times_.find(arguments);
-    return found == times_.end() ? 0 : *std::ranges::min_element(found->second);
+    return best(times_, arguments);
   }
+  double cpu_time(const std::string& arguments) const {
+    return best(cpu_times_, arguments);
+  }
+  /// @}
 
  private:
+  using Times = std::map<std::string, std::vector<double>>;
+  static double best(const Times& times, const std::string& arguments) {
+    const auto found = times.find(arguments);
+    return found == times.end() ? 0 : *std::ranges::min_element(found->second);
+  }
+
   std::function<void(const BestTimes&)> summary_;
-  std::map<std::string, std::vector<double>> times_;
+  Times times_, cpu_times_;
 };
 
 /// All benchmarks, in turns, so that a busy moment of the machine hits all.

@@ -1,15 +1,16 @@
 #include <torchlora/detail/low_rank.h>
 
-#include <limits>
-#include <mutex>
+#include <algorithm>
 
-#include <ATen/Context.h>
 #include <torch/autograd.h>
 #include <torch/types.h>
 
 #include <torchlora/detail/rows.h>
 #include <torchlora/lora/variant.h>
 #include <torchlora/nn/compute.h>
+
+#include "lora/dropout.h"
+#include "lora/small_products.h"
 
 namespace torchlora::detail {
 namespace {
@@ -30,31 +31,26 @@ struct Variants : torch::CustomClassHolder {
   std::vector<std::shared_ptr<LoraVariant>> of_terms;
 };
 
-// NOTE: drawn on the CPU on every device, so that nothing waits for a GPU and
-// re-computation under activation checkpointing draws the same one.
-int64_t draw_seed() {
-  return at::randint(std::numeric_limits<int64_t>::max(), {1}, at::kLong)
-      .item<int64_t>();
+/// Multiplications of the larger product of a term for one row of the input.
+int64_t multiplications(const Tensor& A, const Tensor& B) {
+  return std::max(A.numel(), B.numel());
 }
 
-/// x of a term: [tokens, in] in the factors' dtype, after dropout.
+/// x of a term: rows [*, in] in the factors' dtype, after dropout.
 Tensor drop(const Tensor& mask, const Tensor& input) {
   return mask.defined() ? input * mask : input;
 }
 
-/// The dropout mask of a term, 0 or 1/(1-p), real and the same for the same
-/// seed.
-Tensor dropout_mask(int64_t tokens, const Tensor& A, double p, int64_t seed) {
-  if (p == 0) {
-    return {};
-  }
-  auto generator = at::globalContext().defaultGenerator(A.device()).clone();
-  generator.set_current_seed(static_cast<uint64_t>(seed));
-  const auto dtype = c10::toRealValueType(A.scalar_type());
-  return at::empty(
-             {tokens, A.size(1)}, A.options().dtype(dtype).requires_grad(false))
-      .bernoulli_(1 - p, generator)
-      .div_(1 - p);
+/// Visits all rows, `block_rows` at a time, at least once: `visit(first,
+/// count)`.
+template <class Visit>
+void for_each_block(int64_t rows, int64_t block_rows, const Visit& visit) {
+  int64_t first = 0;
+  do {
+    const auto count = std::min(block_rows, rows - first);
+    visit(first, count);
+    first += count;
+  } while (first < rows);
 }
 
 at::ScalarType accumulation_dtype(
@@ -96,15 +92,26 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
     for (const auto& [A, B, scaling, dropout, variant] : terms) {
       scalings.push_back(scaling);
       dropouts.push_back(dropout);
-      seeds.push_back(dropout > 0 ? draw_seed() : 0);
+      const SmallProducts on_this_thread(x.size(0) * multiplications(A, B));
+      const DropoutMask mask(dropout);
+      seeds.push_back(mask.seed());
       const auto xi = x.to(A.scalar_type());
-      const auto dropped =
-          drop(dropout_mask(xi.size(0), A, dropout, seeds.back()), xi);
-      auto h = at::mm(dropped, A.t());
+      const auto tokens = xi.size(0);
+      const bool compresses = A.requires_grad() && variant;
+      std::vector<Tensor> compressed, products;
+      for_each_block(
+          tokens,
+          compresses ? tokens : mask.block_rows(A, tokens),
+          [&](int64_t first, int64_t count) {
+            const auto dropped =
+                drop(mask.rows(A, first, count), xi.narrow(0, first, count));
+            products.push_back(at::mm(dropped, A.t()));
+            if (compresses) {
+              compressed = variant->compress(dropped);
+            }
+          });
+      auto h = products.size() == 1 ? products.front() : at::cat(products);
       sum.addmm_(h.to(dtype), B.t().to(dtype), /*beta=*/1, scaling);
-      const auto compressed = A.requires_grad() && variant
-          ? variant->compress(dropped)
-          : std::vector<Tensor>();
       keeps_input |= A.requires_grad() && !variant;
       compressed_counts.push_back(static_cast<int64_t>(compressed.size()));
       variants->of_terms.push_back(variant);
@@ -178,39 +185,62 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
       const auto& h = of_term[kAx];
       const auto g = grad.to(A.scalar_type());
       const auto edge = kFactors + 2 * i;
+      const SmallProducts on_this_thread(grad.size(0) * multiplications(A, B));
       if (ctx->needs_input_grad(edge + 1)) {
-        result[edge + 1] =
-            at::mm(g.t(), h.to(g.scalar_type()).conj()).mul_(scalings[i]);
+        // NOTE: transposed, as gᵀ h takes MKL twice the time of hᵀ g.
+        result[edge + 1] = at::mm(h.to(g.scalar_type()).conj().t(), g)
+                               .mul_(scalings[i])
+                               .t()
+                               .contiguous();
       }
       if (!ctx->needs_input_grad(edge) && !grad_x.defined()) {
         continue;
       }
       const auto grad_h = at::mm(g, B.conj()).mul_(scalings[i]);
       const bool is_compressed = compressed_counts[i] > 0;
-      const bool needs_mask = grad_x.defined() || !is_compressed;
-      const auto mask = needs_mask
-          ? dropout_mask(grad.size(0), A, dropouts[i], seeds[i])
-          : Tensor();
-      if (ctx->needs_input_grad(edge)) {
-        result[edge] = is_compressed
-            ? of_terms[i]->grad_A(
-                  grad_h,
-                  {of_term + kCompressed,
-                   of_term + kCompressed + compressed_counts[i]},
-                  A.size(1))
-            : at::mm(grad_h.t(), drop(mask, x.to(A.scalar_type())).conj());
+      auto& grad_A = result[edge];
+      const bool needs_A = ctx->needs_input_grad(edge);
+      if (needs_A && is_compressed) {
+        grad_A = of_terms[i]->grad_A(
+            grad_h,
+            {of_term + kCompressed,
+             of_term + kCompressed + compressed_counts[i]},
+            A.size(1));
       }
       if (grad_x.defined()) {
         grad_x =
             grad_x.to(c10::promoteTypes(grad_x.scalar_type(), A.scalar_type()));
-        if (mask.defined()) {
-          grad_x.add_(at::mm(grad_h, A.conj()).mul_(mask));
-        } else {
-          grad_x.addmm_(
-              grad_h.to(grad_x.scalar_type()),
-              A.conj().to(grad_x.scalar_type()));
-        }
+      } else if (is_compressed) {
+        continue;
       }
+      const DropoutMask mask(dropouts[i], seeds[i]);
+      for_each_block(
+          grad.size(0),
+          mask.block_rows(A, grad.size(0)),
+          [&](int64_t first, int64_t count) {
+            const auto block = mask.rows(A, first, count);
+            const auto rows = grad_h.narrow(0, first, count);
+            if (needs_A && !is_compressed) {
+              const auto dropped =
+                  drop(block, x.narrow(0, first, count).to(A.scalar_type()))
+                      .conj();
+              if (grad_A.defined()) {
+                grad_A.addmm_(rows.t(), dropped);
+              } else {
+                grad_A = at::mm(rows.t(), dropped);
+              }
+            }
+            if (!grad_x.defined()) {
+              return;
+            }
+            auto sum = grad_x.narrow(0, first, count);
+            if (block.defined()) {
+              sum.addcmul_(at::mm(rows, A.conj()), block);
+            } else {
+              sum.addmm_(
+                  rows.to(sum.scalar_type()), A.conj().to(sum.scalar_type()));
+            }
+          });
     }
     if (grad_x.defined()) {
       result[kInput] =

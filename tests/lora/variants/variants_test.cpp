@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <torchlora/detail/dropout.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/model.h>
 
@@ -157,7 +158,7 @@ TEST(Dora, WithDropoutTheBaseProductSeesTheDroppedInputToo) {
   torch::manual_seed(1);
   const auto output = model->layer(x);
   torch::manual_seed(1);
-  const auto dropped = at::dropout(x, 0.5, true);
+  const auto dropped = detail::dropout(x, 0.5);
   const auto W = layer->base_weight().weight();
   const auto delta = layer->get_delta_weight("default");
   const auto c = adapter->variant_tensor("lora_magnitude_vector") /

@@ -298,6 +298,7 @@ TEST(KeptForBackward, VeloraAndLoraFAKeepNoInput) {
     return bytes;
   };
   EXPECT_EQ(kept(LoraConfig(kRank)), x + Ax);
+  EXPECT_EQ(kept(LoraConfig(kRank).lora_dropout(0.3)), x + Ax);
   EXPECT_EQ(kept(LoraConfig(kRank), /*freezes_A=*/true), Ax);
   const auto compressed = kTokens * kGroups * 4;
   const auto embed = kIn / kGroups * 4;

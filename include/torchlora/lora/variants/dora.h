@@ -2,6 +2,7 @@
 
 #include <ATen/Functions.h>
 
+#include <torchlora/detail/dropout.h>
 #include <torchlora/detail/row_norms.h>
 #include <torchlora/lora/layer.h>
 #include <torchlora/lora/variant.h>
@@ -91,8 +92,7 @@ class TORCHLORA_API DoraVariant : public LoraVariant {
     if (update.dropout == 0) {
       return c * (output + layer.update(call, update));
     }
-    const auto dropped =
-        call.on(at::dropout(call.input, update.dropout, /*train=*/true));
+    const auto dropped = call.on(detail::dropout(call.input, update.dropout));
     auto rest = update;
     rest.dropout = 0;
     return output + (c - 1) * layer.product(dropped, {}) +
