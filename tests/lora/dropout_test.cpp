@@ -15,7 +15,7 @@ namespace {
 /// The mask that `seed` gives.
 Tensor mask_of(uint64_t seed, at::IntArrayRef sizes, double p) {
   torch::manual_seed(seed);
-  return detail::dropout(torch::ones(sizes), p);
+  return detail::dropout(test::ones(sizes), p);
 }
 
 /// Restores the number of threads.
@@ -43,7 +43,7 @@ TEST(Dropout, KeepsAndScalesTheRightShare) {
     const auto kept = mask.ne(0);
     EXPECT_TRUE(torch::equal(
         mask.masked_select(kept),
-        torch::full({kept.sum().item<int64_t>()}, 1 / (1 - p))));
+        test::full({kept.sum().item<int64_t>()}, 1 / (1 - p))));
     const auto share = kept.to(torch::kDouble).mean().item<double>();
     EXPECT_NEAR(share, 1 - p, 4 * std::sqrt(p * (1 - p) / (kRows * kColumns)));
     // Each row and each column.
@@ -89,10 +89,13 @@ TEST(Dropout, ElementsAreIndependentOfTheirNeighbors) {
 
 // LibTorch's scalar generator, after as many rounds.
 TEST(Dropout, IsPhilox) {
+  if (!test::test_device().is_cpu()) {
+    GTEST_SKIP() << "another device draws by its own generator";
+  }
   const auto mask = mask_of(4, {3000}, 0.5);
   torch::manual_seed(4);
   const auto seed =
-      at::randint(std::numeric_limits<int64_t>::max(), {1}, at::kLong)
+      test::randint(std::numeric_limits<int64_t>::max(), {1}, at::kLong)
           .item<int64_t>();
   for (int64_t i = 0; i < mask.size(0); ++i) {
     at::philox_engine engine(
@@ -127,12 +130,12 @@ TEST(Dropout, DoesNotDependOnTheNumberOfThreads) {
 
 TEST(Dropout, TakesProbabilitiesNextTo0And1) {
   for (const double p : {1e-12, 1e-9}) {
-    EXPECT_TRUE(torch::equal(mask_of(8, {1000}, p), torch::ones({1000})));
+    EXPECT_TRUE(torch::equal(mask_of(8, {1000}, p), test::ones({1000})));
   }
   for (const double p : {1 - 1e-9, 1 - 1e-12}) {
     EXPECT_FALSE(mask_of(8, {1000}, p).any().item<bool>());
   }
-  const auto x = torch::randn({3});
+  const auto x = test::randn({3});
   EXPECT_TRUE(detail::dropout(x, 0).is_same(x));
 }
 
@@ -146,7 +149,7 @@ TEST(Dropout, TakesEveryDtypeSizeAndLayout) {
           at::kBFloat16,
           at::kComplexDouble,
           at::kComplexFloat}) {
-      const auto x = torch::randn({size}).to(dtype);
+      const auto x = test::randn({size}).to(dtype);
       torch::manual_seed(9);
       const auto y = detail::dropout(x, 0.5);
       EXPECT_EQ(y.scalar_type(), dtype);
@@ -154,7 +157,7 @@ TEST(Dropout, TakesEveryDtypeSizeAndLayout) {
     }
   }
   const auto image =
-      torch::randn({2, 3, 5, 7}).contiguous(at::MemoryFormat::ChannelsLast);
+      test::randn({2, 3, 5, 7}).contiguous(at::MemoryFormat::ChannelsLast);
   torch::manual_seed(10);
   const auto y = detail::dropout(image, 0.5);
   EXPECT_TRUE(y.is_contiguous(at::MemoryFormat::ChannelsLast));
@@ -163,7 +166,7 @@ TEST(Dropout, TakesEveryDtypeSizeAndLayout) {
 }
 
 TEST(Dropout, HasFirstAndSecondDerivatives) {
-  const auto x = torch::randn({50}).requires_grad_();
+  const auto x = test::randn({50}).requires_grad_();
   const auto mask = mask_of(11, {50}, 0.4);
   torch::manual_seed(11);
   const auto y = detail::dropout(x, 0.4).pow(3).sum();
@@ -180,17 +183,20 @@ TEST(Dropout, HasFirstAndSecondDerivatives) {
 
 // The layer draws its masks in blocks of rows, in forward and in backward.
 TEST(Dropout, OfALinearLayerIsThatOfTheWholeInput) {
+  if (!test::test_device().is_cpu()) {
+    GTEST_SKIP() << "another device draws by its own generator";
+  }
   for (const auto dtype : {at::kDouble, at::kFloat}) {
     for (const int64_t columns : {1, 300, 1003}) {
       torch::manual_seed(12);
-      auto model = std::make_shared<Holder>(columns, 6);
+      auto model = test::make_module<Holder>(columns, 6);
       model->to(dtype);
       const auto peft = get_peft_model(
           *model, LoraConfig(3).lora_dropout(0.3).target_modules({"layer"}));
       randomize(peft);
       const auto& adapter = *peft.layers()[0].second->find_adapter("default");
       const auto A = adapter.lora_A->weight, B = adapter.lora_B->weight;
-      const auto x = torch::randn({3, 333, columns}).to(dtype).requires_grad_();
+      const auto x = test::randn({3, 333, columns}).to(dtype).requires_grad_();
       const auto run = [&](auto forward) {
         torch::manual_seed(13);
         const auto y = forward();

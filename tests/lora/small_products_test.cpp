@@ -3,6 +3,8 @@
 
 #include <torchlora/torchlora.h>
 
+#include "device/device.h"
+
 extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
 
 namespace torchlora::test {
@@ -17,15 +19,15 @@ TEST(SmallProducts, LeaveTheThreadAsItWas) {
   if (!MKL_Set_Num_Threads_Local) {
     GTEST_SKIP() << "a LibTorch without MKL";
   }
-  const auto model = std::make_shared<Holder>();
+  const auto model = test::make_module<Holder>();
   const auto peft =
       get_peft_model(*model, LoraConfig(2).target_modules({"layer"}));
   for (const int threads : {0, 2}) {
     MKL_Set_Num_Threads_Local(threads);
-    model->layer(torch::ones({3, 8}).requires_grad_()).sum().backward();
+    model->layer(test::ones({3, 8}).requires_grad_()).sum().backward();
     EXPECT_EQ(MKL_Set_Num_Threads_Local(0), threads);
     MKL_Set_Num_Threads_Local(threads);
-    EXPECT_THROW(model->layer(torch::ones({3, 7})), c10::Error);
+    EXPECT_THROW(model->layer(test::ones({3, 7})), c10::Error);
     EXPECT_EQ(MKL_Set_Num_Threads_Local(0), threads);
   }
 }
