@@ -16,12 +16,13 @@
 #include <torch/library.h>
 #include <torch/torch.h>
 
+#include "device/cpu_call.h"
+
 namespace torchlora::test {
 namespace {
 
 using at::Tensor;
 
-constexpr auto kFake = c10::DeviceType::HPU;
 constexpr c10::DeviceIndex kDevices = 2;
 const c10::DispatchKeySet kFakeKey(c10::DispatchKey::HPU);
 
@@ -119,152 +120,6 @@ struct Hooks final : at::HPUHooksInterface {
     return at::detail::createCPUGenerator();
   }
 };
-
-// ---- A tensor of the one device as one of the other, in the same memory
-
-/// A tensor with the memory and the strides of `tensor`, which it keeps alive.
-Tensor alias(const Tensor& tensor, c10::Device device) {
-  const auto& storage = tensor.storage();
-  const bool on_host = device.is_cpu();
-  auto own = c10::make_intrusive<c10::StorageImpl>(
-      c10::StorageImpl::use_byte_size_t(),
-      storage.nbytes(),
-      c10::DataPtr(
-          const_cast<void*>(storage.data()),
-          new c10::Storage(storage),
-          [](void* kept) { delete static_cast<c10::Storage*>(kept); },
-          device),
-      on_host ? c10::GetCPUAllocator() : &memory,
-      /*resizable=*/true);
-  auto result = at::detail::make_tensor<c10::TensorImpl>(
-      c10::Storage(std::move(own)),
-      on_host ? c10::DispatchKeySet(c10::DispatchKey::CPU) : kFakeKey,
-      tensor.dtype());
-  auto* impl = result.unsafeGetTensorImpl();
-  impl->set_sizes_and_strides(tensor.sizes(), tensor.strides());
-  impl->set_storage_offset(tensor.storage_offset());
-  impl->_set_conj(tensor.is_conj());
-  impl->_set_neg(tensor.is_neg());
-  return result;
-}
-
-Tensor on_host(const Tensor& tensor) {
-  return tensor.defined() && tensor.device().type() == kFake
-      ? alias(tensor, at::kCPU)
-      : tensor;
-}
-
-std::optional<Tensor> on_host(const std::optional<Tensor>& tensor) {
-  return tensor ? std::optional(on_host(*tensor)) : std::nullopt;
-}
-
-Tensor on_device(const Tensor& tensor, c10::Device device) {
-  return tensor.defined() && tensor.is_cpu() ? alias(tensor, device) : tensor;
-}
-
-/// Runs an operation's CPU kernel on the tensors of a call.
-class CpuCall {
- public:
-  explicit CpuCall(const c10::OperatorHandle& op)
-      : op_(op), device_(kFake, current_device) {}
-
-  void run(torch::jit::Stack& stack) {
-    const auto inputs = op_.schema().arguments().size();
-    for (auto i = stack.size() - inputs; i < stack.size(); ++i) {
-      stack[i] = to_host(stack[i]);
-    }
-    op_.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
-    const auto outputs = op_.schema().returns().size();
-    for (auto i = stack.size() - outputs; i < stack.size(); ++i) {
-      stack[i] = to_device(stack[i]);
-    }
-    for (const auto& [own, host] : arguments_) {
-      follow(own, host);
-    }
-  }
-
- private:
-  c10::IValue to_host(const c10::IValue& value) {
-    if (value.isTensor()) {
-      return take(value.toTensor());
-    }
-    if (value.isTensorList()) {
-      c10::List<Tensor> list;
-      for (const Tensor& tensor : value.toTensorVector()) {
-        list.push_back(take(tensor));
-      }
-      return list;
-    }
-    if (value.isOptionalTensorList()) {
-      c10::List<std::optional<Tensor>> list;
-      for (std::optional<Tensor> tensor : value.toOptionalTensorList()) {
-        list.push_back(tensor ? std::optional(take(*tensor)) : std::nullopt);
-      }
-      return list;
-    }
-    return value.isDevice() ? c10::IValue(c10::Device(at::kCPU)) : value;
-  }
-
-  Tensor take(const Tensor& tensor) {
-    if (!tensor.defined() || (tensor.is_cpu() && tensor.dim() == 0)) {
-      return tensor;
-    }
-    if (arguments_.empty()) {
-      device_ = tensor.device();
-    }
-    TORCH_CHECK(
-        tensor.device() == device_ && device_.type() == kFake,
-        "Expected all tensors to be on the same device, but ",
-        op_.schema().operator_name(),
-        " has one of ",
-        tensor.device(),
-        " among those of ",
-        device_.type() == kFake ? device_ : c10::Device(kFake, 0));
-    arguments_.emplace_back(tensor, on_host(tensor));
-    return arguments_.back().second;
-  }
-
-  c10::IValue to_device(const c10::IValue& value) {
-    if (value.isTensor()) {
-      return give(value.toTensor());
-    }
-    if (value.isTensorList()) {
-      c10::List<Tensor> list;
-      for (const Tensor& tensor : value.toTensorVector()) {
-        list.push_back(give(tensor));
-      }
-      return list;
-    }
-    return value;
-  }
-
-  Tensor give(const Tensor& tensor) {
-    for (const auto& [own, host] : arguments_) {
-      if (host.is_same(tensor)) {
-        return own;
-      }
-    }
-    return on_device(tensor, device_);
-  }
-
-  /// An output argument that the kernel gave other sizes, and so other memory.
-  static void follow(const Tensor& own, const Tensor& host) {
-    if (own.storage().data() != host.storage().data() ||
-        own.sizes() != host.sizes()) {
-      auto* impl = own.unsafeGetTensorImpl();
-      impl->set_storage_keep_dtype(alias(host, own.device()).storage());
-      impl->set_sizes_and_strides(host.sizes(), host.strides());
-    }
-  }
-
-  c10::OperatorHandle op_;
-  c10::Device device_;
-  std::vector<std::pair<Tensor, Tensor>> arguments_;
-};
-
-void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  CpuCall(op).run(*stack);
-}
 
 // ---- What must not or need not pass a CPU kernel
 
@@ -368,7 +223,7 @@ Tensor convolution(
     bool transposed,
     at::IntArrayRef output_padding,
     int64_t groups) {
-  return on_device(
+  return from_host(
       at::convolution(
           on_host(x),
           on_host(weight),
@@ -408,19 +263,20 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
       groups,
       mask);
   return {
-      on_device(dx, device),
-      on_device(dweight, device),
-      on_device(dbias, device)};
+      from_host(dx, device),
+      from_host(dweight, device),
+      from_host(dbias, device)};
 }
 
 } // namespace
-} // namespace torchlora::test
 
-namespace at {
-using torchlora::test::Hooks;
-} // namespace at
+c10::Allocator& fake_memory() {
+  return memory;
+}
 
-namespace torchlora::test {
+c10::Device current_fake_device() {
+  return {kFake, current_device};
+}
 
 void register_fake_device() {
   c10::SetAllocator(kFake, &memory);
@@ -448,13 +304,20 @@ void register_fake_device() {
   kernels.impl(
       "convolution_backward_overrideable", TORCH_FN(convolution_backward));
   // A copy resolves these itself; LibTorch would resolve them by a copy.
-  for (const auto key :
-       {c10::DispatchKey::Conjugate, c10::DispatchKey::Negative}) {
-    static std::vector<std::unique_ptr<torch::Library>> lazy;
-    lazy.push_back(std::make_unique<torch::Library>(
-        torch::Library::IMPL, "aten", key, __FILE__, __LINE__));
-    lazy.back()->impl("_copy_from", torch::CppFunction::makeFallthrough());
-  }
+  static torch::Library conjugate(
+      torch::Library::IMPL,
+      "aten",
+      c10::DispatchKey::Conjugate,
+      __FILE__,
+      __LINE__);
+  conjugate.impl("_copy_from", torch::CppFunction::makeFallthrough());
+  static torch::Library negative(
+      torch::Library::IMPL,
+      "aten",
+      c10::DispatchKey::Negative,
+      __FILE__,
+      __LINE__);
+  negative.impl("_copy_from", torch::CppFunction::makeFallthrough());
 }
 
 HostCopies host_copies() {
