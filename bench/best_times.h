@@ -33,7 +33,8 @@ class BestTimes : public benchmark::ConsoleReporter {
   }
 
   /// @{
-  /// Of the run with these arguments, "0/128"; 0 if it was filtered out.
+  /// Return the least time of the runs with these arguments ("0/128"), 0 if
+  /// they were filtered out.
   double time(const std::string& arguments) const {
     return best(times_, arguments);
   }

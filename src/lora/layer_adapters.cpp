@@ -1,10 +1,10 @@
 // The adapters of a LoRA layer: made in two steps, so that an injection into
 // many layers is all or nothing. `prepare_adapter` draws the factors, lets the
-// initializer and the variant work on copies, and may throw;
-// `commit_adapter` then writes what they want of the base weight. A weight that
-// they computed whole waits for that in the weight's own dtype, so that it is
-// copied without memory; scaling · B A is subtracted layer by layer, as all of
-// them would take the memory of a second model.
+// initializer and the variant work on copies, and may throw; `commit_adapter`
+// then writes what they want of the base weight. A weight that they computed
+// whole waits for that with the dtype and strides of the layer's own, so that
+// it is copied without memory; scaling · B A is subtracted layer by layer, as
+// all of them would take the memory of a second model.
 #include <torchlora/lora/layer.h>
 
 #include <algorithm>
@@ -190,7 +190,7 @@ void LoraLayer::prepare_adapter(
   }
   adapter.changed_base = modifies_base(config);
   const auto in_base_dtype = [&](const Tensor& matrix) {
-    return matrix.to(base.weight().options().requires_grad(false));
+    return at::empty_like(base.matrix()).copy_(matrix);
   };
   if (next_base_weight.defined()) {
     next_base_weight = in_base_dtype(next_base_weight);

@@ -47,7 +47,8 @@ Tensor LoraLayer::get_delta_weight(const std::string& adapter_name) const {
   return delta(adapters_.at(adapter_name, "get_delta_weight"));
 }
 
-/// What the merge of an adapter saved; the layer may have been moved since.
+/// Returns what the merge of an adapter saved, on the layer's device: it may
+/// have been moved since.
 Tensor LoraLayer::memory_of(const LoraAdapter& adapter) const {
   return adapter.memory.to(base_weight().weight().device());
 }

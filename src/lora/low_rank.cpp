@@ -31,7 +31,8 @@ struct Variants : torch::CustomClassHolder {
   std::vector<std::shared_ptr<LoraVariant>> of_terms;
 };
 
-/// Multiplications of the larger product of a term for one row of the input.
+/// Returns the multiplications of the larger product of a term for one row of
+/// the input.
 int64_t multiplications(const Tensor& A, const Tensor& B) {
   return std::max(A.numel(), B.numel());
 }
@@ -224,11 +225,12 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
               const auto dropped =
                   drop(block, x.narrow(0, first, count).to(A.scalar_type()))
                       .conj();
-              if (grad_A.defined()) {
-                grad_A.addmm_(rows.t(), dropped);
-              } else {
-                grad_A = at::mm(rows.t(), dropped);
-              }
+              auto part = at::mm(rows.t(), dropped);
+              // Half precision would lose the later blocks of a long sum.
+              grad_A = grad_A.defined()
+                  ? grad_A.to(at::promoteTypes(part.scalar_type(), at::kFloat))
+                        .add_(part)
+                  : part;
             }
             if (!grad_x.defined()) {
               return;
@@ -241,6 +243,9 @@ struct LowRankLinear : torch::autograd::Function<LowRankLinear> {
                   rows.to(sum.scalar_type()), A.conj().to(sum.scalar_type()));
             }
           });
+      if (grad_A.defined()) {
+        grad_A = grad_A.to(A.scalar_type());
+      }
     }
     if (grad_x.defined()) {
       result[kInput] =

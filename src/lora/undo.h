@@ -17,17 +17,25 @@ class Undo {
   void add(std::string what, std::function<void()> step) {
     steps_.push_back({std::move(what), std::move(step)});
   }
-  /// Runs the steps. One that fails is a warning, and the others run too.
-  void run() {
+  /// Runs the steps. One that fails does not keep the others from running; a
+  /// warning names what it should have restored. Throws nothing.
+  void run() noexcept {
+    std::string failed;
     for (; !steps_.empty(); steps_.pop_back()) {
       try {
         steps_.back().run();
-      } catch (const std::exception& e) {
-        TORCH_WARN(
-            steps_.back().what,
-            " could not be given back what it had: ",
-            e.what());
+      } catch (...) {
+        failed += (failed.empty() ? "" : ", ") + steps_.back().what;
       }
+    }
+    try {
+      if (!failed.empty()) {
+        TORCH_WARN(
+            "not given back what they had, as memory is short or a weight "
+            "cannot be written to: ",
+            failed);
+      }
+    } catch (...) { // a warning handler of the user
     }
   }
 

@@ -5,6 +5,7 @@
 
 #include "lora/check_config.h"
 #include "lora/undo.h"
+#include "model/function_name.h"
 #include "model/requirements.h"
 
 namespace torchlora {
@@ -192,7 +193,8 @@ void PeftModel::add_weighted_adapter(
       .layers_to_transform({})
       .layers_pattern({});
   // NOTE: draws, as peft does, before DARE does.
-  add_adapter(adapter_name, config);
+  in_function(
+      "add_weighted_adapter", [&] { add_adapter(adapter_name, config); });
   all_or_nothing([&](Undo& undo) {
     undo.add("the model", [&] { delete_adapter(adapter_name); });
     for (const auto& site : sites) {

@@ -12,22 +12,16 @@ namespace torchlora {
 /// it begins with. The name of an option ("[target_parameters]") stays.
 inline std::string without_function(const c10::Error& error) {
   const std::string text = error.what_without_backtrace();
-  for (const char* function :
-       {"add_adapter",
-        "get_peft_model",
-        "load_adapter",
-        "LoraLayer",
-        "merge",
-        "merge_adapter",
-        "PeftModel",
-        "unmerge",
-        "update_layer"}) {
-    if (const auto name = "[" + std::string(function) + "] ";
-        text.starts_with(name)) {
-      return text.substr(name.size());
-    }
+  const auto end = text.find("] ");
+  if (!text.starts_with("[") || end == std::string::npos) {
+    return text;
   }
-  return text;
+  const auto name = text.substr(1, end - 1);
+  const bool is_option = name == "modules_to_save" ||
+      name == "target_modules" || name == "target_parameters" ||
+      name == "trainable_token_indices" || name == "layer_replication" ||
+      name == "LoraConfig";
+  return is_option ? text : text.substr(end + 2);
 }
 
 /// Runs a part of the public function `function` that other functions have too.

@@ -13,6 +13,7 @@
 #include "model/inject.h"
 #include "model/targets.h"
 #include "model/ties.h"
+#include "text/first_few.h"
 
 namespace torchlora {
 namespace {
@@ -268,7 +269,7 @@ bool warn_of_running_statistics(
         "more, and they are not saved with the adapter: call eval() on them "
         "after train(), or name them in modules_to_save",
         function,
-        fmt::join(names, ", ")));
+        detail::first_few(names)));
   }
   return !names.empty();
 }
@@ -302,19 +303,25 @@ Layers inject(
   check_base_may_change(plan);
   Layers layers;
   all_or_nothing([&](Undo& undo) {
-    undo.add("the module tree", [&] {
-      for (size_t i = layers.size(); i-- > 0;) {
+    for (size_t i = 0; i < plan.targets.size(); ++i) {
+      const auto& site = plan.targets[i].site;
+      undo.add("module " + site.name, [&, i] {
+        if (i >= layers.size()) {
+          return; // not prepared yet
+        }
         layers[i]->delete_adapter(adapter_name);
-        if (const auto& site = plan.targets[i].site; !site.layer) {
+        if (!site.layer) {
           layers[i]->unload();
           site.parent->replace_module(site.child_name, site.module);
         }
-      }
-    });
+      });
+    }
     prepare(plan, adapter_name, layers);
     undo.add("modules_to_save", [&] { saved.delete_adapter(adapter_name); });
     saved.add(adapter_name, plan.saved);
-    undo.add("a table", [&] { remove_tokens(*plan.model, adapter_name); });
+    undo.add("trainable_token_indices", [&] {
+      remove_tokens(*plan.model, adapter_name);
+    });
     inject_tokens(plan, adapter_name);
     for (size_t i = 0; i < layers.size(); ++i) {
       if (const auto& site = plan.targets[i].site; !site.layer) {
@@ -324,9 +331,10 @@ Layers inject(
       }
     }
     activate(layers);
-    for (const auto& layer : layers) {
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const auto& layer = layers[i];
       if (layer->commit_adapter(adapter_name)) {
-        undo.add("a base weight", [&] {
+        undo.add("the weight of module " + plan.targets[i].site.name, [&] {
           const torch::NoGradGuard no_grad;
           layer->base_weight().add_(layer->get_delta_weight(adapter_name));
         });

@@ -218,10 +218,10 @@ void PeftModel::merge_and_unload(const MergeOptions& options) {
   for (const auto& name : options.adapter_names()) {
     state_->adapters.at(name, "merge_and_unload");
   }
-  saved.check_set_adapter(options.adapter_names());
   const auto names = options.adapter_names().empty() ? active_adapters()
                                                      : options.adapter_names();
   in_function("merge_and_unload", [&] {
+    saved.check_set_adapter(options.adapter_names());
     all_or_nothing([&](Undo& undo) {
       undo.add("modules_to_save", [&] { saved.show(); });
       saved.show(names);

@@ -142,7 +142,6 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
   return in_function("inject_adapter", [&] {
     Replication replication(model, config, options);
     const auto plan = plan_injection(model, config, adapter_name, options);
-    warn_of_running_statistics(plan, "inject_adapter");
     TORCH_CHECK_VALUE(
         plan.saved.empty(),
         "[inject_adapter] modules_to_save and bias need get_peft_model, whose "
@@ -216,8 +215,9 @@ void PeftModel::add_adapter(
         state_->adapters.all().empty()
             ? config.base_model_name_or_path()
             : state_->adapters.all().front().config.base_model_name_or_path());
-    inject(plan, adapter_name, *state_->saved);
-    state_->warn_of_running_statistics(plan, "add_adapter");
+    inject(plan, adapter_name, *state_->saved, [&](const auto&) {
+      state_->warn_of_running_statistics(plan, "add_adapter");
+    });
     state_->adapters.add({adapter_name, std::move(plan.config)});
   });
 }

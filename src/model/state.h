@@ -30,7 +30,7 @@ struct PeftState {
   /// The function that removed the last adapter, if there is none.
   const char* emptied_by = "";
 
-  /// `torchlora::warn_of_running_statistics`, once per model.
+  /// Calls `torchlora::warn_of_running_statistics` until that has warned.
   void warn_of_running_statistics(
       const InjectionPlan& plan,
       const char* function);

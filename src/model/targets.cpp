@@ -10,6 +10,7 @@
 #include <torchlora/config/targets.h>
 #include <torchlora/nn/pretrained.h>
 
+#include "text/first_few.h"
 #include "text/nearest.h"
 
 namespace torchlora {
@@ -74,8 +75,8 @@ std::string note_of_parameter(Module& model, const ModuleNames& targets) {
   return "";
 }
 
-/// The last parts of the names of all modules that can be adapted, each once.
-/// Numbers, which are places in a list, do not count.
+/// Returns the last parts of the names of all modules that can be adapted, each
+/// once. Numbers, which are places in a list, do not count.
 std::vector<std::string> adaptable_names(const std::vector<TargetSite>& sites) {
   std::vector<std::string> names;
   for (const auto& site : sites) {
@@ -105,12 +106,9 @@ std::string note_of_names(
     }
   }
   if (!names.empty()) {
-    const bool has_more = names.size() > kMostNames;
-    names.resize(std::min(names.size(), kMostNames));
     note += fmt::format(
-        " Modules that can be adapted are: {}{}.",
-        fmt::join(names, ", "),
-        has_more ? ", …" : "");
+        " Modules that can be adapted are: {}.",
+        detail::first_few(names, kMostNames));
   }
   return note;
 }

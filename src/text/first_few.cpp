@@ -6,13 +6,12 @@
 
 namespace torchlora::detail {
 
-std::string first_few(const std::vector<std::string>& names) {
-  constexpr size_t kMost = 8;
-  const auto count = std::min(kMost, names.size());
+std::string first_few(const std::vector<std::string>& names, size_t most) {
+  const auto count = std::min(most, names.size());
   return fmt::format(
       "{}{}",
       fmt::join(names.data(), names.data() + count, ", "),
-      names.size() > kMost ? ", …" : "");
+      names.size() > most ? ", …" : "");
 }
 
 } // namespace torchlora::detail

@@ -1,38 +1,26 @@
 #include <algorithm>
 #include <cmath>
 
-#include <fmt/ranges.h>
+#include <fmt/format.h>
 
 #include <torchlora/detail/names.h>
 #include <torchlora/error.h>
 #include <torchlora/nn/inspect.h>
 #include <torchlora/train/trainer.h>
 
+#include "text/first_few.h"
 #include "train/run.h"
 #include "train/to_host.h"
 
 namespace torchlora::train {
 
-namespace {
-
-/// Lists the first few names.
-std::string some(std::vector<std::string> names) {
-  if (names.size() > 3) {
-    names.resize(3);
-    names.emplace_back("…");
-  }
-  return fmt::format("{}", fmt::join(names, ", "));
-}
-
-} // namespace
-
 // NOTE: on another device than the CPU a value waits until a record, an
 // evaluation or a checkpoint is due, so that no step waits for the device.
-void Trainer::check_at_once(const Tensor& value, const char* what) const {
-  if (value.is_cpu()) {
+void Trainer::check_at_once(const Tensor& value, const char* what, int64_t step)
+    const {
+  if (value.is_cpu() && value.numel() == 1) {
     check_finite(
-        value.item<double>(),
-        fmt::format("{} of step {}", what, state_.global_step + 1));
+        value.item<double>(), fmt::format("{} of step {}", what, step));
   }
 }
 
@@ -73,7 +61,7 @@ void Trainer::check_finite(double value, const std::string& what) const {
       " is ",
       value,
       ": the model's weights ",
-      some(frozen),
+      detail::first_few(frozen),
       " have values that are not finite; the checkpoint is damaged");
   TORCH_CHECK(
       false,
@@ -81,10 +69,10 @@ void Trainer::check_finite(double value, const std::string& what) const {
       what,
       " is ",
       value,
-      trained.empty() ? "" : "; not finite are " + some(trained),
+      trained.empty() ? "" : "; not finite are " + detail::first_few(trained),
       gradients.empty()
           ? ""
-          : "; not finite are the gradients of " + some(gradients),
+          : "; not finite are the gradients of " + detail::first_few(gradients),
       "; lower learning_rate or max_grad_norm, or train in fp32");
 }
 
@@ -114,7 +102,7 @@ void Trainer::check_gradients() const {
       "[Trainer] ",
       without.size(),
       " trainable tensors get no gradient, so they would never train: ",
-      fmt::format("{}", fmt::join(without, ", ")),
+      detail::first_few(without),
       "; the model does not use their layers for this data, leave them out "
       "by exclude_modules");
 }

@@ -113,6 +113,9 @@ void clip_gradients(
     double max_norm) {
   torch::NoGradGuard no_grad;
   const auto scale = (max_norm / (norm + 1e-6)).clamp_max(1);
+  if (scale.is_cpu() && scale.item<double>() == 1) {
+    return;
+  }
   for (auto& gradient : gradients(parameters)) {
     gradient.mul_(scale.to(gradient.device()));
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <torchlora/io/atomic_file.h>
@@ -67,8 +68,11 @@ void Metrics::add(std::string_view name, double value, double weight) {
 
 void Metrics::add(std::string_view name, const Tensor& value, double weight) {
   auto& added = entry(name);
-  const auto sum = value.detach().to(at::kDouble) * weight;
-  added.device_sum = added.device_sum.defined() ? added.device_sum + sum : sum;
+  add_to(
+      added.device_sum,
+      value,
+      fmt::format("[Metrics::add] the value of {}", name),
+      weight);
   added.weight += weight;
 }
 

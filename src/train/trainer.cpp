@@ -31,13 +31,6 @@ double rounded(double value, double digits) {
   return std::round(value * scale) / scale;
 }
 
-/// Adds `value` · `weight` to a sum that is undefined before its first term, in
-/// fp64 and on its device.
-void add_to(Tensor& sum, const Tensor& value, double weight = 1) {
-  const auto term = value.detach().to(at::kDouble) * weight;
-  sum = sum.defined() ? sum + term.to(sum.device()) : term;
-}
-
 /// Adds `<prefix>_runtime` and the samples and steps per second.
 void add_speed(
     LogRecord& record,
@@ -198,9 +191,9 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
     const auto loss =
         compute_loss({begin, begin + size}, /*training=*/true, run.metrics) /
         num_micro_steps;
-    check_at_once(loss, "the loss");
+    check_at_once(loss, "the loss", state_.global_step + 1);
     loss.backward();
-    add_to(step_loss, loss);
+    add_to(step_loss, loss, "[compute_loss] the loss");
     notify([&](auto& callback) {
       callback.on_substep_end(*this, i + 1, num_micro_steps);
     });
@@ -209,9 +202,9 @@ bool Trainer::run_step(Run& run, const std::vector<int64_t>& window) {
     check_gradients();
   }
   notify([&](auto& callback) { callback.on_pre_optimizer_step(*this); });
-  add_to(run.loss_sum, step_loss);
+  add_to(run.loss_sum, step_loss, "the loss");
   run.grad_norm = grad_norm(parameters_);
-  check_at_once(run.grad_norm, "the gradient norm");
+  check_at_once(run.grad_norm, "the gradient norm", state_.global_step + 1);
   if (args_.max_grad_norm > 0) {
     clip_gradients(parameters_, run.grad_norm, args_.max_grad_norm);
   }
@@ -323,15 +316,21 @@ LogRecord Trainer::evaluate() {
         static_cast<size_t>(std::min(batch_size, num_eval_examples_ - begin)));
     std::iota(indices.begin(), indices.end(), begin);
     const auto loss = compute_loss(indices, /*training=*/false, metrics);
-    check_at_once(loss, "the evaluation loss");
-    add_to(loss_sum, loss, static_cast<double>(indices.size()));
+    check_at_once(loss, "the evaluation loss", state_.global_step);
+    add_to(
+        loss_sum,
+        loss,
+        "[compute_loss] the loss",
+        static_cast<double>(indices.size()));
     notify([&](auto& callback) {
       callback.on_prediction_step(*this, batch + 1, num_batches);
     });
   }
   const auto num_examples = static_cast<double>(num_eval_examples_);
   const auto eval_loss = loss_sum.item<double>() / num_examples;
-  check_finite(eval_loss, "the evaluation loss");
+  check_finite(
+      eval_loss,
+      "the evaluation loss of step " + std::to_string(state_.global_step));
   LogRecord entry;
   entry.metrics.emplace_back("eval_loss", eval_loss);
   add_speed(

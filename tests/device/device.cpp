@@ -16,9 +16,17 @@ at::Device choose_device() {
     register_fake_device();
     return {at::kHPU, 0};
   }
+  const bool is_cuda = wanted.starts_with("cuda");
+  if (wanted != "cpu" && !is_cuda) {
+    std::cerr
+        << "TORCHLORA_TEST_DEVICE must be cpu, cuda, cuda:N or fake, found "
+        << wanted << '\n';
+    std::exit(2);
+  }
   const at::Device device(wanted);
-  if (device.is_cuda()) {
-    if (!torch::cuda::is_available()) {
+  if (is_cuda) {
+    const auto devices = static_cast<int64_t>(torch::cuda::device_count());
+    if (device.index() >= devices || devices == 0) {
       std::cout << "TORCHLORA_TEST_DEVICE=" << wanted
                 << ": no such device here, so the tests run on the CPU\n";
       return at::kCPU;

@@ -222,5 +222,30 @@ TEST(Dropout, OfALinearLayerIsThatOfTheWholeInput) {
   }
 }
 
+// In the factor's dtype each of the 64 blocks would round the sum.
+TEST(Dropout, AHalfPrecisionGradientIsSummedInFp32) {
+  torch::manual_seed(14);
+  auto model = test::make_module<Holder>(4096, 3);
+  model->to(at::kBFloat16);
+  const auto peft = get_peft_model(
+      *model,
+      LoraConfig(2).lora_dropout(0.1).target_modules({"layer"}),
+      "default",
+      InjectOptions().autocast_adapter_dtype(false));
+  const auto& adapter = *peft.layers()[0].second->find_adapter("default");
+  {
+    torch::NoGradGuard no_grad;
+    adapter.lora_B->weight.fill_(0.5);
+  }
+  const auto x = test::ones({2048, 4096}, at::kBFloat16);
+  model->layer(x).sum().backward();
+  const auto& gradient = adapter.lora_A->weight.grad();
+  EXPECT_EQ(gradient.scalar_type(), at::kBFloat16);
+  // Of each column about 0.9 of 2048 rows are kept and scaled by 1 / 0.9.
+  const auto mean = gradient.to(at::kDouble).mean().item<double>();
+  const auto expected = 2048 * 3 * 0.5 * adapter.scaling;
+  EXPECT_NEAR(mean, expected, 5e-3 * expected);
+}
+
 } // namespace
 } // namespace torchlora::test

@@ -4,6 +4,7 @@
 #include <torchlora/torchlora.h>
 
 #include "device/device.h"
+#include "lora/small_products.h"
 
 extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
 
@@ -13,6 +14,19 @@ namespace {
 struct Holder : torch::nn::Module {
   nn::Linear layer = register_module("layer", nn::Linear(8, 6));
 };
+
+TEST(SmallProducts, StayOnTheCallingThread) {
+  if (!MKL_Set_Num_Threads_Local) {
+    GTEST_SKIP() << "a LibTorch without MKL";
+  }
+  MKL_Set_Num_Threads_Local(2);
+  for (const int64_t multiplications : {1'000, 1'000'000'000}) {
+    const detail::SmallProducts products(multiplications);
+    const int threads = MKL_Set_Num_Threads_Local(2);
+    EXPECT_EQ(threads, multiplications == 1'000 ? 1 : 2);
+  }
+  MKL_Set_Num_Threads_Local(0);
+}
 
 // Their number of threads is the thread's own, and what it was afterwards.
 TEST(SmallProducts, LeaveTheThreadAsItWas) {

@@ -247,6 +247,9 @@ std::vector<std::string> names_of_equal_hash(size_t count) {
 
 // A table whose hash function is known would grow without end.
 TEST(Tokenizer, TokensOfEqualHashesAreReadLikeOthers) {
+#ifndef __GLIBCXX__
+  GTEST_SKIP() << "names of equal hash are known for libstdc++";
+#endif
   const auto names = names_of_equal_hash(200);
   ASSERT_EQ(
       std::hash<std::string>()(names[0]), std::hash<std::string>()(names[1]));

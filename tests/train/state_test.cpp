@@ -8,6 +8,8 @@
 
 #include <torchlora/train/arguments.h>
 
+#include "device/device.h"
+
 namespace torchlora::train {
 namespace {
 
@@ -33,6 +35,16 @@ TEST(MetricsTest, MeansAndLastValuesAreTakenOnce) {
       metrics.take("eval_"),
       (Taken{{"eval_loss", 1.5}, {"eval_num_tokens", 25}}));
   EXPECT_TRUE(metrics.empty());
+}
+
+TEST(MetricsTest, ATensorIsOneNumberOfAnySizes) {
+  Metrics metrics;
+  metrics.add("accuracy", test::ones({1}), 3);
+  metrics.add("accuracy", test::zeros({}), 1);
+  metrics.add("loss", test::full({1, 1}, 2));
+  EXPECT_THROW(metrics.add("loss", test::ones({4})), c10::ValueError);
+  using Taken = std::vector<std::pair<std::string, double>>;
+  EXPECT_EQ(metrics.take(), (Taken{{"accuracy", 0.75}, {"loss", 2}}));
 }
 
 TEST(MetricsTest, MeansWeighByExamples) {

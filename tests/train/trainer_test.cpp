@@ -307,6 +307,15 @@ TEST_F(TrainerLoop, ATrainableAdapterThatIsNotActiveNeedsNoGradient) {
   EXPECT_TRUE(torch::equal(peft.state_dict("inactive").values()[0], before));
 }
 
+TEST_F(TrainerLoop, ALossIsOneNumberOfAnySizes) {
+  ToyTrainer trainer(model, peft, args);
+  trainer.factor = test::ones({1});
+  EXPECT_NO_THROW(trainer.train());
+  ToyTrainer other(model, peft, args);
+  other.factor = test::ones({2});
+  EXPECT_THROW(other.train(), c10::Error);
+}
+
 TEST_F(TrainerLoop, ANonFiniteLossStopsAndNamesTheWeights) {
   ToyTrainer trainer(model, peft, args);
   trainer.factor = test::full({}, NAN);

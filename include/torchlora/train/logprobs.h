@@ -39,7 +39,8 @@ TORCHLORA_API TokenScores score_tokens(
 
 /// Scores `labels` [N] (int64) under the distributions of `logits`
 /// [N, vocab_size]. Uses plain autograd, for models that return logits only.
-/// DataError if a label is not in the vocabulary.
+/// DataError if a label is not in the vocabulary; on another device than the
+/// CPU nobody looks, as that would wait for it.
 TORCHLORA_API TokenScores
 score_logits(const Tensor& logits, const Tensor& labels);
 

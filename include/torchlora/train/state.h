@@ -45,7 +45,8 @@ class TORCHLORA_API Metrics {
   /// `weight` examples or tokens. `take` returns the weighted mean of all
   /// values.
   void add(std::string_view name, double value, double weight = 1);
-  /// The same of a scalar tensor, which stays on its device until `take`.
+  /// Adds a value as a tensor with one number, which stays on its device until
+  /// `take`. ValueError for another number of values.
   void add(std::string_view name, const Tensor& value, double weight = 1);
   /// Sets the metric `name` to a running count, such as `num_tokens`. `take`
   /// returns the last value.
@@ -66,7 +67,7 @@ class TORCHLORA_API Metrics {
     std::string name;
     double sum = 0;
     double weight = 0;
-    /// What is on a device of the sum, fp64.
+    /// The terms that were tensors.
     Tensor device_sum = {};
   };
   Entry& entry(std::string_view name);

@@ -18,7 +18,10 @@ namespace torchlora::train {
 /// of micro-batches that the step has.
 ///
 /// The run stops with an error if a trainable tensor has no gradient in the
-/// first step, or if a loss or a gradient is not finite.
+/// first step, or if a loss or a gradient is not finite. On the CPU that is
+/// before the step. On another device the trainer looks when a record, an
+/// evaluation or a checkpoint is due, as looking waits for the device: the
+/// steps since then may have made the parameters NaN.
 class TORCHLORA_API Trainer {
  public:
   virtual ~Trainer();
@@ -112,7 +115,7 @@ class TORCHLORA_API Trainer {
   void start_log() const;
   void append_to_log(const LogRecord& record) const;
   void save_state() const;
-  void check_at_once(const Tensor& value, const char* what) const;
+  void check_at_once(const Tensor& value, const char* what, int64_t step) const;
   void check_since_last(Run& run) const;
   void check_finite(double value, const std::string& what) const;
   void check_gradients() const;

@@ -72,7 +72,7 @@ struct Section {
         ": the key \"",
         key,
         "\" has the wrong type, found ",
-        value[key].dump().substr(0, 80));
+        io::json_text(value[key]));
   }
 
   template <class T>
@@ -119,9 +119,9 @@ struct Section {
         ": ",
         key,
         " = ",
-        json(found).dump(),
+        io::json_text(json(found)),
         " is not supported, only ",
-        json(supported).dump(),
+        io::json_text(json(supported)),
         " is");
   }
 };
@@ -287,7 +287,7 @@ void check_not_quantized(const Section& section) {
       !section.has("quantization_config"),
       section.name,
       ": the key \"quantization_config\" says that the weights are quantized (",
-      section.value["quantization_config"].dump().substr(0, 80),
+      io::json_text(section.value["quantization_config"]),
       "), which is not supported; use the checkpoint in bf16");
 }
 
