@@ -125,18 +125,16 @@ bool overlap(const Tensor& a, const Tensor& b) {
   }
   // Storages are not compared: the tensors of one mapped file may have one or
   // many. Only tensors without memory (device "meta") have nothing else.
-  const auto* a_data = static_cast<const char*>(a.const_data_ptr());
-  const auto* b_data = static_cast<const char*>(b.const_data_ptr());
-  const bool has_memory = a_data && b_data;
+  const bool has_memory = a.storage().data() && b.storage().data();
   if (!has_memory && !a.is_alias_of(b)) {
     return false;
   }
-  const auto start = [&](const Tensor& tensor, const char* data) {
-    return has_memory ? reinterpret_cast<intptr_t>(data)
-                      : tensor.storage_offset() * itemsize(tensor);
+  const auto start = [](const Tensor& tensor) {
+    return reinterpret_cast<intptr_t>(tensor.storage().data()) +
+        tensor.storage_offset() * itemsize(tensor);
   };
   // a + Σ + byte = b + Σ' + byte': the strides of `b` count from its end.
-  auto sum = start(b, b_data) - start(a, a_data) + itemsize(b) - 1;
+  auto sum = start(b) - start(a) + itemsize(b) - 1;
   std::vector<Step> steps{{1, itemsize(a) + itemsize(b) - 2}};
   for (int64_t i = 0; i < a.dim(); ++i) {
     steps.push_back({a.stride(i) * itemsize(a), a.size(i) - 1});

@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 std::string little(uint64_t value, size_t bytes) {
   std::string text;
   for (size_t i = 0; i < bytes; ++i) {
-    text.push_back(static_cast<char>(value >> (8 * i)));
+    text.push_back(static_cast<char>(i < 8 ? value >> (8 * i) : 0));
   }
   return text;
 }
