@@ -20,22 +20,15 @@ class Undo {
   /// Runs the steps. One that fails does not keep the others from running; a
   /// warning names what it should have restored. Throws nothing.
   void run() noexcept {
-    std::string failed;
     for (; !steps_.empty(); steps_.pop_back()) {
+      const auto& step = steps_.back();
       try {
-        steps_.back().run();
+        step.run();
+      } catch (const std::exception& e) {
+        warn(step.what, e.what());
       } catch (...) {
-        failed += (failed.empty() ? "" : ", ") + steps_.back().what;
+        warn(step.what, "an unknown error");
       }
-    }
-    try {
-      if (!failed.empty()) {
-        TORCH_WARN(
-            "not given back what they had, as memory is short or a weight "
-            "cannot be written to: ",
-            failed);
-      }
-    } catch (...) { // a warning handler of the user
     }
   }
 
@@ -44,6 +37,12 @@ class Undo {
     std::string what;
     std::function<void()> run;
   };
+  static void warn(const std::string& what, const char* reason) noexcept {
+    try {
+      TORCH_WARN(what, " could not be given back what it had: ", reason);
+    } catch (...) { // by the user's warning handler, or without memory
+    }
+  }
   std::vector<Step> steps_;
 };
 

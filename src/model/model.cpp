@@ -157,6 +157,7 @@ std::vector<std::shared_ptr<LoraLayer>> inject_adapter(
           site.layer->set_adapter({adapter_name}, config.inference_mode());
         }
       }
+      warn_of_running_statistics(plan, "inject_adapter");
     });
     if (freeze) {
       freeze->keep();

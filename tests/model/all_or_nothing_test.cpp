@@ -11,6 +11,7 @@
 #include <torchlora/nn/linear.h>
 #include <torchlora/tools/preprocess.h>
 
+#include "lora/undo.h"
 #include "support.h"
 
 namespace torchlora {
@@ -337,6 +338,36 @@ TEST_F(AllOrNothing, TheFactorsOfEva) {
     }
   } while (!text.empty() && !testing::Test::HasFailure());
   EXPECT_GT(failures, 5);
+}
+
+struct ThrowingHandler : c10::WarningHandler {
+  void process(const c10::Warning& /*warning*/) override {
+    throw std::runtime_error("a warning");
+  }
+  c10::WarningUtils::WarningHandlerGuard guard{this};
+};
+
+TEST(UndoSteps, RunWhateverFails) {
+  std::string done;
+  const auto run = [&] {
+    all_or_nothing([&](Undo& undo) {
+      undo.add("module a", [&] { done += "a"; });
+      undo.add("module b", [] { throw std::runtime_error("no memory"); });
+      undo.add("module c", [&] { done += "c"; });
+      throw std::runtime_error("the first error");
+    });
+  };
+  {
+    const Warnings warnings;
+    EXPECT_THROW(run(), std::runtime_error);
+    EXPECT_PRED_FORMAT2(
+        testing::IsSubstring,
+        "module b could not be given back what it had: no memory",
+        warnings.text);
+  }
+  const ThrowingHandler handler;
+  EXPECT_THROW(run(), std::runtime_error);
+  EXPECT_EQ(done, "caca");
 }
 
 } // namespace

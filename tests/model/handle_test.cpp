@@ -307,6 +307,12 @@ TEST_F(Handle, AModuleThatIsMeantByItsSecondNameIsNamed) {
   EXPECT_NO_THROW(peft.add_adapter("b", head));
 }
 
+TEST_F(Handle, InjectAdapterWarnsOfRunningStatistics) {
+  const Warnings warnings;
+  inject_adapter(*model_, config());
+  expect(warnings.text, "[inject_adapter] a forward in training mode");
+}
+
 TEST_F(Handle, WarnsOfRunningStatisticsThatTrainingChanges) {
   const auto warning = [&](const LoraConfig& config) {
     const Warnings warnings;
