@@ -18,12 +18,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
       .count();
 }
 
-/// Returns the number of characters of a text in UTF-8.
-size_t num_characters(const std::string& text) {
-  return static_cast<size_t>(std::ranges::count_if(
-      text, [](unsigned char c) { return (c & 0xC0U) != 0x80; }));
-}
-
 std::string bar(size_t width, double share) {
   const auto filled = static_cast<size_t>(static_cast<double>(width) * share);
   return "[" + std::string(filled, '=') + std::string(width - filled, ' ') +
@@ -61,7 +55,8 @@ std::string progress_line(const ProgressState& state, size_t width) {
   }
   std::string line = fmt::format("{:3.0f}% ", 100 * share);
   text = detail::printable(text, "");
-  const size_t used = line.size() + num_characters(text) + 3; // the bar's "[] "
+  const size_t used =
+      line.size() + detail::num_characters(text) + 3; // the bar's "[] "
   if (used + kSmallestBar <= width) {
     line += bar(std::min(kLargestBar, width - used), share);
   }

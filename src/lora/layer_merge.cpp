@@ -181,7 +181,7 @@ void LoraLayer::check_unmergeable() const {
     check_writable("unmerge", has_bias_update(merged_adapters()));
     // Computed as by check_mergeable: if that fails, no layer is unmerged yet.
     for (const auto& name : merged_adapters()) {
-      const auto& adapter = adapters_.at(name, "merge");
+      const auto& adapter = adapters_.at(name, "unmerge");
       const auto update = delta(adapter);
       if (!adapter.is_additive()) {
         adapter.variant->undo(

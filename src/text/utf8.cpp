@@ -72,6 +72,14 @@ bool is_valid_utf8(std::string_view text) {
   return true;
 }
 
+size_t num_characters(std::string_view text) {
+  size_t count = 0;
+  for (size_t i = 0; i < text.size(); i += utf8_length(text, i)) {
+    ++count;
+  }
+  return count;
+}
+
 std::string_view first_characters(std::string_view text, size_t count) {
   size_t end = 0;
   for (; count > 0 && end < text.size(); --count) {

@@ -18,6 +18,9 @@ TORCHLORA_API size_t utf8_length(std::string_view text, size_t position);
 
 TORCHLORA_API bool is_valid_utf8(std::string_view text);
 
+/// Returns the number of characters. A byte that is not UTF-8 counts as one.
+TORCHLORA_API size_t num_characters(std::string_view text);
+
 /// Returns the beginning of `text` of at most `count` characters. A byte that
 /// is not UTF-8 counts as one.
 TORCHLORA_API std::string_view first_characters(

@@ -24,9 +24,9 @@ void Trainer::check_at_once(const Tensor& value, const char* what, int64_t step)
   }
 }
 
-void Trainer::check_since_last(Run& run) const {
+std::vector<double> Trainer::read_since_last(Run& run) const {
   if (!run.loss_sum.defined()) {
-    return;
+    return {0, 0};
   }
   const auto values = to_host({run.loss_sum, run.grad_norm});
   const auto steps = fmt::format(
@@ -34,6 +34,7 @@ void Trainer::check_since_last(Run& run) const {
   check_finite(values[0], "the loss" + steps);
   check_finite(values[1], "the gradient norm" + steps);
   run.last_checked_step = state_.global_step;
+  return values;
 }
 
 void Trainer::check_finite(double value, const std::string& what) const {

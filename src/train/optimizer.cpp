@@ -6,6 +6,8 @@
 #include <torchlora/optim/loraplus.h>
 #include <torchlora/optim/weight_decay.h>
 
+#include "train/to_host.h"
+
 namespace torchlora::train {
 
 namespace {
@@ -104,7 +106,7 @@ Tensor grad_norm(const NamedTensors& parameters) {
   for (auto& norm : norms) {
     norm = norm.to(norms[0].device());
   }
-  return at::stack(norms).norm(2).to(at::kDouble);
+  return at::stack(norms).norm(2).to(sum_dtype(norms[0].device()));
 }
 
 void clip_gradients(

@@ -10,10 +10,14 @@
 
 namespace torchlora::train {
 
+/// Returns the dtype of sums on a device: fp64 where it has that.
+inline at::ScalarType sum_dtype(at::Device device) {
+  return device.is_mps() || device.is_xpu() ? at::kFloat : at::kDouble;
+}
+
 /// Adds `value` · `weight`, a number in a tensor, to a sum that stays on the
-/// device of its first term and is undefined before it. The sum is fp64 where
-/// the device has that. ValueError, naming `what`, for another number of
-/// values.
+/// device of its first term and is undefined before it. ValueError, naming
+/// `what`, for another number of values.
 inline void add_to(
     Tensor& sum,
     const Tensor& value,
@@ -25,9 +29,8 @@ inline void add_to(
       " must be one number, found sizes ",
       value.sizes());
   const auto device = sum.defined() ? sum.device() : value.device();
-  const auto dtype =
-      device.is_mps() || device.is_xpu() ? at::kFloat : at::kDouble;
-  const auto term = value.detach().reshape({}).to(device, dtype) * weight;
+  const auto term =
+      value.detach().reshape({}).to(device, sum_dtype(device)) * weight;
   sum = sum.defined() ? sum + term : term;
 }
 

@@ -229,10 +229,10 @@ void Trainer::after_step(Run& run, bool ends_epoch) {
   const bool saves = !args_.output_dir.empty() &&
       is_due(args_.save_strategy, state_.save_steps);
   if (logs || evaluates || saves) {
-    check_since_last(run);
-  }
-  if (logs) {
-    log(run);
+    const auto values = read_since_last(run);
+    if (logs) {
+      log(run, values[0], values[1]);
+    }
   }
   if (evaluates) {
     evaluate();
@@ -242,30 +242,25 @@ void Trainer::after_step(Run& run, bool ends_epoch) {
   }
 }
 
-void Trainer::log(Run& run) {
-  const auto values = to_host({run.loss_sum, run.grad_norm});
+void Trainer::log(Run& run, double loss_sum, double grad_norm) {
   LogRecord entry;
   entry.metrics = {
       {"loss",
-       values[0] /
+       loss_sum /
            static_cast<double>(state_.global_step - run.last_logged_step)},
-      {"grad_norm", values[1]},
+      {"grad_norm", grad_norm},
       {"learning_rate", run.learning_rate}};
   for (auto& metric : run.metrics.take()) {
     entry.metrics.push_back(std::move(metric));
   }
-  run.total_loss += values[0];
+  run.total_loss += loss_sum;
   run.loss_sum.reset();
   run.last_logged_step = state_.global_step;
   record(std::move(entry));
 }
 
 LogRecord Trainer::finish(Run& run) {
-  check_since_last(run);
-  if (run.loss_sum.defined()) {
-    run.total_loss += run.loss_sum.item<double>();
-    run.loss_sum.reset();
-  }
+  run.total_loss += read_since_last(run)[0];
   if (run.interrupted) {
     if (state_.global_step > 0) {
       if (!args_.output_dir.empty() &&

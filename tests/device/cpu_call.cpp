@@ -70,7 +70,8 @@ class CpuCall {
     op_.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
     const auto outputs = op_.schema().returns().size();
     for (auto i = stack.size() - outputs; i < stack.size(); ++i) {
-      stack[i] = to_device(stack[i]);
+      stack[i] =
+          each_tensor(stack[i], [&](const Tensor& t) { return give(t); });
     }
     for (const auto& [own, host] : arguments_) {
       follow(own, host);
@@ -78,17 +79,25 @@ class CpuCall {
   }
 
  private:
-  c10::IValue to_host(const c10::IValue& value) {
+  /// Returns `value` with its tensors, one or a list, changed by `convert`.
+  template <class Convert>
+  static c10::IValue each_tensor(
+      const c10::IValue& value,
+      const Convert& convert) {
     if (value.isTensor()) {
-      return take(value.toTensor());
+      return convert(value.toTensor());
     }
-    if (value.isTensorList()) {
-      c10::List<Tensor> list;
-      for (const Tensor& tensor : value.toTensorVector()) {
-        list.push_back(take(tensor));
-      }
-      return list;
+    if (!value.isTensorList()) {
+      return value;
     }
+    c10::List<Tensor> list;
+    for (const Tensor& tensor : value.toTensorVector()) {
+      list.push_back(convert(tensor));
+    }
+    return list;
+  }
+
+  c10::IValue to_host(const c10::IValue& value) {
     if (value.isOptionalTensorList()) {
       c10::List<std::optional<Tensor>> list;
       for (std::optional<Tensor> tensor : value.toOptionalTensorList()) {
@@ -96,7 +105,9 @@ class CpuCall {
       }
       return list;
     }
-    return value.isDevice() ? c10::IValue(c10::Device(at::kCPU)) : value;
+    return value.isDevice()
+        ? c10::IValue(c10::Device(at::kCPU))
+        : each_tensor(value, [&](const Tensor& t) { return take(t); });
   }
 
   Tensor take(const Tensor& tensor) {
@@ -116,20 +127,6 @@ class CpuCall {
         device_.type() == kFake ? device_ : c10::Device(kFake, 0));
     arguments_.emplace_back(tensor, on_host(tensor));
     return arguments_.back().second;
-  }
-
-  c10::IValue to_device(const c10::IValue& value) {
-    if (value.isTensor()) {
-      return give(value.toTensor());
-    }
-    if (value.isTensorList()) {
-      c10::List<Tensor> list;
-      for (const Tensor& tensor : value.toTensorVector()) {
-        list.push_back(give(tensor));
-      }
-      return list;
-    }
-    return value;
   }
 
   Tensor give(const Tensor& tensor) {

@@ -268,6 +268,15 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
       from_host(dbias, device)};
 }
 
+/// Makes a copy resolve a conjugate or negative view itself; LibTorch would
+/// resolve it by a copy.
+template <c10::DispatchKey key>
+void let_copies_through() {
+  static torch::Library library(
+      torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
+  library.impl("_copy_from", torch::CppFunction::makeFallthrough());
+}
+
 } // namespace
 
 c10::Allocator& fake_memory() {
@@ -303,21 +312,8 @@ void register_fake_device() {
   kernels.impl("convolution_overrideable", TORCH_FN(convolution));
   kernels.impl(
       "convolution_backward_overrideable", TORCH_FN(convolution_backward));
-  // A copy resolves these itself; LibTorch would resolve them by a copy.
-  static torch::Library conjugate(
-      torch::Library::IMPL,
-      "aten",
-      c10::DispatchKey::Conjugate,
-      __FILE__,
-      __LINE__);
-  conjugate.impl("_copy_from", torch::CppFunction::makeFallthrough());
-  static torch::Library negative(
-      torch::Library::IMPL,
-      "aten",
-      c10::DispatchKey::Negative,
-      __FILE__,
-      __LINE__);
-  negative.impl("_copy_from", torch::CppFunction::makeFallthrough());
+  let_copies_through<c10::DispatchKey::Conjugate>();
+  let_copies_through<c10::DispatchKey::Negative>();
 }
 
 HostCopies host_copies() {

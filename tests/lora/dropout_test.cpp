@@ -241,7 +241,7 @@ TEST(Dropout, AHalfPrecisionGradientIsSummedInFp32) {
   model->layer(x).sum().backward();
   const auto& gradient = adapter.lora_A->weight.grad();
   EXPECT_EQ(gradient.scalar_type(), at::kBFloat16);
-  // Of each column about 0.9 of 2048 rows are kept and scaled by 1 / 0.9.
+  // About 0.9 of the 2048 rows are kept in each column, scaled by 1 / 0.9.
   const auto mean = gradient.to(at::kDouble).mean().item<double>();
   const auto expected = 2048 * 3 * 0.5 * adapter.scaling;
   EXPECT_NEAR(mean, expected, 5e-3 * expected);

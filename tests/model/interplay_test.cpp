@@ -280,7 +280,7 @@ TEST_F(Interplay, ATableOfTwoFilesIsBothAdapters) {
   {
     const io::SafetensorsFile file(weights);
     for (const auto& key : file.keys()) {
-      tensors.emplace_back(key, test::on_device(file.tensor(key)).clone());
+      tensors.emplace_back(key, file.tensor(key).clone());
     }
   }
   tensors.emplace_back(
@@ -309,7 +309,7 @@ TEST_F(Interplay, AWeightThatNoConfigurationAsksForIsUnexpected) {
   const io::SafetensorsFile file(weights);
   std::vector<std::pair<std::string, Tensor>> tensors;
   for (const auto& key : file.keys()) {
-    tensors.emplace_back(key, test::on_device(file.tensor(key)).clone());
+    tensors.emplace_back(key, file.tensor(key).clone());
   }
   tensors.emplace_back("base_model.model.head.weight", test::randn({4, 8}));
   io::save_safetensors(weights, tensors);

@@ -242,8 +242,7 @@ TEST(DpoBf16Checkpoint, LearnsAsItDoesInFp32OnEitherRoute) {
   const io::SafetensorsFile file(kData / "model" / "model.safetensors");
   NamedTensors tensors;
   for (const auto& key : file.keys()) {
-    tensors.emplace_back(
-        key, test::on_device(file.tensor(key)).to(at::kBFloat16));
+    tensors.emplace_back(key, file.tensor(key).to(at::kBFloat16));
   }
   io::save_safetensors(folder / "model.safetensors", tensors);
 

@@ -41,7 +41,8 @@ TORCHLORA_API NamedTensors
 optimizer_state(torch::optim::AdamW& optimizer, const NamedTensors& parameters);
 
 /// Returns the L2 norm of the gradients of all `parameters` together, a scalar
-/// (fp64) on the device of the first gradient; 0 if there is no gradient.
+/// (fp64 where there is that) on the device of the first gradient; 0 if there
+/// is no gradient.
 TORCHLORA_API Tensor grad_norm(const NamedTensors& parameters);
 /// Multiplies the gradients of `parameters` by min(1, max_norm / (norm +
 /// 1e-6)), where `norm` is what `grad_norm` returned. Nothing waits for the

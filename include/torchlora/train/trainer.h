@@ -109,14 +109,14 @@ class TORCHLORA_API Trainer {
   void run_epoch(Run& run, int64_t epoch);
   bool run_step(Run& run, const std::vector<int64_t>& window);
   void after_step(Run& run, bool ends_epoch);
-  void log(Run& run);
+  void log(Run& run, double loss_sum, double grad_norm);
   LogRecord finish(Run& run);
   void record(LogRecord record);
   void start_log() const;
   void append_to_log(const LogRecord& record) const;
   void save_state() const;
   void check_at_once(const Tensor& value, const char* what, int64_t step) const;
-  void check_since_last(Run& run) const;
+  std::vector<double> read_since_last(Run& run) const;
   void check_finite(double value, const std::string& what) const;
   void check_gradients() const;
 
